@@ -1,0 +1,138 @@
+"""What the engine tells the edge. Plain values; `web/socket.py` turns them into ComfyUI's messages.
+
+`client` is the websocket that submitted the job (None: submitted without one). Times are epoch milliseconds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from backend.types import ClientId, JobId, NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class NodeProgress:
+    """One node of a job as `progress_state` shows it."""
+
+    node: NodeId
+    state: Literal["running", "finished"]
+    value: float = 0.0
+    max: float = 1.0
+    display_node: NodeId | None = None  # None: the node itself
+    parent_node: NodeId | None = None
+    real_node: NodeId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueChanged:
+    remaining: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobStarted:
+    job: JobId
+    client: ClientId | None
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodesCached:
+    job: JobId
+    client: ClientId | None
+    nodes: tuple[NodeId, ...]
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    """All nodes of the job that are not pending, in the order they began."""
+
+    job: JobId
+    client: ClientId | None
+    nodes: tuple[NodeProgress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeExecuting:
+    """node None: the job has ended (the last event of every job)."""
+
+    job: JobId
+    client: ClientId | None
+    node: NodeId | None
+    display_node: NodeId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepProgress:
+    job: JobId
+    client: ClientId | None
+    node: NodeId
+    value: int
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewImage:
+    job: JobId
+    client: ClientId | None
+    node: NodeId
+    image: bytes
+    format: Literal["JPEG", "PNG"] = "JPEG"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeExecuted:
+    """ui None: a cached output node that never had any."""
+
+    job: JobId
+    client: ClientId | None
+    node: NodeId
+    ui: Mapping[str, object] | None
+    display_node: NodeId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobSucceeded:
+    job: JobId
+    client: ClientId | None
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobFailed:
+    job: JobId
+    client: ClientId | None
+    node: NodeId
+    node_type: str
+    executed: tuple[NodeId, ...]
+    message: str
+    type: str
+    traceback: tuple[str, ...]
+    inputs: Mapping[str, tuple[str, ...]]
+    outputs: tuple[NodeId, ...]
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobInterrupted:
+    job: JobId
+    client: ClientId | None
+    node: NodeId
+    node_type: str
+    executed: tuple[NodeId, ...]
+    at: int
+
+
+Event: TypeAlias = (
+    QueueChanged
+    | JobStarted
+    | NodesCached
+    | StateChanged
+    | NodeExecuting
+    | StepProgress
+    | PreviewImage
+    | NodeExecuted
+    | JobSucceeded
+    | JobFailed
+    | JobInterrupted
+)

@@ -1,0 +1,260 @@
+"""A node is a typed function; its signature is its ComfyUI schema.
+
+A default is the widget's default, `X | None` an optional input, keyword order the input order. What it returns
+says what kind of node it is: references (run while lowering), ops (model work) or values (a host op).
+"""
+
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
+
+from backend.ops import Op
+from backend.references import REFERENCES
+from backend.settings import Settings
+from backend.storage import Storage
+from backend.types import Wire
+
+NodeKind = Literal["reference", "model", "value"]
+Hidden = Literal["PROMPT", "DYNPROMPT", "EXTRA_PNGINFO", "UNIQUE_ID"]
+SERVICES = (Storage, Settings)  # parameters of these types are handed in by the server; they are no inputs
+_SCALARS = {int: "INT", float: "FLOAT", str: "STRING", bool: "BOOLEAN"}
+
+
+@dataclass(frozen=True, slots=True)
+class Widget:
+    """Options of an input, as the front end reads them; `type` where it isn't the annotation's own."""
+
+    options: Mapping[str, object] = field(default_factory=dict)
+    type: str | None = None
+
+
+def Int(min: int | None = None, max: int | None = None, **options: object) -> Widget:
+    """A whole number; `min` and `max` are inclusive. options: step, control_after_generate, tooltip ..."""
+    return Widget({k: v for k, v in {"min": min, "max": max, **options}.items() if v is not None})
+
+
+def Float(min: float | None = None, max: float | None = None, **options: object) -> Widget:
+    """A number; options: step, round, tooltip ..."""
+    return Widget({k: v for k, v in {"min": min, "max": max, **options}.items() if v is not None})
+
+
+def String(**options: object) -> Widget:
+    """Text; options: multiline, dynamic_prompts (sent as dynamicPrompts), placeholder, tooltip ..."""
+    return Widget({"dynamicPrompts" if k == "dynamic_prompts" else k: v for k, v in options.items()})
+
+
+def Boolean(**options: object) -> Widget:
+    """A switch; options: label_on, label_off, tooltip ..."""
+    return Widget(options)
+
+
+@dataclass(frozen=True, slots=True)
+class Combo(Widget):
+    """One of several strings: a fixed list, or one read from storage each time (file lists).
+
+    style: "list" serves the options as the type (ComfyUI's older form), "COMBO" as an option of type COMBO.
+    """
+
+    among: Sequence[str] | Callable[[Storage], Sequence[str]] = ()
+    style: Literal["list", "COMBO"] = "list"
+
+    def now(self, storage: Storage) -> list[str]:
+        """The options as of now."""
+        return list(self.among(storage) if callable(self.among) else self.among)
+
+
+def Choice(
+    among: Sequence[str] | Callable[[Storage], Sequence[str]],
+    style: Literal["list", "COMBO"] = "list",
+    **options: object,
+) -> Combo:
+    """One of `among`. options: image_upload, tooltip ..."""
+    return Combo(options=options, among=among, style=style)
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenInput:
+    """A parameter that the server fills: `Annotated[object, HiddenInput("PROMPT")]`."""
+
+    kind: Hidden
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One input. `type` is the wire's name; `choice` is set for combos; options are the front end's."""
+
+    name: str
+    type: str
+    options: Mapping[str, object]
+    optional: bool = False
+    choice: Combo | None = None
+    lazy: bool = False  # evaluated only when the node asks for it
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
+    type: str | tuple[str, ...]  # a tuple: a combo's choices
+    name: str
+    is_list: bool = False
+    tooltip: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a value node returns when it has more to say than its outputs.
+
+    ui: what `executed` and the history show.
+    """
+
+    values: tuple[object, ...] = ()
+    ui: Mapping[str, Sequence[object]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """Everything the server knows of a node class, built in or third-party.
+
+    function takes keyword arguments: inputs, hidden inputs by parameter name, services by parameter name.
+    fingerprint(**literals) -> object: enters the content key (a changed file). validate(**literals) -> True
+    or a text of refusal, for the inputs named in `validates`.
+    """
+
+    name: str
+    function: Callable[..., object]
+    kind: NodeKind
+    category: str
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+    display_name: str = ""
+    description: str = ""
+    module: str = "nodes"
+    hidden: Mapping[str, str] = field(default_factory=dict)
+    services: Mapping[str, type] = field(default_factory=dict)
+    output_node: bool = False
+    input_is_list: bool = False
+    fingerprint: Callable[..., object] | None = None
+    validate: Callable[..., bool | str] | None = None
+    validates: tuple[str, ...] = ()
+    per_id: bool = False  # its results belong to one node id and are never shared by shape
+    serial: bool = False  # third-party code: one call at a time
+    extra: Mapping[str, object] = field(default_factory=dict)  # deprecated, experimental, search_aliases ...
+
+    def input(self, name: str) -> InputSpec | None:
+        return next((i for i in self.inputs if i.name == name), None)
+
+
+def node(
+    name: str,
+    *,
+    category: str,
+    display_name: str | None = None,
+    module: str = "nodes",
+    outputs: Sequence[str] | None = None,
+    output_node: bool = False,
+    fingerprint: Callable[..., object] | None = None,
+    validate: Callable[..., bool | str] | None = None,
+    validates: Sequence[str] = (),
+    **extra: object,
+) -> Callable[[Callable[..., object]], NodeSpec]:
+    """Turn a typed function into a NodeSpec. `outputs` renames the outputs (default: their types).
+
+    Raises: TypeError where an annotation says no wire type.
+    """
+
+    def make(function: Callable[..., object]) -> NodeSpec:
+        hints = get_type_hints(function, include_extras=True)
+        returned = _returned(hints.pop("return", type(None)))
+        kind = _kind(returned)
+        types_out = [wire_name(get_args(r)[0] if _is_op(r) else r) for r in returned]
+        names = list(outputs or types_out)
+        parameters = inspect.signature(function).parameters
+        inputs: list[InputSpec] = []
+        hidden: dict[str, str] = {}
+        services: dict[str, type] = {}
+        for key, hint in hints.items():
+            mark = next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, HiddenInput)), None)
+            if mark is not None:
+                hidden[key] = mark.kind
+            elif hint in SERVICES:
+                services[key] = hint
+            else:
+                inputs.append(_input(key, hint, parameters[key].default))
+        return NodeSpec(
+            name=name,
+            function=function,
+            kind=kind,
+            category=category,
+            inputs=tuple(inputs),
+            outputs=tuple(OutputSpec(t, n) for t, n in zip(types_out, names, strict=True)),
+            display_name=name if display_name is None else display_name,
+            description=inspect.cleandoc(function.__doc__ or ""),
+            module=module,
+            hidden=hidden,
+            services=services,
+            output_node=output_node,
+            fingerprint=fingerprint,
+            validate=validate,
+            validates=tuple(validates),
+            extra=extra,
+        )
+
+    return make
+
+
+def wire_name(hint: object) -> str:
+    """The ComfyUI name of an annotation's type. Raises: TypeError if it has none."""
+    for mark in getattr(hint, "__metadata__", ()):
+        if isinstance(mark, Wire):
+            return mark.name
+        if isinstance(mark, Combo):
+            return "COMBO"
+        if isinstance(mark, Widget) and mark.type:
+            return mark.type
+    bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    if bare in _SCALARS:
+        return _SCALARS[bare]  # type: ignore[index]  # membership was tested above
+    if isinstance(name := getattr(bare, "wire", None), str):
+        return name
+    raise TypeError(f"{hint!r} names no wire type: annotate it with Wire(...), or give its class a `wire` name")
+
+
+def _input(key: str, hint: object, default: object) -> InputSpec:
+    hint, optional = _without_none(hint)
+    widget = next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Widget)), Widget())
+    options = dict(widget.options)
+    if default is not inspect.Parameter.empty and default is not None:
+        options = {"default": default, **options}
+    return InputSpec(key, wire_name(hint), options, optional, widget if isinstance(widget, Combo) else None)
+
+
+def _without_none(hint: object) -> tuple[object, bool]:
+    """`X | None` -> (X, True); X -> (X, False)."""
+    if get_origin(hint) not in (Union, types.UnionType):
+        return hint, False
+    rest = tuple(a for a in get_args(hint) if a is not type(None))
+    if len(rest) == len(get_args(hint)):
+        return hint, False
+    return (rest[0] if len(rest) == 1 else Union[rest]), True  # noqa: UP007  # built from values
+
+
+def _returned(hint: object) -> list[object]:
+    """The annotations of the outputs, one each; None and Result mean that there are none."""
+    if hint is type(None) or hint is Result:
+        return []
+    if get_origin(hint) is tuple:
+        return list(get_args(hint))
+    return [hint]
+
+
+def _is_op(hint: object) -> bool:
+    return get_origin(hint) is Op
+
+
+def _kind(returned: Sequence[object]) -> NodeKind:
+    if any(_is_op(hint) for hint in returned):
+        return "model"
+    bare = [get_args(h)[0] if get_origin(h) is Annotated else h for h in returned]
+    parts = [part for hint in bare for part in (get_args(hint) if get_origin(hint) else (hint,))]
+    return "reference" if parts and all(part in REFERENCES for part in parts) else "value"

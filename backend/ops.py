@@ -1,0 +1,115 @@
+"""Operations: what is left of a workflow once it is lowered. Frozen dataclasses, picklable, without behaviour.
+
+An op's fields are plain values, references, or `Lazy` values: the value itself, an op that makes it, or a `Ref`
+to an op of the live graph. `graph/lower.py` turns nested ops into `Ref`s, so that what is scheduled, hashed
+and sent to a worker is flat.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Generic, Literal, TypeAlias, TypeVar
+
+from backend.references import Clip, Guider, Model, Noise, Ref, Sampler, Schedule, Vae
+from backend.types import ClientId, Conditioning, Image, Latent, Mask, NodeId, Sigmas
+
+T_co = TypeVar("T_co", covariant=True)
+OpKind = Literal["host", "step", "whole"]
+
+
+@dataclass(frozen=True, slots=True)
+class Op(Generic[T_co]):
+    """Work that yields a T. `kind`: run by the host's threads, by a step loop, or whole on a device."""
+
+    kind: ClassVar[OpKind] = "whole"
+    version: ClassVar[int] = 1  # part of the content key: raise it when results change
+    outputs: ClassVar[int] = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Op[T_co]):
+    """One output of an op that has several."""
+
+    op: Op[object]
+    slot: int
+
+
+Lazy: TypeAlias = T_co | Op[T_co] | Ref
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeText(Op[Conditioning]):
+    clip: Clip
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSigmas(Op[Sigmas]):
+    """The sigmas of a model's own noise range under a schedule. Reads the model's header, not its weights."""
+
+    model: Model
+    schedule: Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Denoise(Op[Latent]):
+    """One sampling run. Outputs: the samples, and the last denoised estimate."""
+
+    kind: ClassVar[OpKind] = "step"
+    outputs: ClassVar[int] = 2
+    guider: Guider
+    latent: Lazy[Latent]
+    noise: Noise
+    sampler: Sampler
+    sigmas: Lazy[Sigmas] | Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """Tiling of a VAE in pixels."""
+
+    size: int
+    overlap: int
+
+
+@dataclass(frozen=True, slots=True)
+class EncodePixels(Op[Latent]):
+    vae: Vae
+    pixels: Lazy[Image]
+    tiles: Tiles | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeInpaint(Op[Latent]):
+    """Pixels with the masked part greyed out, and the mask grown by `grow` pixels as the noise mask."""
+
+    vae: Vae
+    pixels: Lazy[Image]
+    mask: Lazy[Mask]
+    grow: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeLatent(Op[Image]):
+    vae: Vae
+    latent: Lazy[Latent]
+    tiles: Tiles | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Op[object]):
+    """A value node: a Python function on concrete values, run by the host.
+
+    inputs: each name's list of items (a node is called once per item of the longest list; shorter ones repeat
+    their last), as literals or `Ref`s. hidden (the submitted prompt and the like) and node_id are handed to
+    the node but are no part of the content key; `salt` is: what makes equal inputs different work (a file's
+    fingerprint, the client an output node works for).
+    """
+
+    kind: ClassVar[OpKind] = "host"
+    unkeyed: ClassVar[tuple[str, ...]] = ("node_id", "client", "hidden")
+    node: str
+    inputs: Mapping[str, tuple[object, ...]]
+    node_id: NodeId
+    client: ClientId | None = None
+    hidden: Mapping[str, object] = field(default_factory=dict)
+    salt: tuple[object, ...] = ()

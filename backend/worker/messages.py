@@ -1,0 +1,157 @@
+"""What the engine and its workers say to each other: small picklable values, no torch.
+
+Tensors never travel in a message: a `Segment` names the shared memory that holds them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from backend.ops import Op
+from backend.types import ComponentId, OpKey, Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A packed value: a file in shared memory that holds a pickle and, aligned behind it, its tensors."""
+
+    path: str
+    nbytes: int
+
+
+# -- to a worker ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunOp:
+    """inputs: the result (a tuple of outputs) of every op that `op` refers to."""
+
+    key: OpKey
+    op: Op[object]
+    inputs: Mapping[OpKey, Segment]
+    preview: str = "none"  # none, latent2rgb
+    preview_size: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class CancelOp:
+    key: OpKey
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """Drop resident components: the named ones, or all."""
+
+    components: tuple[ComponentId, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    pass
+
+
+ToWorker: TypeAlias = RunOp | CancelOp | Unload | Stop
+
+
+# -- from a worker -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """Bytes; `name` as torch gives it; type: cpu, cuda, mps."""
+
+    name: str
+    type: str
+    index: int | None
+    total: int
+    free: int
+    torch_total: int = 0
+    torch_free: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """A component that the worker holds. copies is 1 always: it is here to be looked at."""
+
+    component: ComponentId
+    label: str
+    nbytes: int
+    copies: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    info: DeviceInfo
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    key: OpKey
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    key: OpKey
+    value: int
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """An encoded image (JPEG) of the current denoised estimate."""
+
+    key: OpKey
+    image: bytes
+    format: str = "JPEG"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """lengths: items per output. ui: what output nodes show. seconds: time of its own compute."""
+
+    key: OpKey
+    value: Segment
+    lengths: tuple[int, ...]
+    seconds: Seconds = 0.0
+    ui: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """What an op raised. type: bare name for builtins, `module.Name` otherwise; node_inputs: texts by name."""
+
+    key: OpKey
+    type: str
+    message: str
+    traceback: tuple[str, ...]
+    inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class OpCancelled:
+    key: OpKey
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What the worker holds and has done, sent whenever it changes.
+
+    forwards: denoiser forward passes; rows: rows in them in all; shared: forwards that served several ops.
+    """
+
+    resident: tuple[Resident, ...]
+    forwards: int = 0
+    rows: int = 0
+    shared: int = 0
+    largest: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The worker's process is gone. Made by the pool, not by the worker."""
+
+    reason: str
+
+
+FromWorker: TypeAlias = Ready | Started | Progress | Preview | Done | Failed | OpCancelled | Table | Lost
