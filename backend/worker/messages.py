@@ -5,7 +5,7 @@ Tensors never travel in a message: a `Segment` names the shared memory that hold
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from backend.ops import Op
 from backend.types import ComponentId, OpKey, Seconds
@@ -147,6 +147,27 @@ class Table:
     largest: int = 0
 
 
+class Stored(Protocol):
+    """A result as the server holds it (`exchange.Value`): here, in shared memory, or both."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def close(self) -> None:
+        """Give the memory back. No one may read the result afterwards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """`Done` as the engine sees it: what the server-side end of a worker, or the host, reports."""
+
+    key: OpKey
+    value: Stored
+    lengths: tuple[int, ...]
+    seconds: Seconds = 0.0
+    ui: Mapping[str, object] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Lost:
     """The worker's process is gone. Made by the pool, not by the worker."""
@@ -154,4 +175,5 @@ class Lost:
     reason: str
 
 
-FromWorker: TypeAlias = Ready | Started | Progress | Preview | Done | Failed | OpCancelled | Table | Lost
+FromWorker: TypeAlias = Ready | Started | Progress | Preview | Done | Failed | OpCancelled | Table
+Report: TypeAlias = Ready | Started | Progress | Preview | Finished | Failed | OpCancelled | Table | Lost
