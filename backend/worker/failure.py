@@ -1,0 +1,55 @@
+"""An exception as a report: what a client is told of it."""
+
+import traceback
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+from backend.types import OpKey
+from backend.worker.messages import Failed
+
+_LONGEST = 2000  # characters of one input's text
+
+
+def failed(key: OpKey, error: BaseException, inputs: Mapping[str, Sequence[object]], skip: Sequence[str]) -> Failed:
+    """The report of an op's exception. skip: source files whose outermost frames are ours, and say nothing."""
+    frames = _without(error.__traceback__, skip)
+    return Failed(
+        key=key,
+        type=type_name(type(error)),
+        message=str(error),
+        traceback=tuple(traceback.format_tb(frames)),
+        inputs={name: tuple(map(text, items)) for name, items in inputs.items()},
+    )
+
+
+def type_name(kind: type) -> str:
+    """Builtins by their bare name, others as `module.Name`."""
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def text(value: object) -> str:
+    """A value for a reader: tensors and arrays by dtype and shape, anything long cut."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is not None and dtype is not None:
+        return f"{type(value).__name__}({dtype}, {list(shape)})"
+    if isinstance(value, (tuple, list)):
+        shown = ", ".join(map(text, value[:20])) + (", ..." if len(value) > 20 else "")
+        return _cut(f"[{shown}]")
+    if isinstance(value, Mapping):
+        return _cut("{" + ", ".join(f"{k!r}: {text(v)}" for k, v in list(value.items())[:50]) + "}")
+    fields = getattr(value, "__dataclass_fields__", None)
+    if fields is not None and not isinstance(value, type):
+        return _cut(f"{type(value).__name__}({', '.join(f'{n}={text(getattr(value, n))}' for n in fields)})")
+    return _cut(str(value))
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _LONGEST else line[:_LONGEST] + " ..."
+
+
+def _without(frames: TracebackType | None, skip: Sequence[str]) -> TracebackType | None:
+    """The traceback from the first frame of foreign code on; all of it where there is none."""
+    inner = frames
+    while inner is not None and inner.tb_frame.f_code.co_filename in skip:
+        inner = inner.tb_next
+    return inner or frames

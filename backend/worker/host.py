@@ -1,0 +1,175 @@
+"""The host device: threads of the server process that run value nodes (`Call` ops) on plain values."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from time import perf_counter
+
+from backend.deferred import torch
+from backend.node import NodeSpec, Result
+from backend.ops import Call
+from backend.references import Ref
+from backend.registry import Registry
+from backend.types import DeviceId, OpKey
+from backend.worker.exchange import Outputs, Value
+from backend.worker.failure import failed
+from backend.worker.messages import Failed, Finished, OpCancelled, Report, Started
+
+HOST = DeviceId("host")
+_log = logging.getLogger(__name__)
+
+
+class Host:
+    """Runs calls and reports on each: Started, then Finished or Failed; OpCancelled where it never started.
+
+    services: what nodes may ask for by parameter type. report is called from the host's threads.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        services: Mapping[type, object],
+        report: Callable[[DeviceId, Report], None],
+        threads: int,
+    ) -> None:
+        self._registry, self._services, self._report = registry, services, report
+        self._threads = ThreadPoolExecutor(threads, "host")
+        self._serial = ThreadPoolExecutor(1, "host-serial")  # third-party code: one call at a time
+        self._waiting: dict[OpKey, Future[None]] = {}
+        self._lock = threading.Lock()
+
+    def warm(self, torch_threads: int | None = None) -> None:
+        """Load torch in the background, so that the first node need not wait for it (about 1.5 s)."""
+        self._serial.submit(_load_torch, torch_threads)
+
+    def run(self, key: OpKey, op: Call, inputs: Mapping[OpKey, Value]) -> None:
+        """Start a call soon. inputs: the result of every op that `op` refers to."""
+        spec = self._registry.find(op.node)
+        threads = self._serial if spec is not None and spec.serial else self._threads
+        with self._lock:
+            self._waiting[key] = threads.submit(self._run, key, spec, op, inputs)
+
+    def cancel(self, key: OpKey) -> None:
+        """Drop a call that has not started; one that runs, runs to its end."""
+        with self._lock:
+            future = self._waiting.get(key)
+            dropped = future is not None and future.cancel()
+            if dropped:
+                del self._waiting[key]
+        if dropped:
+            self._report(HOST, OpCancelled(key))
+
+    def close(self) -> None:
+        """Start nothing more. Threads in the middle of a call are not waited for."""
+        for threads in (self._threads, self._serial):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self, key: OpKey, spec: NodeSpec | None, op: Call, inputs: Mapping[OpKey, Value]) -> None:
+        with self._lock:
+            self._waiting.pop(key, None)
+        self._report(HOST, Started(key))
+        self._report(HOST, self._answer(key, spec, op, inputs))
+
+    def _answer(
+        self, key: OpKey, spec: NodeSpec | None, op: Call, inputs: Mapping[OpKey, Value]
+    ) -> Finished | Failed:
+        resolved: Mapping[str, Sequence[object]] = op.inputs
+        given: dict[str, object] = {}
+        try:
+            if spec is None:
+                raise LookupError(f"The node class {op.node!r} is not registered any more. Restart the server.")
+            resolved = {name: resolve(items, inputs) for name, items in op.inputs.items()}
+            given = _hidden(spec, op)
+            started = perf_counter()
+            services = {name: self._services[kind] for name, kind in spec.services.items()}
+            outputs, ui = call(spec, resolved, {**given, **services})
+            seconds = perf_counter() - started
+            lengths = tuple(len(items) for items in outputs)
+            return Finished(key, Value.of(outputs), lengths, seconds, ui)
+        except (Exception, SystemExit) as error:
+            _log.warning("node %s (%s) failed: %s", op.node_id, op.node, error, exc_info=error)
+            shown = {**resolved, **{name: (value,) for name, value in given.items()}}
+            return failed(key, error, shown, (__file__,))
+
+
+def resolve(items: Sequence[object], inputs: Mapping[OpKey, Value]) -> tuple[object, ...]:
+    """A list of items with every `Ref` replaced by what it names."""
+    return tuple(
+        inputs[item.key].get()[item.slot][item.item] if isinstance(item, Ref) else item for item in items
+    )
+
+
+def call(
+    spec: NodeSpec, inputs: Mapping[str, Sequence[object]], given: Mapping[str, object]
+) -> tuple[Outputs, Mapping[str, list[object]] | None]:
+    """Call a node once per item of its longest input, or once with whole lists where it takes lists.
+
+    given: hidden inputs and services, equal in every call. Returns: outputs, and the calls' ui joined key by
+    key. Raises: IndexError for an empty list beside filled ones; what the node raises.
+    """
+    outputs: list[list[object]] = [[] for _ in spec.outputs]
+    ui: dict[str, list[object]] | None = None
+    for arguments in _calls(spec, inputs):
+        returned = spec.function(**arguments, **given)
+        values = returned.values if isinstance(returned, Result) else returned
+        for slot, value in enumerate(_values(spec, values, isinstance(returned, Result))):
+            if spec.outputs[slot].is_list:
+                outputs[slot].extend(value)  # type: ignore[arg-type]  # a list, or a TypeError that says so
+            else:
+                outputs[slot].append(value)
+        if isinstance(returned, Result) and returned.ui is not None:
+            ui = _joined(ui, returned.ui)
+    return tuple(tuple(items) for items in outputs), ui
+
+
+def _calls(spec: NodeSpec, inputs: Mapping[str, Sequence[object]]) -> list[dict[str, object]]:
+    """The arguments of each call."""
+    if spec.input_is_list:
+        return [{name: list(items) for name, items in inputs.items()}]
+    longest = max(map(len, inputs.values()), default=0)
+    if longest == 0:
+        return [{}]
+    for name, items in inputs.items():
+        if not items:
+            raise IndexError(f"Input {name!r} is an empty list, while others have up to {longest} items.")
+    return [{name: items[min(i, len(items) - 1)] for name, items in inputs.items()} for i in range(longest)]
+
+
+def _values(spec: NodeSpec, returned: object, listed: bool) -> tuple[object, ...]:
+    """One value per output. listed: `returned` is known to be a tuple of outputs, even of one."""
+    count = len(spec.outputs)
+    if count == 0 and not returned:
+        return ()
+    if count == 1 and not listed:
+        return (returned,)
+    if not isinstance(returned, (tuple, list)):
+        raise TypeError(f"{spec.name} has {count} outputs and returned a {type(returned).__name__}, no tuple.")
+    if listed and not returned and count:
+        raise TypeError(f"{spec.name} has {count} outputs and returned a Result without values.")
+    if len(returned) != count:
+        raise TypeError(f"{spec.name} has {count} outputs and returned {len(returned)} values.")
+    return tuple(returned)
+
+
+def _joined(
+    ui: dict[str, list[object]] | None, more: Mapping[str, Sequence[object]]
+) -> dict[str, list[object]]:
+    """ui lists of another call appended; the first call says which keys there are."""
+    if ui is None:
+        return {name: list(items) for name, items in more.items()}
+    for name, items in ui.items():
+        items.extend(more.get(name, ()))
+    return ui
+
+
+def _hidden(spec: NodeSpec, op: Call) -> dict[str, object]:
+    return {
+        name: op.node_id if kind == "UNIQUE_ID" else op.hidden.get(kind) for name, kind in spec.hidden.items()
+    }
+
+
+def _load_torch(threads: int | None) -> None:
+    if threads:
+        torch.set_num_threads(threads)
+    _log.debug("torch %s is loaded", torch.__version__)
