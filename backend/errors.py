@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from backend.types import NodeId
 
@@ -21,9 +22,76 @@ class GraphError(TesseraError):
     extra: ComfyUI's `extra_info`, JSON-ready.
     """
 
-    def __init__(self, node: NodeId | None, message: str, details: str = "", extra: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self, node: NodeId | None, message: str, details: str = "", extra: Mapping[str, object] | None = None
+    ) -> None:
         self.node, self.message, self.details, self.extra = node, message, details, dict(extra or {})
         super().__init__(f"{message}: {details}" if details else message)
+
+
+class NodeError(GraphError):
+    """One thing wrong with one node of a prompt; the rest of the prompt may run."""
+
+    def __init__(self, code: str, node: NodeId, message: str, details: str, extra: Mapping[str, object]) -> None:
+        self.code = code
+        super().__init__(node, message, details, extra)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeErrors:
+    """What is wrong with one node. dependents: the outputs that can't run because of it."""
+
+    errors: tuple[GraphError, ...]
+    dependents: tuple[NodeId, ...]
+    class_type: str
+
+
+class Refused(GraphError):
+    """A prompt of which nothing can run. node_errors: what is wrong with which node."""
+
+    code = "invalid_prompt"
+
+    def __init__(
+        self,
+        node: NodeId | None,
+        message: str,
+        details: str = "",
+        extra: Mapping[str, object] | None = None,
+        node_errors: Mapping[NodeId, NodeErrors] | None = None,
+    ) -> None:
+        self.node_errors = dict(node_errors or {})
+        super().__init__(node, message, details, extra)
+
+
+class NoPrompt(Refused):
+    code = "no_prompt"
+
+    def __init__(self) -> None:
+        super().__init__(None, "No prompt provided", "No prompt provided")
+
+
+class InvalidPrompt(Refused):
+    """A prompt that is not a graph of known nodes."""
+
+    code = "invalid_prompt"
+
+
+class NoOutputs(Refused):
+    """No output node, or none among the asked-for targets."""
+
+    code = "prompt_no_outputs"
+
+    def __init__(self) -> None:
+        super().__init__(None, "Prompt has no outputs")
+
+
+class OutputsFailed(Refused):
+    """Every output node depends on something wrong."""
+
+    code = "prompt_outputs_failed_validation"
+
+    def __init__(self, details: str, node_errors: Mapping[NodeId, NodeErrors]) -> None:
+        super().__init__(None, "Prompt outputs failed validation", details, node_errors=node_errors)
 
 
 class BadFile(TesseraError):
@@ -69,3 +137,13 @@ class WorkerLost(TesseraError):
             f"{op} ended its worker process {deaths} times ({evidence}). It was given up; other jobs go on. "
             "Try a smaller size or batch, or look into the server's log for the cause."
         )
+
+
+class StoreFailed(TesseraError):
+    """The job store could not be opened, read or written."""
+
+    code = "store_failed"
+
+    def __init__(self, what: str, cause: object, remedy: str) -> None:
+        self.what, self.cause, self.remedy = what, cause, remedy
+        super().__init__(f"{what}: {cause}. {remedy}")
