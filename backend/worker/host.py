@@ -80,7 +80,7 @@ class Host:
             if spec is None:
                 raise LookupError(f"The node class {op.node!r} is not registered any more. Restart the server.")
             resolved = {name: resolve(items, inputs) for name, items in op.inputs.items()}
-            given = _hidden(spec, op)
+            given = {name: op.hidden.get(name) for name in spec.hidden}
             started = perf_counter()
             services = {name: self._services[kind] for name, kind in spec.services.items()}
             outputs, ui = call(spec, resolved, {**given, **services})
@@ -161,12 +161,6 @@ def _joined(
     for name, items in ui.items():
         items.extend(more.get(name, ()))
     return ui
-
-
-def _hidden(spec: NodeSpec, op: Call) -> dict[str, object]:
-    return {
-        name: op.node_id if kind == "UNIQUE_ID" else op.hidden.get(kind) for name, kind in spec.hidden.items()
-    }
 
 
 def _load_torch(threads: int | None) -> None:

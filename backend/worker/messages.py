@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from backend.ops import Op
+from backend.settings import Settings
 from backend.types import ComponentId, OpKey, Seconds
 
 
@@ -20,6 +21,16 @@ class Segment:
 
 
 # -- to a worker ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The first message to a worker. index: which of `count` workers; owner: the server's pid."""
+
+    settings: Settings
+    index: int
+    count: int
+    owner: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +148,8 @@ class OpCancelled:
 class Table:
     """What the worker holds and has done, sent whenever it changes.
 
-    forwards: denoiser forward passes; rows: rows in them in all; shared: forwards that served several ops.
+    forwards: denoiser forward passes; rows: rows in them in all; shared: forwards that served several ops;
+    largest: rows of the largest forward; info: the device's memory as it is now.
     """
 
     resident: tuple[Resident, ...]
@@ -145,6 +157,7 @@ class Table:
     rows: int = 0
     shared: int = 0
     largest: int = 0
+    info: DeviceInfo | None = None
 
 
 class Stored(Protocol):
