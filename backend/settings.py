@@ -32,4 +32,12 @@ class Settings:
     threads: int | None = None  # torch threads per worker; None: the cores shared out
     cache_bytes: int = 4 << 30  # budget of finished results on the host
     verbose: str = "INFO"
+    log_stdout: bool = False
+    tls_keyfile: Path | None = None
+    tls_certfile: Path | None = None
+    multi_user: bool = False  # a user per `comfy-user` header, each with an own folder
+    compress_responses: bool = False
+    cuda_devices: tuple[int, ...] | None = None  # None: all; otherwise only these are used
+    disable_all_custom_nodes: bool = False
+    whitelist_custom_nodes: tuple[str, ...] = ()
     argv: tuple[str, ...] = ()
