@@ -258,7 +258,8 @@ class Storage:
         stem = re.escape(name).replace("%batch_num%", r"\d+")
         pattern = re.compile(stem + r"_(\d+)(?:_|$)")
         counters = (int(m[1]) for f in os.listdir(folder) if (m := pattern.match(os.path.normcase(f))))
-        return max((0, *counters, *self._held.get((folder, name), ())))
+        held: set[int] = self._held.get((folder, name), set())
+        return max((0, *counters, *held))
 
     def _inside(self, root: Path, relative: str, folder: str) -> Path:
         if "\0" not in relative and not re.match(r"^[A-Za-z]:[\\/]", relative):
