@@ -1,0 +1,48 @@
+# One command each. `make run` on a bare machine ends in a server with an image one click away.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.tessera-setup
+BASE   ?= .
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run check test test-all fix shape bench parity
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## make the environment in .venv; a second call does nothing
+
+$(STAMP): pyproject.toml scripts/setup.py
+	@$(PYTHON) scripts/setup.py $(VENV)
+	@touch $@
+
+run: setup ## make a demo checkpoint if there is none, start the server (ARGS="--port 8000 ...", BASE=folder)
+	@$(BIN)/python scripts/demo.py --unless-any $(BASE)/models/checkpoints
+	@exec $(BIN)/tessera serve --base-directory $(BASE) $(ARGS)
+
+check: setup ## lint, types, import directions, fast tests; under a minute
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q -m "not slow and not server and not browser and not parity"
+
+test: setup ## everything but the slow tests
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup ## everything
+	@$(BIN)/python -m pytest
+
+fix: setup ## format, and mend what the linter can mend
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+shape: setup ## sizes of files and functions beside what we aim at
+	@$(BIN)/python scripts/shape.py
+
+parity: setup ## the table of parity cases: error, criterion, verdict (ARGS="--only sampler")
+	@$(BIN)/python -m tests.parity $(ARGS)
+
+bench: setup ## beside ComfyUI, in one run: make bench COMFYUI=folder [COMFYUI_PYTHON=its python]
+	@$(BIN)/python scripts/bench.py --comfyui "$(COMFYUI)" --comfyui-python "$(COMFYUI_PYTHON)" $(ARGS)
