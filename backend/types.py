@@ -12,7 +12,8 @@ else:
         """Stands in for torch.Tensor in annotations, so that listing nodes does not load torch."""
 
 
-JobId = NewType("JobId", str)
+JobId = NewType("JobId", str)  # what clients call a job; two unfinished jobs may share one
+JobKey = NewType("JobKey", int)  # what we call it
 NodeId = NewType("NodeId", str)
 OpKey = NewType("OpKey", str)
 DeviceId = NewType("DeviceId", str)

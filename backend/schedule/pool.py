@@ -1,5 +1,6 @@
 """Pool: the snapshot that `plan()` reads. Decisions: what it answers. Both are plain values."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -10,27 +11,27 @@ from backend.types import ComponentId, DeviceId, OpKey, Seconds
 class ReadyOp:
     """An op whose inputs exist.
 
-    kind: "host" runs on the host device; "step" joins a device's step loop; "whole" runs there between steps.
-    components: the weights it needs; batch: equal for step ops that may share a forward pass; rows: the rows
-    it adds to that pass; order: the job's (number, sequence), smaller first; depth: ops between it and the
-    end of its job, larger is more urgent.
+    kind: "host" runs on the host; "step" joins a device's step loop; "whole" runs on a device between steps.
+    order: the job's (number, sequence), smaller first. arrived: when it became ready. components: the weights
+    it needs. batch: equal for step ops that may share a forward pass. rows: the rows it adds to that pass.
+    serial: at most one such op runs at a time. alone: it was on a device that died; nothing else may run
+    beside it, so that if it is the cause no other job suffers.
     """
 
     key: OpKey
     kind: Literal["host", "step", "whole"]
     order: tuple[float, int]
-    arrived: Seconds
+    arrived: Seconds = 0.0
     components: tuple[ComponentId, ...] = ()
     batch: str | None = None
     rows: int = 1
-    depth: int = 0
-    serial: bool = False  # at most one serial op runs at a time on the host
-    excluded: frozenset[DeviceId] = frozenset()  # devices that died running it
+    serial: bool = False
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One device as it is now. slots: ops of kind host or whole that it takes at once; rows: of a step batch."""
+    """One device as it is now. slots: how many host or whole ops it takes at once; max_rows: of a step batch."""
 
     id: DeviceId
     kind: Literal["host", "worker"]
@@ -42,8 +43,11 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
+    """calls: ready host ops; ready: ready model ops. Both are sorted by `order`."""
+
     devices: tuple[Device, ...]
-    ready: tuple[ReadyOp, ...]
+    calls: Sequence[ReadyOp]
+    ready: Sequence[ReadyOp]
 
 
 @dataclass(frozen=True, slots=True)

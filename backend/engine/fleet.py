@@ -1,0 +1,104 @@
+"""The devices, what runs on each, and their replacement when a process dies. Decides nothing."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from backend.ops import Op
+from backend.schedule.pool import Device, ReadyOp
+from backend.types import DeviceId, OpKey
+from backend.worker.messages import DeviceInfo, Report, Stored, Table
+
+HOST = DeviceId("host")
+STARTS = 5  # deaths in a row without a single finished op, after which a device is given up
+
+ReportTo = Callable[[DeviceId, Report], None]
+
+
+class Worker(Protocol):
+    """The server-side end of a device. It never blocks and reports from any thread."""
+
+    def run(
+        self, key: OpKey, op: Op[object], inputs: Mapping[OpKey, Stored], preview: str = ..., preview_size: int = ...
+    ) -> None: ...
+
+    def cancel(self, key: OpKey) -> None: ...
+
+    def unload(self) -> None:
+        """Drop every resident component."""
+        ...
+
+    def stop(self) -> None:
+        """End it and wait until it has ended."""
+        ...
+
+
+@dataclass(slots=True)
+class Seat:
+    """One device: its worker, what it last said of itself, and what it runs."""
+
+    id: DeviceId
+    worker: Worker
+    slots: int
+    max_rows: int
+    info: DeviceInfo | None = None
+    table: Table = field(default_factory=lambda: Table(()))
+    running: dict[OpKey, ReadyOp] = field(default_factory=dict)
+    cancelling: set[OpKey] = field(default_factory=set)
+    deaths: int = 0
+    lost: bool = False
+
+    @property
+    def usable(self) -> bool:
+        return not self.lost and (self.id == HOST or self.info is not None)
+
+    def snapshot(self) -> Device:
+        resident = frozenset(r.component for r in self.table.resident)
+        kind = "host" if self.id == HOST else "worker"
+        return Device(self.id, kind, self.slots, self.max_rows, tuple(self.running.values()), resident)
+
+
+class Fleet:
+    """All devices, the host among them."""
+
+    def __init__(self, seats: list[Seat]) -> None:
+        self._seats = {seat.id: seat for seat in seats}
+        self._where: dict[OpKey, DeviceId] = {}
+
+    def __iter__(self) -> Iterator[Seat]:
+        return iter(self._seats.values())
+
+    def __getitem__(self, id: DeviceId) -> Seat:
+        return self._seats[id]
+
+    def add(self, seat: Seat) -> None:
+        self._seats[seat.id] = seat
+
+    def snapshot(self) -> tuple[Device, ...]:
+        return tuple(seat.snapshot() for seat in self._seats.values() if seat.usable)
+
+    def busy(self, key: OpKey) -> bool:
+        """Whether a device still holds this op, if only to drop it."""
+        return key in self._where
+
+    def assign(self, device: DeviceId, op: ReadyOp) -> Seat:
+        seat = self._seats[device]
+        seat.running[op.key] = op
+        self._where[op.key] = device
+        return seat
+
+    def release(self, key: OpKey) -> ReadyOp | None:
+        """The op has left its device. Returns: what it was, None if no device had it."""
+        device = self._where.pop(key, None)
+        if device is None:
+            return None
+        seat = self._seats[device]
+        seat.cancelling.discard(key)
+        return seat.running.pop(key, None)
+
+    def cancel(self, key: OpKey) -> None:
+        """Ask the device to drop the op; it confirms by a report."""
+        device = self._where.get(key)
+        if device is not None and key not in self._seats[device].cancelling:
+            self._seats[device].cancelling.add(key)
+            self._seats[device].worker.cancel(key)

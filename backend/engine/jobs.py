@@ -1,0 +1,78 @@
+"""Jobs: what is submitted, what runs, and what is left to do of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from backend.engine.narrate import Narrator
+from backend.engine.store import JobRecord
+from backend.graph.lower import LoweredNode, Lowering
+from backend.graph.validate import NodeErrors
+from backend.types import JobId, JobKey, NodeId, OpKey
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A prompt as it arrived. prompt: the JSON value, unchecked; targets: the only outputs to run."""
+
+    prompt: object
+    id: str | None = None
+    client: str | None = None
+    number: float | None = None
+    front: bool = False
+    extra: Mapping[str, object] = field(default_factory=dict)
+    targets: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The job is on disk and will run. node_errors: outputs that were left out, and why."""
+
+    id: JobId
+    number: float
+    node_errors: Mapping[NodeId, NodeErrors]
+
+
+@dataclass(slots=True)
+class Job:
+    """An unfinished job. nodes_of: the nodes that an op works for; unfinished: a node's ops still to finish."""
+
+    record: JobRecord
+    lowering: Lowering
+    narrator: Narrator
+    preview: str = "none"
+    started: bool = False
+    nodes_of: dict[OpKey, list[NodeId]] = field(default_factory=dict)
+    unfinished: dict[NodeId, set[OpKey]] = field(default_factory=dict)
+    cached: list[NodeId] = field(default_factory=list)
+    instant: list[NodeId] = field(default_factory=list)  # reference nodes, done while lowering
+
+    @property
+    def key(self) -> JobKey:
+        return JobKey(self.record.sequence)
+
+    @property
+    def order(self) -> tuple[float, int]:
+        return self.record.number, self.record.sequence
+
+    @property
+    def done(self) -> bool:
+        return self.lowering.complete and not self.unfinished
+
+    def expect(self, node: LoweredNode, ops: set[OpKey]) -> None:
+        """The node is finished once these ops are."""
+        self.unfinished[node.id] = ops
+        for key in ops:
+            self.nodes_of.setdefault(key, []).append(node.id)
+
+    def finish_op(self, key: OpKey) -> list[NodeId]:
+        """Returns: the nodes that have nothing left to wait for."""
+        done = []
+        for id in self.nodes_of.pop(key, []):
+            self.unfinished[id].discard(key)
+            if not self.unfinished[id]:
+                del self.unfinished[id]
+                done.append(id)
+        return done
+
+    def class_of(self, id: NodeId) -> str:
+        return self.lowering.prompt.nodes[id].class_type
