@@ -1,0 +1,90 @@
+"""A diffusion model, loaded: one forward pass over rows that may belong to different users and LoRAs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from backend.errors import BadFile
+from backend.models.adapters import adapt, applied
+from backend.models.family import Family, Layout, identify
+from backend.models.lora import Patch, side_paths
+from backend.models.weights import ModelFile, fill, open_model
+from backend.references import Weights
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Denoiser:
+    """nbytes: of its weights; sites: the layers that LoRAs may change, by the module's own names."""
+
+    family: Family
+    layout: Layout
+    module: nn.Module
+    sites: tuple[str, ...]
+    nbytes: int
+    device: torch.device
+    dtype: torch.dtype
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        tokens: Tensor,
+        extra: Mapping[str, Tensor] | None = None,
+        adapters: Sequence[Sequence[Patch]] = (),
+    ) -> Tensor:
+        """The model's raw output for R rows.
+
+        Args: x [R, C, H, W], scaled for the model's input; timesteps [R]; tokens [R, T, width of the context];
+            extra: what the family's layers take beside them; adapters: each row's LoRAs, or () for none at all.
+        Returns: float32 [R, C, H, W] on the denoiser's device: the noise, or v, as `layout.prediction` says.
+        Raises: ValueError where the rows of the arguments do not agree.
+        """
+        if len({len(x), len(timesteps), len(tokens), len(adapters) or len(x)}) != 1:
+            counts = f"x {len(x)}, timesteps {len(timesteps)}, tokens {len(tokens)}, adapters {len(adapters)}"
+            raise ValueError(f"the rows of a forward pass must agree: {counts}")
+        given = {name: self._placed(value) for name, value in (extra or {}).items()}
+        x, tokens = self._placed(x), self._placed(tokens)
+        with torch.no_grad(), applied(side_paths(adapters, self.device)):
+            return self.layout.call(self.module, x, timesteps.to(self.device), tokens, given).float()
+
+    @property
+    def is_text(self) -> bool:
+        return False
+
+    def weight_shape(self, site: str) -> tuple[int, ...]:
+        return tuple(self.module.get_parameter(f"{site}.weight").shape)
+
+    def lora_names(self, site: str) -> tuple[str, ...]:
+        return self.layout.lora_names(site)
+
+    def _placed(self, value: Tensor) -> Tensor:
+        return value.to(self.device, self.dtype)
+
+
+def describe(weights: Weights) -> tuple[Family, Layout]:
+    """What kind of diffusion model a file holds, without reading its weights. Raises: UnknownFamily, BadFile."""
+    _, family, layout = _opened(weights)
+    return family, layout
+
+
+def load_denoiser(weights: Weights, device: torch.device, dtype: torch.dtype) -> Denoiser:
+    """The diffusion model of a checkpoint, or of a file that holds nothing else.
+
+    Raises: UnknownFamily, BadFile (damaged, or tensors missing).
+    """
+    file, family, layout = _opened(weights)
+    module = layout.build()
+    sites = adapt(module)
+    nbytes = fill(module, file, layout.convert, device, dtype)
+    return Denoiser(family, layout, module, sites, nbytes, device, dtype)
+
+
+def _opened(weights: Weights) -> tuple[ModelFile, Family, Layout]:
+    if len(weights.files) != 1:
+        remedy = "Give one file that holds the whole diffusion model."
+        raise BadFile(", ".join(f.path for f in weights.files), "a diffusion model comes from one file", remedy)
+    file = open_model(weights.files[0].path)
+    family, layout, prefix = identify(file.header)
+    return file.under(prefix), family, layout

@@ -1,0 +1,114 @@
+"""Stable Diffusion 1.x: a UNet over 4 latent channels, steered by CLIP-L; inpainting models have 9 inputs.
+
+Everything but the number of heads is read from the file, so reduced and pruned models load too.
+Source of the architecture: arXiv:2112.10752, appendix E; names as in the original checkpoints.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+
+from backend.models.header import Header
+from backend.models.latent import LatentFormat
+
+from backend.models.families.unet_names import Level, lora_names, parts, to_diffusers
+
+LATENT = LatentFormat(
+    channels=4,
+    downscale=8,
+    scale=0.18215,
+    rgb=((0.3512, 0.2297, 0.3227), (0.3250, 0.4974, 0.2350), (-0.2829, 0.1762, 0.2721), (-0.2120, -0.2616, -0.7177)),
+)
+HEADS = 8  # at every level; the only number that the tensors' shapes do not tell
+BLANK = (0.8223, -0.6876, 0.6364, 0.1380)  # a grey image in the model's units: what an inpainting model sees unasked
+_MARKS = frozenset({"v_pred", "ztsnr"})  # empty tensors that say what the model predicts
+
+
+@dataclass(frozen=True, slots=True)
+class Sd15:
+    """levels: from the finest resolution to the coarsest; embedding: width of the time embedding."""
+
+    levels: tuple[Level, ...]
+    in_channels: int
+    context: int
+    embedding: int
+    prediction: Literal["eps", "v"] = "eps"
+
+    @property
+    def latent(self) -> LatentFormat:
+        return LATENT
+
+    def build(self) -> nn.Module:
+        """diffusers' UNet on the meta device."""
+        crossed = [level.depth > 0 for level in self.levels]
+        with torch.device("meta"):
+            return UNet2DConditionModel(
+                in_channels=self.in_channels,
+                out_channels=LATENT.channels,
+                block_out_channels=[level.channels for level in self.levels],
+                layers_per_block=[level.blocks for level in self.levels],
+                down_block_types=["CrossAttnDownBlock2D" if c else "DownBlock2D" for c in crossed],
+                up_block_types=["CrossAttnUpBlock2D" if c else "UpBlock2D" for c in reversed(crossed)],
+                cross_attention_dim=self.context,
+                attention_head_dim=HEADS,  # diffusers' name for the number of heads
+            )
+
+    def convert(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+        if name not in _MARKS:
+            yield to_diffusers(name, parts(self.levels)) or name, weight
+
+    def call(
+        self, module: nn.Module, x: Tensor, timesteps: Tensor, tokens: Tensor, extra: Mapping[str, Tensor]
+    ) -> Tensor:
+        """extra: `concat` [R, 5, H, W], the mask and the masked latent of an inpainting model, in its units."""
+        if self.in_channels > LATENT.channels:
+            x = torch.cat([x, extra["concat"] if "concat" in extra else _blank(x)], dim=1)
+        (out,) = module(x, timesteps, tokens, return_dict=False)
+        return out  # type: ignore[no-any-return]  # diffusers does not say what a forward pass returns
+
+    def lora_names(self, site: str) -> tuple[str, ...]:
+        return lora_names(site, parts(self.levels))
+
+
+def detect(header: Header) -> Sd15 | None:
+    """SD 1.x: transformers fed through 1x1 convolutions, and no class or size embedding beside the time."""
+    needed = ("input_blocks.0.0.weight", "middle_block.1.proj_in.weight", "time_embed.0.weight", "out.2.weight")
+    if any(name not in header for name in needed) or "label_emb.0.0.weight" in header:
+        return None
+    if len(header.shape("middle_block.1.proj_in.weight")) != 4:
+        return None
+    in_channels = header.shape("input_blocks.0.0.weight")[1]
+    cross = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    levels = _levels(header)
+    if in_channels not in (4, 9) or cross not in header or levels is None:
+        return None
+    prediction: Literal["eps", "v"] = "v" if "v_pred" in header.marks or "v_pred" in header else "eps"
+    embedding = header.shape("time_embed.0.weight")[0]
+    return Sd15(levels, in_channels, header.shape(cross)[1], embedding, prediction)
+
+
+def _levels(header: Header) -> tuple[Level, ...] | None:
+    """The levels on the way down; None where their blocks differ in a way that no SD 1.x model has."""
+    levels: list[list[tuple[int, int]]] = [[]]
+    number = 1
+    while any(f"input_blocks.{number}.0.{part}.weight" in header for part in ("op", "out_layers.3")):
+        if f"input_blocks.{number}.0.op.weight" in header:
+            levels.append([])
+        else:
+            channels = header.shape(f"input_blocks.{number}.0.out_layers.3.weight")[0]
+            depth = header.count(f"input_blocks.{number}.1.transformer_blocks." + "{}.")
+            levels[-1].append((channels, depth))
+        number += 1
+    if any(len(set(level)) != 1 or level[0][1] > 1 for level in levels):
+        return None
+    return tuple(Level(level[0][0], len(level), level[0][1]) for level in levels)
+
+
+def _blank(x: Tensor) -> Tensor:
+    """Mask 1 everywhere, and grey beneath it: [R, 5, H, W]."""
+    grey = torch.tensor(BLANK, device=x.device, dtype=x.dtype)[None, :, None, None]
+    return torch.cat([torch.ones_like(x[:, :1]), grey.expand_as(x[:, :4])], dim=1)

@@ -1,0 +1,82 @@
+"""Which family of models a file belongs to, read from names and shapes alone."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from torch import Tensor, nn
+
+from backend.errors import UnknownFamily
+from backend.models.families import sd15
+from backend.models.header import Header
+from backend.models.latent import LatentFormat
+
+Prediction: TypeAlias = Literal["eps", "v"]
+DENOISER_PREFIXES = ("model.diffusion_model.", "")  # in a checkpoint; in a file of its own
+
+
+class Layout(Protocol):
+    """One model as its header describes it: what family code must say of it.
+
+    prediction: what the raw output is; in_channels: latent channels, and those of a masked image beside them;
+    context: width of the text tokens.
+    """
+
+    @property
+    def prediction(self) -> Prediction: ...
+
+    @property
+    def latent(self) -> LatentFormat: ...
+
+    @property
+    def in_channels(self) -> int: ...
+
+    @property
+    def context(self) -> int: ...
+
+    def build(self) -> nn.Module:
+        """The network on the meta device, without weights."""
+
+    def convert(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """One tensor of the file -> the network's tensors it becomes; none where it isn't needed."""
+
+    def call(
+        self, module: nn.Module, x: Tensor, timesteps: Tensor, tokens: Tensor, extra: Mapping[str, Tensor]
+    ) -> Tensor:
+        """One forward pass. x [R, C, H, W], timesteps [R], tokens [R, T, context], all in the module's dtype."""
+
+    def lora_names(self, site: str) -> tuple[str, ...]:
+        """What LoRA files may call a layer of the network, without the endings (`.lora_up.weight` ...)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """detect: the layout of a header (names without prefix) if it is of this family, and None if it isn't."""
+
+    name: str
+    detect: Callable[[Header], Layout | None]
+
+
+FAMILIES: tuple[Family, ...] = (Family("sd15", sd15.detect),)
+
+
+def identify(header: Header) -> tuple[Family, Layout, str]:
+    """The family of the diffusion model in a file, its layout, and the prefix of its names.
+
+    Raises: UnknownFamily naming what was found instead.
+    """
+    for prefix in DENOISER_PREFIXES:
+        part = header.under(prefix)
+        for family in FAMILIES:
+            if (layout := family.detect(part)) is not None:
+                return family, layout, prefix
+    known = ", ".join(family.name for family in FAMILIES)
+    remedy = f"Use a model of a supported family ({known})."
+    raise UnknownFamily(header.path, f"no known diffusion model in it: {_found(header)}", remedy)
+
+
+def _found(header: Header) -> str:
+    names = sorted(header)
+    if not names:
+        return "it holds no tensors"
+    return f"{len(names)} tensors, such as {', '.join(names[:: max(1, len(names) // 3)][:3])}"
