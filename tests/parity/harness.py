@@ -1,0 +1,112 @@
+"""Run reference cases through a real server and compare what it saves with what ComfyUI saved."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from safetensors.numpy import load_file, save_file
+
+from tests.parity.reference import CACHE, Case, Reference
+from tests.serving import Server, error_of, succeeded
+
+# What the server does not have yet. A case that needs one of these is listed as such; once everything it
+# needs is there, `test_parity.py` fails until the name is taken out here.
+LATER_MODELS = frozenset(
+    {"sdxl", "lora_sdxl", "sd3", "clip_g", "flux", "wan", "qwen_image", "controlnet_sd15", "upscaler_esrgan"}
+)
+
+Verdict = Literal["pass", "FAIL", "note", "later", "direct"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One row of the table. detail: the errors measured, or what is missing, or why it failed."""
+
+    case: str
+    verdict: Verdict
+    detail: str
+    criterion: str
+
+
+class Harness:
+    """A server on the reference set's model files, started when the first case needs it."""
+
+    def __init__(self, reference: Reference) -> None:
+        self.reference = reference
+        self.results = CACHE / "results"
+        self.server = Server(CACHE / "base", ("--cpu", "--force-fp32", "--workers", "1"))
+        self._classes: frozenset[str] = frozenset()
+        shutil.rmtree(self.results, ignore_errors=True)
+        self.results.mkdir(parents=True)
+        for place in ("output", "user"):  # yesterday's jobs and files are no part of this run
+            shutil.rmtree(self.server.base / place, ignore_errors=True)
+
+    def start(self) -> None:
+        needed = {m for c in self.reference.cases.values() if not c.direct for m in c.models}
+        self.reference.prepare(self.server.base, needed - LATER_MODELS)
+        self.server.start()
+        self._classes = frozenset(self.server.get("/object_info"))
+
+    def missing(self, case: Case) -> list[str]:
+        """Node classes and models of the case that the server does not have."""
+        return sorted(case.classes - self._classes) + [f"model {m}" for m in case.models if m in LATER_MODELS]
+
+    def run(self, case: Case) -> Outcome:
+        criterion = _criterion(case)
+        if case.direct:
+            return Outcome(case.name, "direct", "a call of the sampling function, not a workflow", criterion)
+        if missing := self.missing(case):
+            return Outcome(case.name, "later", "needs " + ", ".join(missing), criterion)
+        status, answer = self.server.post("/prompt", {"prompt": case.prompt})
+        if status != 200:
+            return Outcome(case.name, "FAIL", f"refused: {_refusal(answer)}", criterion)
+        entry = self.server.finished(str(answer["prompt_id"]))
+        if not succeeded(entry):
+            error = error_of(entry)
+            text = f"{error['node_type']}: {error['exception_type']}: {error['exception_message'].strip()}"
+            return Outcome(case.name, "FAIL", text, criterion)
+        self._collect(case, entry)
+        passed, notes = self.reference.check(case, self.results)
+        excused = "environment_dependent" in case.limits
+        verdict: Verdict = "pass" if passed else "note" if excused else "FAIL"
+        return Outcome(case.name, verdict, "; ".join(notes), criterion)
+
+    def _collect(self, case: Case, entry: dict[str, Any]) -> None:
+        """Gather what the case saved, under the names of the golden files."""
+        latents = {}
+        for path in self.server.outputs(entry, "latents"):
+            prefix = re.sub(r"_\d+_\.latent$", "", path.name)
+            latents[case.latent_name(f"parity/{prefix}")] = load_file(path)["latent_tensor"]
+        if latents:
+            save_file(latents, self.results / f"{case.name}.safetensors")
+        for i, path in enumerate(self.server.outputs(entry)):
+            name = f"{case.name}.{i}.png" if i else f"{case.name}.png"
+            shutil.copyfile(path, self.results / name)
+
+
+def run_all(reference: Reference, only: str = "") -> Iterator[Outcome]:
+    """Every case whose name holds `only`, one after the other, on a server of their own."""
+    harness = Harness(reference)
+    harness.start()
+    try:
+        for case in reference.cases.values():
+            if only in case.name:
+                yield harness.run(case)
+    finally:
+        harness.server.stop()
+
+
+def _criterion(case: Case) -> str:
+    parts = [f"rel {case.limits['rel']:g}"] if case.limits.get("latents") else []
+    if case.limits.get("images"):
+        parts.append(f"max {case.limits['png_max']} mean {case.limits['png_mean']:g}")
+    return ", ".join(parts)
+
+
+def _refusal(answer: Any) -> str:
+    error = dict(answer.get("error", {})) if isinstance(answer, dict) else {"message": str(answer)}
+    nodes = answer.get("node_errors") or {} if isinstance(answer, dict) else {}
+    details = [e["details"] for node in nodes.values() for e in node["errors"]]
+    return "; ".join([str(error.get("message")), str(error.get("details") or ""), *details])[:500]
