@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from backend.engine.narrate import Narrator
-from backend.engine.store import JobRecord
+from backend.engine.record import JobRecord
 from backend.graph.lower import LoweredNode, Lowering
 from backend.graph.validate import NodeErrors
 from backend.types import JobId, JobKey, NodeId, OpKey

@@ -19,9 +19,10 @@ from backend.engine.fleet import HOST, STARTS, Fleet, Seat, Worker
 from backend.engine.jobs import Accepted, Job, Submission
 from backend.engine.narrate import Narrator
 from backend.engine.results import Result, Results
-from backend.engine.store import JobRecord, Store
+from backend.engine.record import SECRETS, JobRecord, JobStatus, without_secrets
+from backend.engine.store import Store
 from backend.engine.view import DeviceView, PoolView
-from backend.errors import WorkerLost
+from backend.errors import GraphError, WorkerLost
 from backend.graph.frontier import LiveGraph, LiveOp, State, wanted
 from backend.graph.lower import MISSING, Lowering, NodeRaised, Submitter
 from backend.graph.parse import Prompt, parse_prompt
@@ -32,6 +33,7 @@ from backend.registry import Registry
 from backend.schedule.policy import plan
 from backend.schedule.pool import Pool, ReadyOp, Run
 from backend.types import ClientId, DeviceId, JobId, JobKey, NodeId, OpKey
+from backend.worker.failure import failed
 from backend.worker.messages import (
     DeviceInfo,
     Failed,
@@ -102,7 +104,7 @@ class Engine:
     async def start(self) -> None:
         """Take up the jobs that a former run of the server left unfinished. They run once devices are there."""
         self._loop = asyncio.get_running_loop()
-        for record in self.store.unfinished():
+        for record in await self.store.unfinished():
             self._recover(record)
 
     async def close(self) -> None:
@@ -121,21 +123,24 @@ class Engine:
 
         Raises: Refused (with ComfyUI's error shape) where nothing of it can run.
         """
-        sequence = self.store.next_sequence()
-        number = request.number if request.number is not None else float(-sequence if request.front else sequence)
+        if request.number is None:
+            place = self.store.next_number()
+            number = float(-place if request.front else place)
+        else:
+            number = request.number
         checked = validate(parse_prompt(request.prompt), self._registry, self._services, request.targets)
         now = self._clock.epoch_ms()
-        record = JobRecord.submitted(
+        record = JobRecord(
             id=JobId(request.id or str(uuid.uuid4())),
             number=number,
-            sequence=sequence,
-            client=ClientId(request.client) if request.client else None,
+            sequence=self.store.next_sequence(),
             prompt=checked.prompt.to_json(),
-            extra={"create_time": now, **request.extra},
             targets=checked.outputs,
             created=now,
+            client=ClientId(request.client) if request.client else None,
+            extra={"create_time": now, **request.extra},
         )
-        record = await self.store.add(record)
+        await self.store.add(record)
         self._admit(record, checked.prompt)
         return Accepted(record.id, number, checked.errors)
 
@@ -151,8 +156,8 @@ class Engine:
         """Take jobs that have not started out of the queue (None: all of them)."""
         for job in [j for j in self._jobs.values() if not j.started and (ids is None or j.record.id in ids)]:
             self._forget(job)
-            self.store.delete_pending(job.record)
             self._emit(QueueChanged(self.remaining()))
+            await self.store.remove_pending([job.record.sequence])
 
     async def interrupt(self, id: JobId | None) -> None:
         """Stop a running job (None: whatever runs). Pending jobs are left alone."""
@@ -200,17 +205,21 @@ class Engine:
             checked = validate(parse_prompt(record.prompt), self._registry, self._services, record.targets)
         except Refused as refused:  # a node pack or a file went away while the server was down
             log.warning("job %s can no longer run: %s", record.id, refused)
-            self.store.finish(record, "failed", {}, {}, [], {"exception_message": str(refused)}, self._clock.epoch_ms())
+            error = _refusal(record, refused)
+            ended = self._clock.epoch_ms()
+            messages = (("execution_error", error),)
+            self.store.finish(replace(record, status="failed", ended=ended, messages=messages, error=error))
             return
         self._admit(record, checked.prompt)
 
     def _admit(self, record: JobRecord, prompt: Prompt) -> None:
         """Take a job into the live graph: lower it as far as can be, merge its ops with everybody's."""
         pnginfo = record.extra.get("extra_pnginfo")
-        submitter = Submitter(record.id, record.client, pnginfo)
+        tokens = {name.upper(): value for name, value in record.extra.items() if name in SECRETS}
+        submitter = Submitter(record.id, record.client, pnginfo, tokens)
         lowering = Lowering(prompt, record.targets, self._registry, self._services, submitter)
         narrator = Narrator(record.id, record.client, self._emit, self._clock)
-        job = Job(record, lowering, narrator, str(record.extra.get("preview_method") or self._limits.preview))
+        job = Job(without_secrets(record), lowering, narrator, str(record.extra.get("preview_method") or self._limits.preview))
         self._jobs[job.key] = job
         self._emit(QueueChanged(self.remaining()))
         self._grow(job)
@@ -253,7 +262,8 @@ class Engine:
         if job.started:
             return
         job.started = True
-        job.record = self.store.mark_started(job.record, self._clock.epoch_ms())
+        job.record = replace(job.record, status="running", started=self._clock.epoch_ms())
+        self.store.mark_started(job.record.sequence, self._clock.epoch_ms())
         self._emit(QueueChanged(self.remaining()))
         in_order = [id for id in job.lowering.prompt.nodes if id in set(job.cached)]
         job.narrator.started(in_order)
@@ -291,13 +301,20 @@ class Engine:
         told = job.narrator.failed(node, job.class_of(node), error, tuple(job.narrator.outputs))
         self._end(job, "failed", told)
 
-    def _end(self, job: Job, status: str, error: Mapping[str, object] | None = None) -> None:
+    def _end(self, job: Job, status: JobStatus, error: Mapping[str, object] | None = None) -> None:
         """Every started job comes here once, whatever became of it."""
         narrator = job.narrator
         self._forget(job)
-        self.store.finish(
-            job.record, status, narrator.outputs, narrator.meta, narrator.messages, error, self._clock.epoch_ms()
+        ended = replace(
+            job.record,
+            status=status,
+            ended=self._clock.epoch_ms(),
+            outputs=narrator.outputs,
+            meta=narrator.meta,
+            messages=tuple(narrator.messages),
+            error=error,
         )
+        self.store.finish(ended)
         self._emit(QueueChanged(self.remaining()))
         narrator.ended()
 
@@ -510,11 +527,20 @@ def _weights(op: Op[object]) -> list[Weights]:
 
 
 def _failure(raised: NodeRaised) -> Failed:
-    import traceback
+    return failed(OpKey(""), raised.cause, {name: (value,) for name, value in raised.inputs.items()}, ())
 
-    cause = raised.cause
-    kind = type(cause)
-    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-    lines = tuple(traceback.format_tb(cause.__traceback__))
-    inputs = {key: (str(value)[:200],) for key, value in raised.inputs.items()}
-    return Failed(OpKey(""), name, f"{cause}\n", lines, inputs)
+
+def _refusal(record: JobRecord, refused: GraphError) -> dict[str, object]:
+    """A recovered job that no longer passes validation, in the shape of an `execution_error`."""
+    node = refused.node or record.targets[0]
+    return {
+        "prompt_id": record.id,
+        "node_id": node,
+        "node_type": "",
+        "executed": [],
+        "exception_message": f"{refused}\n",
+        "exception_type": type(refused).__name__,
+        "traceback": [],
+        "current_inputs": {},
+        "current_outputs": [],
+    }

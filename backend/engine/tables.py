@@ -1,0 +1,228 @@
+"""The job store's tables, statements and rows."""
+
+import json
+from collections.abc import Callable, Collection
+from typing import Any, TypeAlias
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Engine,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    Row,
+    Select,
+    Table,
+    Text,
+    asc,
+    bindparam,
+    delete,
+    desc,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from backend.engine.record import JobRecord, JobStatus, JobSummary, Json, SortBy, SortOrder
+from backend.errors import StoreFailed
+from backend.types import ClientId, JobId, NodeId
+
+SCHEMA_VERSION = 1
+HISTORY_CAP = 10_000
+_dump = json.JSONEncoder(separators=(",", ":")).encode
+_dump_all = json.JSONEncoder(separators=(",", ":"), default=repr).encode
+_BIG = BigInteger().with_variant(Integer, "sqlite")
+HUGE = 2**62  # stands for numbers of clients that no database integer holds
+
+_METADATA = MetaData()
+# Small columns first: SQLite reads a row up to the last column asked for, and lists need none of the texts.
+JOBS = Table(
+    "jobs",
+    _METADATA,
+    Column("sequence", _BIG, primary_key=True, autoincrement=False),
+    Column("id", Text, nullable=False),
+    Column("number", Float(53), nullable=False),
+    Column("status", Text, nullable=False),
+    Column("created", _BIG, nullable=False),
+    Column("started", _BIG),
+    Column("ended", _BIG),
+    Column("duration", _BIG, nullable=False),
+    Column("finished", _BIG),  # counts up as jobs end: the order of the history; NULL until then
+    Column("outputs_count", Integer, nullable=False),
+    Column("workflow_id", Text),
+    Column("client", Text),
+    Column("preview_output", Text),
+    Column("error", Text),
+    Column("targets", Text, nullable=False),
+    Column("extra", Text, nullable=False),
+    Column("prompt", Text, nullable=False),
+    Column("outputs", Text, nullable=False),
+    Column("meta", Text, nullable=False),
+    Column("messages", Text),
+)
+COUNTERS = Table(
+    "counters", _METADATA, Column("name", Text, primary_key=True), Column("value", _BIG, nullable=False)
+)
+ENDED, OPEN = JOBS.c.finished.isnot(None), JOBS.c.finished.is_(None)
+Index("jobs_id", JOBS.c.id)
+Index("jobs_finished", JOBS.c.finished, sqlite_where=ENDED, postgresql_where=ENDED)
+Index("jobs_open", JOBS.c.number, JOBS.c.sequence, sqlite_where=OPEN, postgresql_where=OPEN)
+# A list walks one of these in order and finds the status inside the index; a count never leaves it.
+Index("jobs_created", JOBS.c.created, JOBS.c.sequence, JOBS.c.status)
+Index("jobs_duration", JOBS.c.duration, JOBS.c.sequence, JOBS.c.status)
+Index("jobs_status", JOBS.c.status)
+Index("jobs_workflow", JOBS.c.workflow_id, JOBS.c.status)
+
+_SUMMARY = [
+    JOBS.c[name]
+    for name in (
+        *("id", "sequence", "number", "status", "created", "started", "ended"),
+        *("outputs_count", "workflow_id", "preview_output", "error"),
+    )
+]
+RESULT = (
+    *("status", "started", "ended", "duration", "finished", "outputs_count"),
+    *("preview_output", "error", "outputs", "meta", "messages"),
+)
+_OF_KEY = JOBS.c.sequence == bindparam("key")
+INSERT = insert(JOBS)
+START = update(JOBS).where(_OF_KEY).values(status="running", started=bindparam("at"))
+FINISH = update(JOBS).where(_OF_KEY).values({name: bindparam(name) for name in RESULT})
+REPLACE = delete(JOBS).where(JOBS.c.id == bindparam("same"), JOBS.c.finished < bindparam("before"))
+FORGET_PENDING = delete(JOBS).where(_OF_KEY, JOBS.c.status == "pending")
+FORGET_ENDED = delete(JOBS).where(JOBS.c.id == bindparam("key"), ENDED)
+COUNT = update(COUNTERS).where(COUNTERS.c.name == bindparam("key")).values(value=bindparam("now"))
+HISTORY_SIZE = select(func.count()).select_from(JOBS).where(ENDED)
+
+Values: TypeAlias = dict[str, object]
+Query: TypeAlias = Select[*tuple[Any, ...]]  # SQLAlchemy knows a query's columns at run time only
+Found: TypeAlias = Row[*tuple[Any, ...]]
+
+
+def prepare(engine: Engine) -> tuple[int, int]:
+    """Make or check the tables, and put jobs that ran back into the queue.
+
+    Returns: the largest `finished`, and the size of the history.
+    """
+    with engine.begin() as connection:
+        _METADATA.create_all(connection)
+        found = connection.execute(select(COUNTERS.c.value).where(COUNTERS.c.name == "schema")).scalar()
+        if found is None:
+            first = {"schema": SCHEMA_VERSION, "sequence": 0, "number": 0}
+            connection.execute(insert(COUNTERS), [{"name": n, "value": v} for n, v in first.items()])
+        elif found != SCHEMA_VERSION:
+            raise ValueError(f"its layout is version {found}, this Tessera reads version {SCHEMA_VERSION}")
+        again = update(JOBS).where(OPEN, JOBS.c.status == "running")
+        connection.execute(again.values(status="pending", started=None))
+        last = connection.execute(select(func.coalesce(func.max(JOBS.c.finished), 0))).scalar_one()
+        return last, connection.execute(HISTORY_SIZE).scalar_one()
+
+
+def page_queries(
+    statuses: Collection[JobStatus] | None, workflow_id: str | None, sort_by: SortBy, sort_order: SortOrder
+) -> tuple[Query, Select[int]]:
+    """The query of all summaries asked for, in order, and of their number."""
+    wanted: list[ColumnElement[bool]] = []
+    if statuses is not None:
+        wanted.append(JOBS.c.status.in_(sorted(statuses)))
+    if workflow_id is not None:
+        wanted.append(JOBS.c.workflow_id == workflow_id)
+    page, count = select(*_SUMMARY).where(*wanted), select(func.count(JOBS.c.sequence)).where(*wanted)
+    way = asc if sort_order == "asc" else desc
+    by = JOBS.c.created if sort_by == "created_at" else JOBS.c.duration
+    return page.order_by(way(by), way(JOBS.c.sequence)), count
+
+
+def to_row(record: JobRecord) -> Values:
+    """All columns of a new job. Raises: StoreFailed if an id or a value can't be written."""
+    try:
+        for text in (record.id, record.client, record.workflow_id):
+            if text is not None and (b"\0" in text.encode()):
+                raise ValueError(f"{text!r} is no usable id")
+        return {
+            "sequence": record.sequence,
+            "id": record.id,
+            "number": record.number,
+            "created": record.created,
+            "workflow_id": record.workflow_id,
+            "client": record.client,
+            "targets": _dump(record.targets),
+            "extra": _dump(record.extra),
+            "prompt": _dump(record.prompt),
+            **_result(record, _dump),
+        }
+    except (ValueError, TypeError, RecursionError) as error:
+        remedy = "Use ids of ordinary text and values that JSON knows."
+        raise StoreFailed("The job can't be written down", error, remedy) from error
+
+
+def to_result(record: JobRecord) -> Values:
+    """The columns that a job's end changes. Third-party values that JSON doesn't know are kept as their text."""
+    try:
+        return _result(record, _dump_all)
+    except (ValueError, TypeError, RecursionError) as error:
+        remedy = "A node showed something that is no JSON (keys must be strings); look at its `ui`."
+        raise StoreFailed(f"The result of job {record.id} can't be written down", error, remedy) from error
+
+
+def _result(record: JobRecord, dump: Callable[[object], str]) -> Values:
+    begun, ended = record.started, record.ended
+    preview, error, messages = record.preview_output, record.error, record.messages
+    return {
+        "status": record.status,
+        "started": begun,
+        "ended": ended,
+        "duration": ended - begun if ended is not None and begun is not None else 0,
+        "finished": None,
+        "outputs_count": record.outputs_count,
+        "preview_output": None if preview is None else dump(preview),
+        "error": None if error is None else dump(error),
+        "outputs": dump(record.outputs),
+        "meta": dump(record.meta),
+        "messages": None if messages is None else dump(messages),
+    }
+
+
+def to_record(row: Found) -> JobRecord:
+    messages = None if row.messages is None else json.loads(row.messages)
+    return JobRecord(
+        id=JobId(row.id),
+        number=row.number,
+        sequence=row.sequence,
+        prompt=json.loads(row.prompt),
+        targets=tuple(NodeId(id) for id in json.loads(row.targets)),
+        created=row.created,
+        client=None if row.client is None else ClientId(row.client),
+        extra=json.loads(row.extra),
+        status=row.status,
+        started=row.started,
+        ended=row.ended,
+        outputs=json.loads(row.outputs),
+        meta=json.loads(row.meta),
+        messages=None if messages is None else tuple((name, data) for name, data in messages),
+        error=_load(row.error),
+    )
+
+
+def to_summary(row: Found) -> JobSummary:
+    return JobSummary(
+        id=JobId(row.id),
+        sequence=row.sequence,
+        number=row.number,
+        status=row.status,
+        created=row.created,
+        started=row.started,
+        ended=row.ended,
+        outputs_count=row.outputs_count,
+        workflow_id=row.workflow_id,
+        preview_output=_load(row.preview_output),
+        error=_load(row.error),
+    )
+
+
+def _load(text: str | None) -> Json | None:
+    return None if text is None else json.loads(text)
