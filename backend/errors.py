@@ -32,7 +32,9 @@ class GraphError(TesseraError):
 class NodeError(GraphError):
     """One thing wrong with one node of a prompt; the rest of the prompt may run."""
 
-    def __init__(self, code: str, node: NodeId, message: str, details: str, extra: Mapping[str, object]) -> None:
+    def __init__(
+        self, code: str, node: NodeId, message: str, details: str, extra: Mapping[str, object]
+    ) -> None:
         self.code = code
         super().__init__(node, message, details, extra)
 

@@ -24,9 +24,9 @@ class JobRecord:
 
     id is the client's and need not be unique; sequence, the order of arrival, is. number: its place in the
     queue, smaller first, then by sequence. prompt: API format, values coerced; extra: the request's
-    `extra_data`; targets: the output nodes to run. Times are epoch milliseconds. outputs: node id -> ui; meta:
-    node id -> whose output it is; messages: (event, data) pairs, None until the job has ended; error: the data
-    of `execution_error`.
+    `extra_data`; targets: the output nodes to run. Times are epoch milliseconds. outputs: node id -> ui;
+    meta: node id -> whose output it is; messages: (event, data) pairs, None until the job has ended; error:
+    the data of `execution_error`.
     """
 
     id: JobId

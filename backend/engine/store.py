@@ -1,8 +1,8 @@
 """Jobs on disk: SQLAlchemy Core on SQLite (WAL), or on PostgreSQL by URL.
 
 One writer thread commits in groups: all that was handed in while the last commit ran shares the next one.
-`add` returns when the row is committed; the other writes are queued in order. Reads wait for the writes handed
-in before them, so a caller always sees its own. Use a Store from one thread (the event loop's).
+`add` returns when the row is committed; the other writes are queued in order. Reads wait for the writes that
+were handed in before them, so a caller always sees its own. Use a Store from one thread (the event loop's).
 """
 
 import asyncio
@@ -38,7 +38,9 @@ from backend.engine.tables import (
     START,
     Query,
     Values,
-    page_queries,
+    chosen,
+    count_query,
+    page_query,
     prepare,
     to_record,
     to_result,
@@ -200,7 +202,7 @@ class Store:
         finished, history = prepare(engine)
         with engine.connect() as connection:
             names = select(COUNTERS).where(COUNTERS.c.name != "schema")
-            self._counters: dict[str, int] = {name: value for name, value in connection.execute(names)}
+            self._counters: dict[str, int] = {row.name: row.value for row in connection.execute(names)}
         self._writer = _Writer(engine, finished, history, self._counters)
 
     @classmethod
@@ -299,12 +301,13 @@ class Store:
         offset: int = 0,
     ) -> tuple[list[JobSummary], int]:
         """One page of jobs, and how many there are on all pages."""
-        page, count = page_queries(statuses, workflow_id, sort_by, sort_order)
-        page = page.limit(HUGE if limit is None else min(limit, HUGE)).offset(min(max(0, offset), HUGE))
+        wanted = chosen(statuses, workflow_id)
+        count = HUGE if limit is None else min(limit, HUGE)
+        page = page_query(wanted, sort_by, sort_order, count, min(max(0, offset), HUGE))
         await self.flush()
         with self._reading() as connection:
             rows = [to_summary(row) for row in connection.execute(page)]
-            return rows, connection.execute(count).scalar_one()
+            return rows, connection.execute(count_query(wanted)).scalar_one()
 
     # -- inside ----------------------------------------------------------------------------------
 

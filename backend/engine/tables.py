@@ -1,7 +1,7 @@
 """The job store's tables, statements and rows."""
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 from sqlalchemy import (
@@ -71,11 +71,10 @@ ENDED, OPEN = JOBS.c.finished.isnot(None), JOBS.c.finished.is_(None)
 Index("jobs_id", JOBS.c.id)
 Index("jobs_finished", JOBS.c.finished, sqlite_where=ENDED, postgresql_where=ENDED)
 Index("jobs_open", JOBS.c.number, JOBS.c.sequence, sqlite_where=OPEN, postgresql_where=OPEN)
-# A list walks one of these in order and finds the status inside the index; a count never leaves it.
+# A page is found inside one of these alone (`page_query`); the rows are looked up afterwards.
 Index("jobs_created", JOBS.c.created, JOBS.c.sequence, JOBS.c.status)
 Index("jobs_duration", JOBS.c.duration, JOBS.c.sequence, JOBS.c.status)
-Index("jobs_status", JOBS.c.status)
-Index("jobs_workflow", JOBS.c.workflow_id, JOBS.c.status)
+Index("jobs_workflow", JOBS.c.workflow_id, JOBS.c.created, JOBS.c.sequence, JOBS.c.status, JOBS.c.duration)
 
 _SUMMARY = [
     JOBS.c[name]
@@ -122,19 +121,28 @@ def prepare(engine: Engine) -> tuple[int, int]:
         return last, connection.execute(HISTORY_SIZE).scalar_one()
 
 
-def page_queries(
-    statuses: Collection[JobStatus] | None, workflow_id: str | None, sort_by: SortBy, sort_order: SortOrder
-) -> tuple[Query, Select[int]]:
-    """The query of all summaries asked for, in order, and of their number."""
+def chosen(statuses: Collection[JobStatus] | None, workflow_id: str | None) -> list[ColumnElement[bool]]:
+    """What the rows of a list have in common; None: any."""
     wanted: list[ColumnElement[bool]] = []
     if statuses is not None:
         wanted.append(JOBS.c.status.in_(sorted(statuses)))
     if workflow_id is not None:
         wanted.append(JOBS.c.workflow_id == workflow_id)
-    page, count = select(*_SUMMARY).where(*wanted), select(func.count(JOBS.c.sequence)).where(*wanted)
+    return wanted
+
+
+def page_query(
+    wanted: Sequence[ColumnElement[bool]], sort_by: SortBy, sort_order: SortOrder, limit: int, offset: int
+) -> Query:
+    """One page of summaries. Counts its way through an index, and reads the rows of the page only."""
     way = asc if sort_order == "asc" else desc
-    by = JOBS.c.created if sort_by == "created_at" else JOBS.c.duration
-    return page.order_by(way(by), way(JOBS.c.sequence)), count
+    order = (way(JOBS.c.created if sort_by == "created_at" else JOBS.c.duration), way(JOBS.c.sequence))
+    found = select(JOBS.c.sequence).where(*wanted).order_by(*order).limit(limit).offset(offset)
+    return select(*_SUMMARY).where(JOBS.c.sequence.in_(found)).order_by(*order)
+
+
+def count_query(wanted: Sequence[ColumnElement[bool]]) -> Select[int]:
+    return select(func.count(JOBS.c.sequence)).where(*wanted)
 
 
 def to_row(record: JobRecord) -> Values:
@@ -161,7 +169,7 @@ def to_row(record: JobRecord) -> Values:
 
 
 def to_result(record: JobRecord) -> Values:
-    """The columns that a job's end changes. Third-party values that JSON doesn't know are kept as their text."""
+    """The columns that a job's end changes. Values of third parties that are no JSON are kept as text."""
     try:
         return _result(record, _dump_all)
     except (ValueError, TypeError, RecursionError) as error:

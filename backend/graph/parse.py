@@ -84,7 +84,7 @@ def _node(id: object, value: object) -> PromptNode:
         raise InvalidPrompt(None, "A node id is not a string.", f"Node ID '#{id}'")
     node_id = NodeId(id)
     if not isinstance(value, dict):
-        raise _invalid(node_id, "a node is not an object", f"it is {_kind(value)}; send class_type and inputs")
+        raise _invalid(node_id, "a node is not an object", f"it is {_kind(value)}")
     if "class_type" not in value:
         raise _invalid(node_id, "a node is missing the class_type property")
     class_type = value["class_type"]
@@ -93,22 +93,24 @@ def _node(id: object, value: object) -> PromptNode:
     inputs = value.get("inputs", {})
     if not isinstance(inputs, dict):
         raise _invalid(node_id, "a node's inputs are not an object", f"they are {_kind(inputs)}")
-    return PromptNode(
-        node_id,
-        class_type,
-        {name: _input(node_id, name, value) for name, value in inputs.items()},
-        "inputs" not in value,
-        {key: kept for key, kept in value.items() if key not in _OWN_KEYS},
-    )
+    extra = {key: kept for key, kept in value.items() if key not in _OWN_KEYS}
+    if extra:
+        _require_finite(node_id, "a node", extra)
+    read = {name: _input(node_id, name, given) for name, given in inputs.items()}
+    return PromptNode(node_id, class_type, read, "inputs" not in value, extra)
 
 
 def _input(node: NodeId, name: str, value: object) -> Input:
     if isinstance(value, list):
-        return _link(value)
+        link = _link(value)
+        if isinstance(link, Link):
+            return link
+        _require_finite(node, f"input {name!r}", value)
+        return link
     if isinstance(value, dict) and _WRAP in value:
         value = value[_WRAP]
-    if isinstance(value, (float, list, dict)) and not _finite(value):
-        raise _invalid(node, f"input {name!r} holds a number that is not finite", "send a finite number")
+    if isinstance(value, (float, list, dict)):
+        _require_finite(node, f"input {name!r}", value)
     return value
 
 
@@ -123,18 +125,17 @@ def _link(value: list[object]) -> Link | BadLink:
     return BadLink(value)
 
 
-def _finite(value: object) -> bool:
-    """Whether every number in a JSON value is finite: JSON can't say Infinity, yet 1e999 reads as it."""
+def _require_finite(node: NodeId, place: str, value: object) -> None:
+    """JSON can't say Infinity, yet 1e999 reads as it, and no client could read our answer with it."""
     left = [value]
     while left:
         part = left.pop()
         if isinstance(part, float) and not isfinite(part):
-            return False
+            raise _invalid(node, f"{place} holds a number that is not finite", "send a finite number")
         if isinstance(part, list):
             left.extend(part)
         elif isinstance(part, dict):
             left.extend(part.values())
-    return True
 
 
 def _dump(value: Input) -> object:
