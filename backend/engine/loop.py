@@ -216,10 +216,15 @@ class Engine:
         """Take a job into the live graph: lower it as far as can be, merge its ops with everybody's."""
         pnginfo = record.extra.get("extra_pnginfo")
         tokens = {name.upper(): value for name, value in record.extra.items() if name in SECRETS}
-        submitter = Submitter(record.id, record.client, pnginfo, tokens)
+        submitter = Submitter(JobKey(record.sequence), record.client, pnginfo, tokens)
         lowering = Lowering(prompt, record.targets, self._registry, self._services, submitter)
         narrator = Narrator(record.id, record.client, self._emit, self._clock)
-        job = Job(without_secrets(record), lowering, narrator, str(record.extra.get("preview_method") or self._limits.preview))
+        job = Job(
+            without_secrets(record),
+            lowering,
+            narrator,
+            str(record.extra.get("preview_method") or self._limits.preview),
+        )
         self._jobs[job.key] = job
         self._emit(QueueChanged(self.remaining()))
         self._grow(job)

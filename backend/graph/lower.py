@@ -15,7 +15,7 @@ from backend.node import NodeSpec
 from backend.ops import Call, Op, Part
 from backend.references import Ref
 from backend.registry import Registry
-from backend.types import DATA_WIRES, ClientId, JobId, NodeId, OpKey
+from backend.types import DATA_WIRES, ClientId, JobKey, NodeId, OpKey
 
 Items = tuple[object, ...]  # what one wire carries: values, or Refs to results
 MISSING = object()
@@ -37,7 +37,7 @@ class NodeRaised(TesseraError):
 class Submitter:
     """Whose job it is, and what hidden inputs say."""
 
-    job: JobId
+    job: JobKey
     client: ClientId | None = None
     extra_pnginfo: object = None
     tokens: Mapping[str, object] = field(default_factory=dict)  # AUTH_TOKEN_COMFY_ORG and the like
@@ -149,7 +149,9 @@ class Lowering:
         self.ops.setdefault(key, call)
         calls = 1 if spec.input_is_list else max((len(items) for items in wires.values()), default=1)
         for slot, output in enumerate(spec.outputs):
-            self._wires[node.id, slot] = key if output.is_list else tuple(Ref(key, slot, i) for i in range(calls))
+            self._wires[node.id, slot] = (
+                key if output.is_list else tuple(Ref(key, slot, i) for i in range(calls))
+            )
         return LoweredNode(node.id, spec, key, (key,))
 
     def _salt(self, node: PromptNode, spec: NodeSpec, wires: Mapping[str, Items]) -> tuple[object, ...]:
@@ -190,7 +192,9 @@ class Lowering:
                 concrete[name] = items
                 continue
             values = tuple(known(item) if isinstance(item, Ref) else item for item in items)
-            self.waiting.update(r.key for r, v in zip(items, values, strict=True) if v is MISSING and isinstance(r, Ref))
+            self.waiting.update(
+                r.key for r, v in zip(items, values, strict=True) if v is MISSING and isinstance(r, Ref)
+            )
             concrete[name] = values
         return None if any(v is MISSING for values in concrete.values() for v in values) else concrete
 
