@@ -51,21 +51,35 @@ class ModelFile:
             raise BadFile(self.header.path, str(error), "Download or copy the file again.") from error
 
 
-def open_model(path: str) -> ModelFile:
-    """A model file: safetensors, or a pickle of tensors alone (read with weights_only, so no code in it runs).
+def is_pickle(path: str) -> bool:
+    return path.lower().endswith(_PICKLES)
 
-    Raises: BadFile where the file is missing, damaged, or a pickle of more than tensors.
+
+def load_pickle(path: str) -> object:
+    """What a pickle of torch's holds, read with weights_only: no code in it runs, ever.
+
+    Raises: BadFile where the file is missing, damaged, or holds more than tensors and plain values.
     """
-    if not path.lower().endswith(_PICKLES):
-        return ModelFile(read_header(path))
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        with open(path, "rb") as file:
+            zipped = file.read(2) == b"PK"  # only torch's zipped format can be mapped from the disk
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         remedy = "Convert it to safetensors where you trust it: files that run code are never loaded."
-        raise BadFile(path, f"this pickle holds more than tensors ({str(error).splitlines()[0]})", remedy) from error
+        raise BadFile(path, f"this pickle holds more than tensors ({_first_line(error)})", remedy) from error
     except (OSError, RuntimeError, EOFError) as error:
-        raise BadFile(path, str(error).splitlines()[0], "Download or copy the file again.") from error
-    if not isinstance(content, dict):
+        raise BadFile(path, _first_line(error), "Check the name, or download the file again.") from error
+
+
+def open_model(path: str) -> ModelFile:
+    """A model file: safetensors, or a pickle of named tensors. Reads no weights of a safetensors file.
+
+    Raises: BadFile where the file is missing, damaged, or holds no named tensors.
+    """
+    if not is_pickle(path):
+        return ModelFile(read_header(path))
+    content = load_pickle(path)
+    if not isinstance(content, Mapping):
         raise BadFile(path, "this file holds no named tensors", "Use a model in the safetensors format.")
     named = content.get("state_dict", content)
     tensors = {str(k): v for k, v in named.items() if isinstance(v, Tensor)}
@@ -127,6 +141,5 @@ def _complain(file: ModelFile, what: str, names: list[str]) -> None:
     raise BadFile(file.header.path, f"it {what} {len(names)} tensors: {shown}", remedy)
 
 
-def _is_zip(path: str) -> bool:
-    with open(path, "rb") as file:
-        return file.read(2) == b"PK"
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
