@@ -22,7 +22,7 @@ SERVICES = (Storage, Settings)  # parameters of these types are handed in by the
 _SCALARS = {int: "INT", float: "FLOAT", str: "STRING", bool: "BOOLEAN"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # compared as objects: `Annotated[..., widget] | None` hashes it
 class Widget:
     """Options of an input, as the front end reads them; `type` where it isn't the annotation's own."""
 
@@ -50,7 +50,7 @@ def Boolean(**options: object) -> Widget:
     return Widget(options)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Combo(Widget):
     """One of several strings: a fixed list, or one read from storage each time (file lists).
 
@@ -214,10 +214,12 @@ def wire_name(hint: object) -> str:
             return mark.type
     bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     if bare in _SCALARS:
-        return _SCALARS[bare]  # type: ignore[index]  # membership was tested above
+        return _SCALARS[bare]
     if isinstance(name := getattr(bare, "wire", None), str):
         return name
-    raise TypeError(f"{hint!r} names no wire type: annotate it with Wire(...), or give its class a `wire` name")
+    raise TypeError(
+        f"{hint!r} names no wire type: annotate it with Wire(...), or give its class a `wire` name"
+    )
 
 
 def _input(key: str, hint: object, default: object) -> InputSpec:

@@ -4,8 +4,10 @@ Source of keys, search paths and naming rules: the contract (http.md, cli.md; ex
 """
 
 import difflib
+import hashlib
 import mimetypes
 import os
+import random
 import re
 import shutil
 import threading
@@ -106,6 +108,9 @@ class Storage:
         self.user = settings.user_directory or base / "user"
         self._now = now
         self._lock = threading.Lock()
+        # Temporary names differ between servers that share a folder, and from those of an earlier run.
+        self.temp_tag = "".join(random.choices("abcdefghijklmnopqrstuvwxyz", k=5))
+        self._digests: dict[Path, tuple[tuple[int, int, int], str]] = {}
         self._listings: dict[tuple[str, str], _Listing] = {}
         self._held: dict[tuple[Path, str], set[int]] = {}  # counters given out whose files may not exist yet
         self._temp_counters: dict[tuple[Path, str], int] = {}
@@ -217,6 +222,30 @@ class Storage:
         """The path that a loader's widget names: `a.png`, `sub/a.png [output]`. Raises: OutsideFolder."""
         bare, kind = split_annotation(name)
         return self.resolve(kind or default, "", bare)
+
+    def has(self, name: str) -> bool:
+        """Whether a loader's widget names a file that exists."""
+        try:
+            return self.annotated(name).is_file()
+        except OutsideFolder:
+            return False
+
+    def digest(self, name: str) -> str:
+        """What the file named by a loader's widget holds: a hash, kept until the file changes.
+
+        Raises: OutsideFolder; OSError if it can't be read.
+        """
+        path = self.annotated(name)
+        stat = path.stat()
+        stamp = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        kept = self._digests.get(path)
+        if kept is not None and kept[0] == stamp:
+            return kept[1]
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if stat.st_mtime_ns < (self._now() - _QUIET) * 1e9:
+            self._digests[path] = (stamp, digest)
+        return digest
 
     # -- saving -------------------------------------------------------------------------------
 

@@ -1,0 +1,128 @@
+"""Loaders: file names -> references. They read no weights."""
+
+from dataclasses import replace
+from typing import Annotated
+
+from backend.errors import UnsupportedOption
+from backend.node import Choice, Float, Int, node
+from backend.references import Clip, ComponentKind, Model, Vae, Weights
+from backend.storage import Storage
+
+# A tiny autoencoder is two files of vae_approx: name -> the stems of its encoder and decoder.
+TINY_AUTOENCODERS = {
+    name: (f"{name}_encoder", f"{name}_decoder") for name in ("taesd", "taesdxl", "taesd3", "taef1")
+}
+CLIP_TYPES = (
+    "stable_diffusion",
+    "stable_cascade",
+    "sd3",
+    "stable_audio",
+    "mochi",
+    "ltxv",
+    "pixart",
+    "cosmos",
+    "lumina2",
+    "wan",
+    "hidream",
+    "chroma",
+    "ace",
+    "omnigen2",
+    "qwen_image",
+    "hunyuan_image",
+)
+LoraStrength = Annotated[float, Float(-100.0, 100.0, step=0.01)]
+
+
+def vae_names(storage: Storage) -> list[str]:
+    """VAE files, the tiny autoencoders whose two files are there, and `pixel_space`."""
+    approximate = [name.partition(".")[0] for name in storage.files("vae_approx")]
+    tiny = [name for name, stems in TINY_AUTOENCODERS.items() if all(stem in approximate for stem in stems)]
+    return [*storage.files("vae"), *tiny, "pixel_space"]
+
+
+def weights(storage: Storage, role: ComponentKind, kind: str, *names: str) -> Weights:
+    """A reference to one network's files. Raises: BadFile where one is missing."""
+    return Weights(role, tuple(storage.file(kind, name) for name in names))
+
+
+@node("CheckpointLoaderSimple", category="loaders", display_name="Load Checkpoint")
+def checkpoint_loader_simple(
+    *, ckpt_name: Annotated[str, Choice(lambda s: s.files("checkpoints"))], storage: Storage
+) -> tuple[Model, Clip, Vae]:
+    """A checkpoint's denoiser, text encoders and VAE."""
+    file = (storage.file("checkpoints", ckpt_name),)
+    return Model(Weights("denoiser", file)), Clip(Weights("text_encoder", file)), Vae(Weights("vae", file))
+
+
+@node("UNETLoader", category="advanced/loaders", display_name="Load Diffusion Model")
+def unet_loader(
+    *,
+    unet_name: Annotated[str, Choice(lambda s: s.files("diffusion_models"))],
+    weight_dtype: Annotated[str, Choice(("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"))],
+    storage: Storage,
+) -> Model:
+    """A denoiser from a file of its own."""
+    if weight_dtype != "default":
+        raise UnsupportedOption(
+            "weight_dtype", weight_dtype, "Use 'default': the weights as the file holds them."
+        )
+    return Model(weights(storage, "denoiser", "diffusion_models", unet_name))
+
+
+@node("CLIPLoader", category="advanced/loaders", display_name="Load CLIP")
+def clip_loader(
+    *,
+    clip_name: Annotated[str, Choice(lambda s: s.files("text_encoders"))],
+    type: Annotated[str, Choice(CLIP_TYPES)],
+    device: Annotated[str, Choice(("default", "cpu"), advanced=True)] | None = None,
+    storage: Storage,
+) -> Clip:
+    """A text encoder from a file of its own. The scheduler chooses where it runs, whatever `device` asks."""
+    return Clip(weights(storage, "text_encoder", "text_encoders", clip_name), type)
+
+
+@node("VAELoader", category="loaders", display_name="Load VAE")
+def vae_loader(*, vae_name: Annotated[str, Choice(vae_names)], storage: Storage) -> Vae:
+    """A VAE from a file of its own, or a tiny autoencoder."""
+    if vae_name == "pixel_space":
+        raise UnsupportedOption("vae_name", vae_name, "Pixel-space models are not served: pick a VAE file.")
+    if vae_name in TINY_AUTOENCODERS:
+        available = {name.partition(".")[0]: name for name in storage.files("vae_approx")}
+        names = [available.get(stem, stem) for stem in TINY_AUTOENCODERS[vae_name]]
+        return Vae(weights(storage, "vae", "vae_approx", *names))
+    return Vae(weights(storage, "vae", "vae", vae_name))
+
+
+@node("LoraLoader", category="loaders", display_name="Load LoRA")
+def lora_loader(
+    *,
+    model: Model,
+    clip: Clip,
+    lora_name: Annotated[str, Choice(lambda s: s.files("loras"))],
+    strength_model: LoraStrength = 1.0,
+    strength_clip: LoraStrength = 1.0,
+    storage: Storage,
+) -> tuple[Model, Clip]:
+    """The model and the text encoder with a LoRA applied; a strength of 0 leaves its side as it is."""
+    if strength_model == 0 and strength_clip == 0:
+        return model, clip
+    file = storage.file("loras", lora_name)
+    return model.with_lora(file, strength_model), clip.with_lora(file, strength_clip)
+
+
+@node("LoraLoaderModelOnly", category="loaders")
+def lora_loader_model_only(
+    *,
+    model: Model,
+    lora_name: Annotated[str, Choice(lambda s: s.files("loras"))],
+    strength_model: LoraStrength = 1.0,
+    storage: Storage,
+) -> Model:
+    """The model with a LoRA applied."""
+    return model if strength_model == 0 else model.with_lora(storage.file("loras", lora_name), strength_model)
+
+
+@node("CLIPSetLastLayer", category="conditioning", display_name="CLIP Set Last Layer")
+def clip_set_last_layer(*, clip: Clip, stop_at_clip_layer: Annotated[int, Int(-24, -1, step=1)] = -1) -> Clip:
+    """A text encoder that stops at a layer, counted from the end: -1 is the last."""
+    return replace(clip, stop_at=stop_at_clip_layer)

@@ -1,0 +1,64 @@
+"""Plain values as nodes."""
+
+import json
+import sys
+from typing import Annotated
+
+from backend.node import Boolean, Float, Int, Result, String, node
+from backend.types import AnyValue
+
+CATEGORY = "utils/primitive"
+MODULE = "comfy_extras.nodes_primitive"
+LIMIT = sys.maxsize
+
+
+@node("PrimitiveString", category=CATEGORY, display_name="String", module=MODULE)
+def primitive_string(*, value: Annotated[str, String(multiline=False)]) -> str:
+    """A text."""
+    return value
+
+
+@node("PrimitiveStringMultiline", category=CATEGORY, display_name="String (Multiline)", module=MODULE)
+def primitive_string_multiline(*, value: Annotated[str, String(multiline=True)]) -> str:
+    """A text of several lines."""
+    return value
+
+
+@node("PrimitiveInt", category=CATEGORY, display_name="Int", module=MODULE)
+def primitive_int(*, value: Annotated[int, Int(-LIMIT, LIMIT, control_after_generate=True)]) -> int:
+    """A whole number."""
+    return value
+
+
+@node("PrimitiveFloat", category=CATEGORY, display_name="Float", module=MODULE)
+def primitive_float(*, value: Annotated[float, Float(-LIMIT, LIMIT)]) -> float:
+    """A number."""
+    return value
+
+
+@node("PrimitiveBoolean", category=CATEGORY, display_name="Boolean", module=MODULE)
+def primitive_boolean(*, value: Annotated[bool, Boolean()]) -> bool:
+    """Yes or no."""
+    return value
+
+
+@node(
+    "PreviewAny",
+    category="utils",
+    display_name="Preview Any",
+    module="comfy_extras.nodes_preview_any",
+    output_node=True,
+)
+def preview_any(*, source: AnyValue) -> Result:
+    """Any value as text: JSON where it can be, else as Python shows it."""
+    return Result(ui={"text": [shown(source)]})
+
+
+def shown(value: object) -> str:
+    """How PreviewAny shows a value."""
+    if value is None or isinstance(value, str | int | float):
+        return str(value)
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError):
+        return str(value)

@@ -1,0 +1,133 @@
+"""Samplers, guiders and noise."""
+
+from typing import Annotated
+
+from backend.node import Choice, Float, Int, node
+from backend.ops import Denoise, Op, Part
+from backend.references import BasicGuider, CfgGuider, Guider, Model, Noise, Sampler, Schedule
+from backend.sampling.names import SAMPLER_NAMES, SCHEDULER_NAMES
+from backend.types import Conditioning, Latent, Sigmas
+
+CUSTOM = "sampling/custom_sampling"
+EXTRAS = "comfy_extras.nodes_custom_sampler"
+Seed = Annotated[int, Int(0, 2**64 - 1, control_after_generate=True)]
+Steps = Annotated[int, Int(1, 10000)]
+Cfg = Annotated[float, Float(0.0, 100.0, step=0.1, round=0.01)]
+SamplerName = Annotated[str, Choice(SAMPLER_NAMES)]
+SchedulerName = Annotated[str, Choice(SCHEDULER_NAMES)]
+
+
+@node("KSampler", category="sampling")
+def ksampler(
+    *,
+    model: Model,
+    seed: Seed = 0,
+    steps: Steps = 20,
+    cfg: Cfg = 8.0,
+    sampler_name: SamplerName,
+    scheduler: SchedulerName,
+    positive: Conditioning,
+    negative: Conditioning,
+    latent_image: Latent,
+    denoise: Annotated[float, Float(0.0, 1.0, step=0.01)] = 1.0,
+) -> Op[Latent]:
+    """Denoise `latent_image`, steering towards `positive` and away from `negative`."""
+    return Denoise(
+        CfgGuider(model, positive, negative, cfg),
+        latent_image,
+        Noise(seed),
+        Sampler(sampler_name),
+        Schedule(scheduler, steps, denoise),
+    )
+
+
+@node("KSamplerAdvanced", category="sampling", display_name="KSampler (Advanced)")
+def ksampler_advanced(
+    *,
+    model: Model,
+    add_noise: Annotated[str, Choice(("enable", "disable"))],
+    noise_seed: Seed = 0,
+    steps: Steps = 20,
+    cfg: Cfg = 8.0,
+    sampler_name: SamplerName,
+    scheduler: SchedulerName,
+    positive: Conditioning,
+    negative: Conditioning,
+    latent_image: Latent,
+    start_at_step: Annotated[int, Int(0, 10000)] = 0,
+    end_at_step: Annotated[int, Int(0, 10000)] = 10000,
+    return_with_leftover_noise: Annotated[str, Choice(("disable", "enable"))],
+) -> Op[Latent]:
+    """A part of a sampling run: from one step to another, with or without fresh noise."""
+    schedule = Schedule(
+        scheduler,
+        steps,
+        start=start_at_step,
+        end=end_at_step,
+        force_full_denoise=return_with_leftover_noise == "disable",
+    )
+    return Denoise(
+        CfgGuider(model, positive, negative, cfg),
+        latent_image,
+        Noise(noise_seed, enabled=add_noise == "enable"),
+        Sampler(sampler_name),
+        schedule,
+    )
+
+
+@node("SamplerCustom", category=CUSTOM, module=EXTRAS, outputs=("output", "denoised_output"))
+def sampler_custom(
+    *,
+    model: Model,
+    add_noise: bool = True,
+    noise_seed: Seed = 0,
+    cfg: Cfg = 8.0,
+    positive: Conditioning,
+    negative: Conditioning,
+    sampler: Sampler,
+    sigmas: Sigmas,
+    latent_image: Latent,
+) -> tuple[Op[Latent], Op[Latent]]:
+    """Denoise along given sigmas. Second output: the last estimate of the clean latent."""
+    guider = CfgGuider(model, positive, negative, cfg)
+    run: Denoise = Denoise(guider, latent_image, Noise(noise_seed, add_noise), sampler, sigmas)
+    return Part(run, 0), Part(run, 1)
+
+
+@node("SamplerCustomAdvanced", category=CUSTOM, module=EXTRAS, outputs=("output", "denoised_output"))
+def sampler_custom_advanced(
+    *, noise: Noise, guider: Guider, sampler: Sampler, sigmas: Sigmas, latent_image: Latent
+) -> tuple[Op[Latent], Op[Latent]]:
+    """Denoise with a guider of one's choice. Second output: the last estimate of the clean latent."""
+    run: Denoise = Denoise(guider, latent_image, noise, sampler, sigmas)
+    return Part(run, 0), Part(run, 1)
+
+
+@node("BasicGuider", category=f"{CUSTOM}/guiders", module=EXTRAS)
+def basic_guider(*, model: Model, conditioning: Conditioning) -> Guider:
+    """The model under one conditioning, unsteered."""
+    return BasicGuider(model, conditioning)
+
+
+@node("CFGGuider", category=f"{CUSTOM}/guiders", module=EXTRAS)
+def cfg_guider(*, model: Model, positive: Conditioning, negative: Conditioning, cfg: Cfg = 8.0) -> Guider:
+    """Classifier-free guidance."""
+    return CfgGuider(model, positive, negative, cfg)
+
+
+@node("RandomNoise", category=f"{CUSTOM}/noise", module=EXTRAS)
+def random_noise(*, noise_seed: Seed = 0) -> Noise:
+    """The noise of a seed."""
+    return Noise(noise_seed)
+
+
+@node("DisableNoise", category=f"{CUSTOM}/noise", module=EXTRAS)
+def disable_noise() -> Noise:
+    """No noise: the latent as it is."""
+    return Noise(0, enabled=False)
+
+
+@node("KSamplerSelect", category=f"{CUSTOM}/samplers", module=EXTRAS)
+def ksampler_select(*, sampler_name: SamplerName) -> Sampler:
+    """A sampler by name, with its ordinary options."""
+    return Sampler(sampler_name)

@@ -1,0 +1,60 @@
+"""Pixels <-> latents."""
+
+from typing import Annotated
+
+from backend.node import Int, node
+from backend.ops import DecodeLatent, EncodeInpaint, EncodePixels, Op, Tiles
+from backend.references import Vae
+from backend.types import Image, Latent, Mask
+
+TileOverlap = Annotated[int, Int(0, 4096, step=32)]
+Frames = Annotated[int, Int(8, 4096, step=4)]
+FrameOverlap = Annotated[int, Int(4, 4096, step=4)]
+
+
+@node("VAEDecode", category="latent", display_name="VAE Decode")
+def vae_decode(*, samples: Latent, vae: Vae) -> Op[Image]:
+    """Latents -> pictures."""
+    return DecodeLatent(vae, samples)
+
+
+@node("VAEDecodeTiled", category="_for_testing", display_name="VAE Decode (Tiled)")
+def vae_decode_tiled(
+    *,
+    samples: Latent,
+    vae: Vae,
+    tile_size: Annotated[int, Int(64, 4096, step=32)] = 512,
+    overlap: TileOverlap = 64,
+    temporal_size: Frames = 64,
+    temporal_overlap: FrameOverlap = 8,
+) -> Op[Image]:
+    """Latents -> pictures, tile by tile: needs less memory. The temporal sizes are for video VAEs."""
+    return DecodeLatent(vae, samples, Tiles(tile_size, min(overlap, tile_size // 4)))
+
+
+@node("VAEEncode", category="latent", display_name="VAE Encode")
+def vae_encode(*, pixels: Image, vae: Vae) -> Op[Latent]:
+    """Pictures -> latents."""
+    return EncodePixels(vae, pixels)
+
+
+@node("VAEEncodeTiled", category="_for_testing", display_name="VAE Encode (Tiled)")
+def vae_encode_tiled(
+    *,
+    pixels: Image,
+    vae: Vae,
+    tile_size: Annotated[int, Int(64, 4096, step=64)] = 512,
+    overlap: TileOverlap = 64,
+    temporal_size: Frames = 64,
+    temporal_overlap: FrameOverlap = 8,
+) -> Op[Latent]:
+    """Pictures -> latents, tile by tile: needs less memory. The temporal sizes are for video VAEs."""
+    return EncodePixels(vae, pixels, Tiles(tile_size, overlap))
+
+
+@node("VAEEncodeForInpaint", category="latent/inpaint", display_name="VAE Encode (for Inpainting)")
+def vae_encode_for_inpaint(
+    *, pixels: Image, vae: Vae, mask: Mask, grow_mask_by: Annotated[int, Int(0, 64, step=1)] = 6
+) -> Op[Latent]:
+    """Pictures with the masked part greyed out -> latents that get noise only there."""
+    return EncodeInpaint(vae, pixels, mask, grow_mask_by)
