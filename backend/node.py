@@ -1,7 +1,7 @@
 """A node is a typed function; its signature is its ComfyUI schema.
 
-A default is the widget's default, `X | None` an optional input, keyword order the input order. What it returns
-says what kind of node it is: references (run while lowering), ops (model work) or values (a host op).
+A default is the widget's default, `X | None` an optional input, keyword order the input order. What it
+returns says what kind of node it is: references (run while lowering), ops (model work) or values (a host op).
 """
 
 import inspect
@@ -22,7 +22,8 @@ SERVICES = (Storage, Settings)  # parameters of these types are handed in by the
 _SCALARS = {int: "INT", float: "FLOAT", str: "STRING", bool: "BOOLEAN"}
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # compared as objects: `Annotated[..., widget] | None` hashes it
+# Widgets are compared as objects: `Annotated[..., widget] | None` hashes them, and dicts can't be.
+@dataclass(frozen=True, slots=True, eq=False)
 class Widget:
     """Options of an input, as the front end reads them; `type` where it isn't the annotation's own."""
 
