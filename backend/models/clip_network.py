@@ -107,7 +107,10 @@ class _Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (
+            p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
         seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out_proj(seen.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]  # nn.Module's call
 

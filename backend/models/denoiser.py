@@ -84,7 +84,9 @@ def load_denoiser(weights: Weights, device: torch.device, dtype: torch.dtype) ->
 def _opened(weights: Weights) -> tuple[ModelFile, Family, Layout]:
     if len(weights.files) != 1:
         remedy = "Give one file that holds the whole diffusion model."
-        raise BadFile(", ".join(f.path for f in weights.files), "a diffusion model comes from one file", remedy)
+        raise BadFile(
+            ", ".join(f.path for f in weights.files), "a diffusion model comes from one file", remedy
+        )
     file = open_model(weights.files[0].path)
     family, layout, prefix = identify(file.header)
     return file.under(prefix), family, layout

@@ -112,7 +112,9 @@ def _parse(path: str, table: bytes, size: int) -> tuple[dict[str, TensorInfo], d
         entries = json.loads(table)
         metadata = {str(k): str(v) for k, v in (entries.pop("__metadata__", None) or {}).items()}
         spans = {name: tuple(map(int, e["data_offsets"])) for name, e in entries.items()}
-        tensors = {name: TensorInfo(str(e["dtype"]), tuple(map(int, e["shape"]))) for name, e in entries.items()}
+        tensors = {
+            name: TensorInfo(str(e["dtype"]), tuple(map(int, e["shape"]))) for name, e in entries.items()
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadFile(path, f"its header is damaged ({error!r})", _AGAIN) from error
     data = size - 8 - len(table)

@@ -91,7 +91,11 @@ def load_lora(file: File, target: Target) -> Lora:
             raw = _raw(file.path, name, tensors, used)
             if raw is not None and (delta := _fit(file.path, name, raw, shape)) is not None:
                 deltas[site] = _placed(delta, target)
-    _report(file.path, [n for n in tensors if n not in used and n.startswith(_TEXT) == target.is_text], bool(deltas))
+    _report(
+        file.path,
+        [n for n in tensors if n not in used and n.startswith(_TEXT) == target.is_text],
+        bool(deltas),
+    )
     return Lora(file.path, deltas)
 
 
@@ -128,7 +132,9 @@ def dense(delta: Delta, shape: Sequence[int]) -> Tensor:
 def _raw(path: str, name: str, tensors: Mapping[str, Tensor], used: set[str]) -> Delta | None:
     """What the file has under one of a layer's names, as it stands there."""
     pair = next(((u, d) for u, d in _PAIRS if name + u in tensors), None)
-    extra = {end: name + end for end in (".alpha", ".lora_mid.weight", ".diff", ".diff_b") if name + end in tensors}
+    extra = {
+        end: name + end for end in (".alpha", ".lora_mid.weight", ".diff", ".diff_b") if name + end in tensors
+    }
     if pair is None and not extra.keys() & {".diff", ".diff_b"}:
         return None
     used.update(extra.values())
@@ -138,7 +144,9 @@ def _raw(path: str, name: str, tensors: Mapping[str, Tensor], used: set[str]) ->
     if pair is not None:
         up_name, down_name = name + pair[0], name + pair[1]
         if down_name not in tensors:
-            raise BadFile(path, f"{up_name!r} has no {down_name!r} beside it", "Download or copy the file again.")
+            raise BadFile(
+                path, f"{up_name!r} has no {down_name!r} beside it", "Download or copy the file again."
+            )
         used.update((up_name, down_name))
         up, down = tensors[up_name], tensors[down_name]
         scale = float(found[".alpha"]) / down.shape[0] if ".alpha" in found else 1.0

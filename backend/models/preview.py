@@ -12,7 +12,9 @@ def latent_to_rgb(latent: Tensor, format: LatentFormat) -> Tensor:
     Raises: ValueError where the channels are not the format's.
     """
     if latent.shape[0] != len(format.rgb):
-        raise ValueError(f"a latent of {latent.shape[0]} channels has no preview: {len(format.rgb)} have colours")
+        raise ValueError(
+            f"a latent of {latent.shape[0]} channels has no preview: {len(format.rgb)} have colours"
+        )
     factors = torch.tensor(format.rgb, device=latent.device, dtype=torch.float32)
     bias = torch.tensor(format.rgb_bias, device=latent.device, dtype=torch.float32)
     colours = torch.einsum("chw,cr->hwr", latent.float(), factors) + bias

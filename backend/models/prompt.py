@@ -54,7 +54,9 @@ def weigh(text: str) -> list[tuple[str, float]]:
     return pieces
 
 
-def tokenize(text: str, ids: Callable[[str], list[int]], marks: Marks, find: FindVectors) -> tuple[Chunk, ...]:
+def tokenize(
+    text: str, ids: Callable[[str], list[int]], marks: Marks, find: FindVectors
+) -> tuple[Chunk, ...]:
     """A prompt -> its chunks, at least one, each of `marks.length` tokens with its marks.
 
     Args: ids: a text's token ids, without marks; find: the vectors of `embedding:name`, or None where there is no

@@ -141,7 +141,9 @@ def _embedded(encoder: TextEncoder, chunk: Chunk) -> Tensor:
 
 def _end(chunk: Chunk) -> int:
     """Where the pooled output is read: at the first end mark."""
-    return next(place for place, token in enumerate(chunk) if isinstance(token.value, int) and token.value == END)
+    return next(
+        place for place, token in enumerate(chunk) if isinstance(token.value, int) and token.value == END
+    )
 
 
 def _steered(hidden: Tensor, empty: Tensor, chunks: Sequence[Chunk]) -> Tensor:

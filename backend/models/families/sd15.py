@@ -12,19 +12,28 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
+from backend.models.families.unet_names import Level, lora_names, parts, to_diffusers
 from backend.models.header import Header
 from backend.models.latent import LatentFormat
-
-from backend.models.families.unet_names import Level, lora_names, parts, to_diffusers
 
 LATENT = LatentFormat(
     channels=4,
     downscale=8,
     scale=0.18215,
-    rgb=((0.3512, 0.2297, 0.3227), (0.3250, 0.4974, 0.2350), (-0.2829, 0.1762, 0.2721), (-0.2120, -0.2616, -0.7177)),
+    rgb=(
+        (0.3512, 0.2297, 0.3227),
+        (0.3250, 0.4974, 0.2350),
+        (-0.2829, 0.1762, 0.2721),
+        (-0.2120, -0.2616, -0.7177),
+    ),
 )
 HEADS = 8  # at every level; the only number that the tensors' shapes do not tell
-BLANK = (0.8223, -0.6876, 0.6364, 0.1380)  # a grey image in the model's units: what an inpainting model sees unasked
+BLANK = (
+    0.8223,
+    -0.6876,
+    0.6364,
+    0.1380,
+)  # a grey image in the model's units: what an inpainting model sees unasked
 _MARKS = frozenset({"v_pred", "ztsnr"})  # empty tensors that say what the model predicts
 
 
@@ -76,7 +85,12 @@ class Sd15:
 
 def detect(header: Header) -> Sd15 | None:
     """SD 1.x: transformers fed through 1x1 convolutions, and no class or size embedding beside the time."""
-    needed = ("input_blocks.0.0.weight", "middle_block.1.proj_in.weight", "time_embed.0.weight", "out.2.weight")
+    needed = (
+        "input_blocks.0.0.weight",
+        "middle_block.1.proj_in.weight",
+        "time_embed.0.weight",
+        "out.2.weight",
+    )
     if any(name not in header for name in needed) or "label_emb.0.0.weight" in header:
         return None
     if len(header.shape("middle_block.1.proj_in.weight")) != 4:

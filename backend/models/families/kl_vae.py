@@ -1,0 +1,87 @@
+"""The KL autoencoder of latent diffusion models (SD 1.x and SDXL's "kl-f8", and its 16-channel relatives).
+
+Source of the architecture: arXiv:2112.10752, appendix G. Names as in the original checkpoints.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import Tensor
+
+from backend.models.header import Header
+
+_MIDDLE = {
+    "mid.block_1": "mid_block.resnets.0",
+    "mid.block_2": "mid_block.resnets.1",
+    "mid.attn_1": "mid_block.attentions.0",
+    "norm_out": "conv_norm_out",
+}
+_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+_BLOCK = re.compile(r"(down|up)\.(\d+)\.(block\.(\d+)|downsample|upsample)\.(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class KlLayout:
+    """channels: latent channels; widths: from the finest resolution to the coarsest; blocks: per width on the way down."""
+
+    channels: int
+    widths: tuple[int, ...]
+    blocks: int
+    quantised: bool  # with 1x1 convolutions between the latents and the two halves
+
+    @property
+    def downscale(self) -> int:
+        return 1 << (len(self.widths) - 1)
+
+    def build(self) -> AutoencoderKL:
+        """diffusers' autoencoder on the meta device."""
+        with torch.device("meta"):
+            return AutoencoderKL(
+                latent_channels=self.channels,
+                block_out_channels=list(self.widths),
+                layers_per_block=self.blocks,
+                down_block_types=["DownEncoderBlock2D"] * len(self.widths),
+                up_block_types=["UpDecoderBlock2D"] * len(self.widths),
+                use_quant_conv=self.quantised,
+                use_post_quant_conv=self.quantised,
+            )
+
+    def convert(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+        if not name.startswith("model_ema.") and name.startswith(
+            ("encoder.", "decoder.", "quant_", "post_quant_")
+        ):
+            yield self._renamed(name), weight
+
+    def _renamed(self, name: str) -> str:
+        half, _, rest = name.partition(".")
+        if half not in ("encoder", "decoder"):
+            return name
+        for theirs, ours in _MIDDLE.items():
+            if rest.startswith(theirs + "."):
+                rest = rest.removeprefix(theirs + ".")
+                if "attn" in theirs:
+                    kind, _, end = rest.rpartition(".")
+                    rest = f"{_ATTENTION.get(kind, kind)}.{end}"
+                return f"{half}.{ours}.{rest}"
+        if (match := _BLOCK.fullmatch(rest)) is None:
+            return name
+        way, level, kind, block, end = match.groups()
+        # both ways are counted from the finest resolution in checkpoints; diffusers counts in running order
+        place = int(level) if way == "down" else len(self.widths) - 1 - int(level)
+        if block is None:
+            return f"{half}.{way}_blocks.{place}.{kind}rs.0.{end}"
+        return f"{half}.{way}_blocks.{place}.resnets.{block}.{end.replace('nin_shortcut', 'conv_shortcut')}"
+
+
+def detect(header: Header) -> KlLayout | None:
+    """A KL autoencoder with both of its halves; None where the header has none."""
+    needed = ("encoder.conv_in.weight", "decoder.conv_in.weight", "encoder.down.0.block.0.conv1.weight")
+    if any(name not in header or len(header.shape(name)) != 4 for name in needed):
+        return None
+    levels = header.count("encoder.down.{}.block.0.")
+    widths = tuple(header.shape(f"encoder.down.{level}.block.0.conv1.weight")[0] for level in range(levels))
+    blocks = header.count("encoder.down.0.block.{}.")
+    return KlLayout(header.shape("decoder.conv_in.weight")[1], widths, blocks, "quant_conv.weight" in header)

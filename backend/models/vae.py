@@ -1,0 +1,141 @@
+"""VAEs: pixels <-> latents, whole or in tiles, and the masked pixels of inpainting."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import Tensor
+
+from backend.errors import BadFile, UnknownFamily
+from backend.models.families import kl_vae
+from backend.models.families.kl_vae import KlLayout
+from backend.models.tiling import tiled
+from backend.models.weights import ModelFile, fill, open_model
+from backend.ops import Tiles
+from backend.references import Weights
+from backend.types import Latent
+
+_PREFIXES = ("first_stage_model.", "vae.", "")  # in a checkpoint; in a file of its own
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VaeModel:
+    """An autoencoder. nbytes: of its weights."""
+
+    layout: KlLayout
+    module: AutoencoderKL
+    nbytes: int
+    device: torch.device
+    dtype: torch.dtype
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """[B, 3, H, W] in 0..1 -> the mean of its latent, float32 [B, C, H / 8, W / 8] on the CPU."""
+        with torch.no_grad():
+            inner = (pixels * 2.0 - 1.0).to(self.device, self.dtype)
+            return self.module.encode(inner).latent_dist.mode().float().cpu()  # type: ignore[no-any-return]
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """[B, C, h, w] -> float32 [B, 3, h * 8, w * 8], about -1..1, on the CPU."""
+        with torch.no_grad():
+            (out,) = self.module.decode(latent.to(self.device, self.dtype), return_dict=False)
+            return out.float().cpu()  # type: ignore[no-any-return]
+
+
+def load_vae(weights: Weights, device: torch.device, dtype: torch.dtype) -> VaeModel:
+    """The VAE of a checkpoint, or of a file of its own. Raises: UnknownFamily, BadFile."""
+    if len(weights.files) != 1:
+        paths = ", ".join(f.path for f in weights.files)
+        raise BadFile(paths, "a VAE comes from one file", "Give one file that holds the whole VAE.")
+    file, layout = _opened(weights.files[0].path)
+    module = layout.build()
+    nbytes = fill(module, file, layout.convert, device, dtype)
+    return VaeModel(layout, module, nbytes, device, dtype)
+
+
+def encode_pixels(vae: VaeModel, pixels: Tensor, tiles: Tiles | None = None) -> Latent:
+    """Pixels [B, H, W, 3 or more] in 0..1 -> their latent, after a centre crop to a multiple of the VAE's downscale.
+
+    tiles: sizes in pixels, used as they are. A tiled encoding is the mean of three: of square, wide and high tiles.
+    Raises: ValueError where the image is smaller than one latent pixel, or the tiles can't overlap so.
+    """
+    rows = _cropped(pixels[..., :3], vae.layout.downscale).movedim(-1, 1)
+    if tiles is None:
+        return Latent(torch.cat([vae.encode(row[None]) for row in rows]))
+    return Latent(_three_ways(rows, vae.encode, tiles, 1 / vae.layout.downscale))
+
+
+def encode_inpaint(vae: VaeModel, pixels: Tensor, mask: Tensor, grow: int) -> Latent:
+    """Pixels whose masked part is made grey, encoded; and what is to be noised: the mask, grown by `grow` pixels.
+
+    Args: pixels [B, H, W, 3] in 0..1; mask [B, h, w] in 0..1, resized to the pixels and rounded.
+    Returns: a latent with a noise mask [B, 1, H, W] of zeros and ones.
+    """
+    downscale = vae.layout.downscale
+    mask = F.interpolate(
+        mask.reshape(-1, 1, *mask.shape[-2:]).float(), size=pixels.shape[1:3], mode="bilinear"
+    )
+    pixels = _cropped(pixels[..., :3], downscale)
+    mask = _cropped(mask.movedim(1, -1), downscale).movedim(-1, 1)
+    hard = mask.round()
+    kept = 1.0 - hard.movedim(1, -1)
+    latent = encode_pixels(vae, (pixels - 0.5) * kept + 0.5)
+    return Latent(latent.samples, noise_mask=_grown(hard, grow) if grow else hard)
+
+
+def decode_latent(vae: VaeModel, latent: Latent, tiles: Tiles | None = None) -> Tensor:
+    """A latent -> pixels, float32 [B, H, W, 3] in 0..1 on the CPU.
+
+    tiles: sizes in pixels; the overlap is at most a quarter of the size. A tiled decoding is the mean of three: of
+    square, wide and high tiles. Raises: ValueError where the latent has other channels than the VAE.
+    """
+    samples = latent.samples
+    if samples.ndim != 4 or samples.shape[1] != vae.layout.channels:
+        wants = f"[B, {vae.layout.channels}, h, w]"
+        raise ValueError(
+            f"the VAE takes latents of shape {wants}, not {list(samples.shape)}: use its model's own"
+        )
+    if tiles is None:
+        decoded = torch.cat([vae.decode(row[None]) for row in samples])
+    else:
+        downscale = vae.layout.downscale
+        overlap = min(tiles.overlap, tiles.size // 4)
+        inner = Tiles(tiles.size // downscale, overlap // downscale)
+        decoded = _three_ways(samples, vae.decode, inner, downscale)
+    return ((decoded + 1.0) / 2.0).clamp(0.0, 1.0).movedim(1, -1).contiguous()
+
+
+def _opened(path: str) -> tuple[ModelFile, KlLayout]:
+    file = open_model(path)
+    for prefix in _PREFIXES:
+        if (layout := kl_vae.detect(file.header.under(prefix))) is not None:
+            return file.under(prefix), layout
+    raise UnknownFamily(
+        path, "no VAE of a known kind in it", "Use a checkpoint with a VAE, or a KL VAE's own file."
+    )
+
+
+def _three_ways(samples: Tensor, function: Callable[[Tensor], Tensor], tiles: Tiles, scale: float) -> Tensor:
+    """The mean over three cuts, so that no seam is in the same place in all of them."""
+    size, overlap = tiles.size, tiles.overlap
+    cuts = ((size * 2, size // 2), (size // 2, size * 2), (size, size))
+    total = sum(tiled(samples, function, cut, overlap, scale) for cut in cuts)
+    return torch.as_tensor(total) / len(cuts)
+
+
+def _cropped(pixels: Tensor, multiple: int) -> Tensor:
+    """[B, H, W, C] cut to multiples, in the middle."""
+    height, width = pixels.shape[1:3]
+    if height < multiple or width < multiple:
+        raise ValueError(f"an image of {width} x {height} is too small: at least {multiple} x {multiple}")
+    top, left = height % multiple // 2, width % multiple // 2
+    return pixels[:, top : top + height // multiple * multiple, left : left + width // multiple * multiple]
+
+
+def _grown(mask: Tensor, by: int) -> Tensor:
+    """Each masked pixel becomes a square of `by` pixels; [B, 1, H, W] of zeros and ones."""
+    kernel = torch.ones(1, 1, by, by, dtype=mask.dtype, device=mask.device)
+    grown = F.conv2d(mask, kernel, padding=math.ceil((by - 1) / 2)).clamp(0, 1).round()
+    return grown[..., : mask.shape[-2], : mask.shape[-1]]
