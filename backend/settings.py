@@ -1,5 +1,8 @@
 """One frozen Settings, read once from flags and environment (`web/cli.py` fills it)."""
 
+import os
+import shutil
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -41,3 +44,31 @@ class Settings:
     disable_all_custom_nodes: bool = False
     whitelist_custom_nodes: tuple[str, ...] = ()
     argv: tuple[str, ...] = ()
+
+
+def visible_gpus(settings: Settings) -> int:
+    """How many NVIDIA GPUs the workers will see, without loading torch; 0 with `cpu`.
+
+    From now on child processes see only `settings.cuda_devices`, where that is set.
+    """
+    if settings.cuda_devices is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, settings.cuda_devices))
+    if settings.cpu:
+        return 0
+    present = len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) or _listed_gpus()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return present
+    return min(present, len([device for device in visible.split(",") if device.strip() not in ("", "-1")]))
+
+
+def _listed_gpus() -> int:
+    """What the driver's tool lists, on systems without /proc."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return 0
+    try:
+        listing = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
