@@ -1,0 +1,81 @@
+"""The unmodified front end in a real browser: open the page, press Run, see the image."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from tests.serving import Server
+
+pytestmark = [pytest.mark.browser, pytest.mark.server]
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+KEPT = Path(os.environ.get("TESSERA_SCREENSHOT", ".cache/browser/first_light.png"))
+OPENED = "() => window.comfyAPI?.app?.app?.rootGraph?.nodes?.length > 0"
+TYPES = "() => window.comfyAPI.app.app.rootGraph.nodes.map((node) => node.type).sort()"
+SHOWN = "() => window.comfyAPI.app.app.rootGraph.nodes.find((n) => n.type === 'SaveImage')?.imgs?.[0]?.naturalWidth"
+# what a user sees move: the share of the job in the window's title, and the bar on the sampler's node
+WATCH = """() => {
+  window.seen = { titles: [], steps: [] }
+  setInterval(() => {
+    window.seen.titles.push(document.title)
+    const node = window.comfyAPI.app.app.rootGraph.nodes.find((n) => n.type === 'KSampler')
+    if (node?.progress > 0) window.seen.steps.push(node.progress)
+  }, 20)
+}"""
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    path = os.environ.get("TESSERA_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(
+            "No browser: install chromium (apt-get install chromium), or name one in TESSERA_CHROMIUM."
+        )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        yield browser.new_page(viewport={"width": 1600, "height": 900})
+        browser.close()
+
+
+def test_a_fresh_page_shows_a_workflow_whose_run_shows_an_image(own_server: Server, page: Page):
+    own_server.start()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(own_server.url)
+    page.wait_for_function(OPENED, timeout=60_000)
+    assert page.evaluate(TYPES) == [
+        "CLIPTextEncode",
+        "CLIPTextEncode",
+        "CheckpointLoaderSimple",
+        "EmptyLatentImage",
+        "KSampler",
+        "SaveImage",
+        "VAEDecode",
+    ]
+    page.evaluate(WATCH)
+    page.get_by_test_id("queue-button").click()
+    page.wait_for_function(SHOWN, timeout=120_000)
+
+    assert page.evaluate(SHOWN) == 512
+    seen = page.evaluate("() => window.seen")
+    assert len(set(seen["steps"])) >= 3, seen  # the bar moved, more than from empty to full
+    assert any("%" in title for title in seen["titles"])
+    KEPT.parent.mkdir(parents=True, exist_ok=True)
+    page.wait_for_timeout(500)  # for the fade-in of the picture
+    page.screenshot(path=KEPT)
+    assert errors == []
+    assert len(list((own_server.base / "output").glob("*.png"))) == 1
