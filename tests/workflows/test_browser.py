@@ -24,9 +24,10 @@ FLAGS = (
     "--disable-sync",
 )
 KEPT = Path(os.environ.get("TESSERA_SCREENSHOT", ".cache/browser/first_light.png"))
+NODES = "window.comfyAPI.app.app.rootGraph.nodes"
 OPENED = "() => window.comfyAPI?.app?.app?.rootGraph?.nodes?.length > 0"
-TYPES = "() => window.comfyAPI.app.app.rootGraph.nodes.map((node) => node.type).sort()"
-SHOWN = "() => window.comfyAPI.app.app.rootGraph.nodes.find((n) => n.type === 'SaveImage')?.imgs?.[0]?.naturalWidth"
+TYPES = f"() => {NODES}.map((node) => node.type).sort()"
+SHOWN = f"() => {NODES}.find((node) => node.type === 'SaveImage').imgs?.[0]?.naturalWidth"
 # what a user sees move: the share of the job in the window's title, and the bar on the sampler's node
 WATCH = """() => {
   window.seen = { titles: [], steps: [] }
