@@ -1,4 +1,4 @@
-"""Side paths: what a layer adds to its own output for some rows of the batch. Base weights are never edited."""
+"""Side paths: what a layer adds to its output for some rows of the batch. Base weights are never edited."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -84,7 +84,7 @@ class Conv2d(nn.Conv2d):
     def _side(self, delta: Delta, x: Tensor) -> Tensor:
         side: Tensor | float = 0.0
         if delta.weight is not None:
-            side = F.conv2d(x, delta.weight, None, self.stride, self.padding, self.dilation)  # type: ignore[arg-type]
+            side = F.conv2d(x, delta.weight, None, self.stride, self.padding, self.dilation)
         if delta.down is not None and delta.up is not None:
             spatial = (self.stride, self.padding, self.dilation)
             plain = ((1, 1), (0, 0), (1, 1))
@@ -98,7 +98,7 @@ class Conv2d(nn.Conv2d):
 
 
 def adapt(module: nn.Module) -> tuple[str, ...]:
-    """Put the layers above in the place of a module's own, before it has weights. Returns the sites' names."""
+    """Put the layers above in the place of a module's own, before it has weights. Returns the sites."""
     sites = []
     for name, layer in list(module.named_modules()):
         if type(layer) not in (nn.Linear, nn.Conv2d):

@@ -48,7 +48,7 @@ class ClipNetwork(nn.Module):
         return self.text_model.embeddings.token_embedding(ids)  # type: ignore[no-any-return]  # nn.Module's call
 
     def forward(self, vectors: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """[N, T, C] -> the output of layer number `layer` and of the last, each [N, T, C] and layer-normed."""
+        """[N, T, C] -> the outputs of layer number `layer` and of the last, each [N, T, C], layer-normed."""
         return self.text_model(vectors, layer)  # type: ignore[no-any-return]  # nn.Module's call
 
 

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer, offline: text -> ids of byte pairs. Its only data is the list of merges in `data/clip`."""
+"""CLIP's tokenizer, offline: text -> ids of byte pairs. Its only data are the merges in `data/clip`."""
 
 import gzip
 import unicodedata
@@ -61,7 +61,7 @@ def _spaced(char: str) -> str:
 
 
 def _byte_letters() -> list[str]:
-    """A printable letter for each byte, in CLIP's order: printable ones first, then the rest from U+0100 on."""
+    """A printable letter for each byte, in CLIP's order: printable ones first, the rest from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = 256 - len(printable)
     return [chr(byte) for byte in printable] + [chr(0x100 + number) for number in range(others)]

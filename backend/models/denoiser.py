@@ -36,8 +36,8 @@ class Denoiser:
     ) -> Tensor:
         """The model's raw output for R rows.
 
-        Args: x [R, C, H, W], scaled for the model's input; timesteps [R]; tokens [R, T, width of the context];
-            extra: what the family's layers take beside them; adapters: each row's LoRAs, or () for none at all.
+        Args: x [R, C, H, W], scaled for the model's input; timesteps [R]; tokens [R, T, context width];
+            extra: what the family takes beside them; adapters: each row's LoRAs, or () for none at all.
         Returns: float32 [R, C, H, W] on the denoiser's device: the noise, or v, as `layout.prediction` says.
         Raises: ValueError where the rows of the arguments do not agree.
         """
@@ -64,7 +64,7 @@ class Denoiser:
 
 
 def describe(weights: Weights) -> tuple[Family, Layout]:
-    """What kind of diffusion model a file holds, without reading its weights. Raises: UnknownFamily, BadFile."""
+    """What kind of diffusion model a file holds, from its header. Raises: UnknownFamily, BadFile."""
     _, family, layout = _opened(weights)
     return family, layout
 

@@ -43,7 +43,7 @@ class Layout(Protocol):
     def call(
         self, module: nn.Module, x: Tensor, timesteps: Tensor, tokens: Tensor, extra: Mapping[str, Tensor]
     ) -> Tensor:
-        """One forward pass. x [R, C, H, W], timesteps [R], tokens [R, T, context], all in the module's dtype."""
+        """One forward pass. x [R, C, H, W], timesteps [R], tokens [R, T, context], in the module's dtype."""
 
     def lora_names(self, site: str) -> tuple[str, ...]:
         """What LoRA files may call a layer of the network, without the endings (`.lora_up.weight` ...)."""

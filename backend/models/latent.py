@@ -9,7 +9,7 @@ from torch import Tensor
 class LatentFormat:
     """downscale: pixels per latent pixel; a model's units are (latent - shift) * scale.
 
-    rgb: per channel its red, green and blue, a linear fit of what the VAE decodes to, in -1..1; rgb_bias added.
+    rgb: per channel its red, green and blue, a linear fit of what the VAE decodes, in -1..1; rgb_bias added.
     """
 
     channels: int

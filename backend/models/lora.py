@@ -1,4 +1,4 @@
-"""LoRA files: every naming dialect -> changes of layers, and the changes of many users -> side paths of one batch."""
+"""LoRA files: any naming dialect -> changes of layers; many users' changes -> side paths of one batch."""
 
 import logging
 import re
@@ -75,7 +75,7 @@ class Patch:
 def load_lora(file: File, target: Target) -> Lora:
     """The part of a LoRA file that changes `target`, on its device and in its dtype.
 
-    A file that has nothing for the target gives a Lora without deltas: files for the denoiser alone are common.
+    A file that has nothing for the target gives a Lora without deltas: many have the denoiser alone.
     What the file has for this kind of target and this one lacks is logged. Raises: BadFile where the file is
     damaged, or of a kind of adapter that is not of low rank.
     """
@@ -100,7 +100,7 @@ def load_lora(file: File, target: Target) -> Lora:
 
 
 def side_paths(stacks: Sequence[Sequence[Patch]], device: torch.device) -> dict[str, list[SidePath]]:
-    """Each row's LoRAs -> the side paths of every layer. Rows that use the same LoRA share its matrix products."""
+    """Each row's LoRAs -> the side paths of every layer. Rows with the same LoRA share its products."""
     uses: dict[Lora, dict[int, float]] = defaultdict(dict)
     for row, stack in enumerate(stacks):
         for patch in stack:

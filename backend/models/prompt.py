@@ -59,8 +59,8 @@ def tokenize(
 ) -> tuple[Chunk, ...]:
     """A prompt -> its chunks, at least one, each of `marks.length` tokens with its marks.
 
-    Args: ids: a text's token ids, without marks; find: the vectors of `embedding:name`, or None where there is no
-        such embedding (it is logged, and left out).
+    Args: ids: a text's token ids, without marks; find: the vectors of `embedding:name`, or None where
+        there is no such embedding (it is logged, and left out).
     """
     groups = list[list[Token]]()
     for piece, weight in weigh(text):
@@ -122,7 +122,7 @@ def _parts(piece: str) -> list[str]:
 
 
 def _embedding(written: str, find: FindVectors) -> tuple[Tensor | None, str]:
-    """The vectors of an embedding, and the text behind its name. A comma at the name's end may belong to the text."""
+    """An embedding's vectors, and the text behind its name. A comma at the name's end may be text."""
     name, rest = (written.split(maxsplit=1) or [""])[0], " ".join(written.split()[1:])
     vectors = find(name) if name else None
     bare = name.strip(",")

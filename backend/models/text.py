@@ -21,8 +21,8 @@ from backend.types import Cond
 
 _log = logging.getLogger(__name__)
 _MARKS = Marks(START, END, pad=END)
-# Where the text model stands in a file, and what its names must begin with there: a checkpoint; one that was saved
-# without `text_model`; a file of its own, bare or as part of a pipeline.
+# Where the text model stands in a file, and what its names lack there: a checkpoint; one that was saved
+# without `text_model`; a file of its own, bare or as ComfyUI saves it.
 _PREFIXES = (
     ("cond_stage_model.transformer.", ""),
     ("cond_stage_model.transformer.", "text_model."),
@@ -34,7 +34,7 @@ _NOT_WEIGHTS = (".position_ids", "text_projection.weight", "logit_scale")  # SD 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextEncoder:
-    """A CLIP text model with its tokenizer. nbytes: of its weights; sites: the layers that LoRAs may change."""
+    """A CLIP text model with its tokenizer. nbytes: of its weights; sites: layers that LoRAs may change."""
 
     layout: ClipLayout
     module: ClipNetwork
@@ -87,8 +87,8 @@ def encode_text(
 ) -> tuple[Cond, ...]:
     """A prompt's conditioning: ComfyUI's CLIPTextEncode.
 
-    Args: clip.stop_at: which layer's output is used, counted from the end (-1 is the last; beyond the first layer:
-        the last); find_embedding: an embedding's name -> its file; patches: the LoRAs of clip, loaded.
+    Args: clip.stop_at: which layer's output is used, counted from the end (-1, or beyond the first layer: the
+        last); find_embedding: an embedding's name -> its file; patches: the LoRAs of clip, loaded.
     Returns: one Cond, float32 on the CPU: tokens [1, 77 * chunks, C], pooled [1, C].
     """
 
@@ -147,6 +147,6 @@ def _end(chunk: Chunk) -> int:
 
 
 def _steered(hidden: Tensor, empty: Tensor, chunks: Sequence[Chunk]) -> Tensor:
-    """Move each token away from the empty prompt's by its weight; neutral ones stay as they are, bit for bit."""
+    """Move each token away from the empty prompt's by its weight; neutral ones stay bit for bit."""
     weights = torch.tensor([[t.weight for t in chunk] for chunk in chunks], device=hidden.device)[..., None]
     return torch.where(weights == 1.0, hidden, (hidden - empty) * weights + empty)

@@ -11,9 +11,9 @@ def tiled(
 ) -> Tensor:
     """`function` over tiles of `samples`, blended.
 
-    Args: samples [B, C, H, W]; function: [1, C, h, w] -> [1, D, h * scale, w * scale]; tile: (height, width) and
-        overlap, in pixels of samples, with 0 <= overlap < both; scale: size of the result over that of samples.
-    Returns: float32 [B, D, H * scale, W * scale] on the samples' device. Raises: ValueError for a bad overlap.
+    Args: samples [B, C, H, W]; function: [1, C, h, w] -> [1, D, h * scale, w * scale]; tile: (height, width)
+        and overlap, in pixels of samples, with 0 <= overlap < both; scale: the result's size over samples'.
+    Returns: float32 [B, D, H * scale, W * scale]. Raises: ValueError for a bad overlap.
     """
     if not 0 <= overlap < min(tile):
         raise ValueError(f"an overlap of {overlap} does not fit tiles of {tile[0]} x {tile[1]}")

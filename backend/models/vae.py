@@ -56,9 +56,9 @@ def load_vae(weights: Weights, device: torch.device, dtype: torch.dtype) -> VaeM
 
 
 def encode_pixels(vae: VaeModel, pixels: Tensor, tiles: Tiles | None = None) -> Latent:
-    """Pixels [B, H, W, 3 or more] in 0..1 -> their latent, after a centre crop to a multiple of the VAE's downscale.
+    """Pixels [B, H, W, 3 or more] in 0..1 -> their latent, after a centre crop to whole latent pixels.
 
-    tiles: sizes in pixels, used as they are. A tiled encoding is the mean of three: of square, wide and high tiles.
+    tiles: sizes in pixels, used as they are. A tiled encoding is the mean over square, wide and high tiles.
     Raises: ValueError where the image is smaller than one latent pixel, or the tiles can't overlap so.
     """
     rows = _cropped(pixels[..., :3], vae.layout.downscale).movedim(-1, 1)
@@ -68,9 +68,10 @@ def encode_pixels(vae: VaeModel, pixels: Tensor, tiles: Tiles | None = None) -> 
 
 
 def encode_inpaint(vae: VaeModel, pixels: Tensor, mask: Tensor, grow: int) -> Latent:
-    """Pixels whose masked part is made grey, encoded; and what is to be noised: the mask, grown by `grow` pixels.
+    """Pixels whose masked part is made grey, encoded; and what is to be noised: the mask, grown.
 
-    Args: pixels [B, H, W, 3] in 0..1; mask [B, h, w] in 0..1, resized to the pixels and rounded.
+    Args: pixels [B, H, W, 3] in 0..1; mask [B, h, w] in 0..1, resized to the pixels and rounded;
+        grow: each masked pixel becomes a square of so many, 0 or 1 for no change.
     Returns: a latent with a noise mask [B, 1, H, W] of zeros and ones.
     """
     downscale = vae.layout.downscale
@@ -88,8 +89,8 @@ def encode_inpaint(vae: VaeModel, pixels: Tensor, mask: Tensor, grow: int) -> La
 def decode_latent(vae: VaeModel, latent: Latent, tiles: Tiles | None = None) -> Tensor:
     """A latent -> pixels, float32 [B, H, W, 3] in 0..1 on the CPU.
 
-    tiles: sizes in pixels; the overlap is at most a quarter of the size. A tiled decoding is the mean of three: of
-    square, wide and high tiles. Raises: ValueError where the latent has other channels than the VAE.
+    tiles: sizes in pixels; the overlap is at most a quarter of the size. A tiled decoding is the mean
+    over square, wide and high tiles. Raises: ValueError where the latent has other channels than the VAE.
     """
     samples = latent.samples
     if samples.ndim != 4 or samples.shape[1] != vae.layout.channels:

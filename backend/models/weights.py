@@ -118,7 +118,8 @@ def _fit(file: ModelFile, name: str, value: Tensor, shape: tuple[int, ...]) -> T
         return value
     if _without_ones(value.shape) == _without_ones(shape):
         return value.reshape(shape)
-    problem = f"tensor {file.header.prefix + name!r} has shape {list(value.shape)} where the model has {list(shape)}"
+    sizes = f"shape {list(value.shape)} where the model has {list(shape)}"
+    problem = f"tensor {file.header.prefix + name!r} has {sizes}"
     raise BadFile(file.header.path, problem, "This file does not fit its own kind of model; try another one.")
 
 

@@ -25,12 +25,15 @@ _BLOCK = re.compile(r"(down|up)\.(\d+)\.(block\.(\d+)|downsample|upsample)\.(.+)
 
 @dataclass(frozen=True, slots=True)
 class KlLayout:
-    """channels: latent channels; widths: from the finest resolution to the coarsest; blocks: per width on the way down."""
+    """channels: of latents; widths: from the finest resolution to the coarsest; blocks: of each going down.
+
+    quantised: with 1x1 convolutions between the latents and the two halves.
+    """
 
     channels: int
     widths: tuple[int, ...]
     blocks: int
-    quantised: bool  # with 1x1 convolutions between the latents and the two halves
+    quantised: bool
 
     @property
     def downscale(self) -> int:

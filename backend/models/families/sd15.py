@@ -51,7 +51,7 @@ class Sd15:
     def latent(self) -> LatentFormat:
         return LATENT
 
-    def build(self) -> nn.Module:
+    def build(self) -> UNet2DConditionModel:
         """diffusers' UNet on the meta device."""
         crossed = [level.depth > 0 for level in self.levels]
         with torch.device("meta"):
@@ -73,7 +73,7 @@ class Sd15:
     def call(
         self, module: nn.Module, x: Tensor, timesteps: Tensor, tokens: Tensor, extra: Mapping[str, Tensor]
     ) -> Tensor:
-        """extra: `concat` [R, 5, H, W], the mask and the masked latent of an inpainting model, in its units."""
+        """extra: `concat` [R, 5, H, W], mask and masked latent of an inpainting model, in its units."""
         if self.in_channels > LATENT.channels:
             x = torch.cat([x, extra["concat"] if "concat" in extra else _blank(x)], dim=1)
         (out,) = module(x, timesteps, tokens, return_dict=False)

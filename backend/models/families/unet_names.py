@@ -25,7 +25,7 @@ _RESNET = {
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One resolution on the way down. blocks: residual blocks; depth: transformer blocks in each of them, or 0."""
+    """One resolution on the way down. blocks: residual blocks; depth: transformer blocks in each, or 0."""
 
     channels: int
     blocks: int
@@ -33,7 +33,7 @@ class Level:
 
 
 def parts(levels: Sequence[Level]) -> dict[str, str]:
-    """Checkpoint name -> diffusers name of every part of a UNet: residual block, transformer, resampler ..."""
+    """Checkpoint name -> diffusers name of each part of a UNet: residual block, transformer, resampler ..."""
     table = dict(_FIXED)
     number = 1
     for level, it in enumerate(levels):
@@ -79,7 +79,7 @@ def to_original(site: str, table: Mapping[str, str]) -> str | None:
 
 
 def lora_names(site: str, table: Mapping[str, str]) -> tuple[str, ...]:
-    """What LoRA files call a layer: kohya's names, LyCORIS', diffusers' old and new ones, and the checkpoint's."""
+    """What LoRA files call a layer: kohya's names, LyCORIS', diffusers' old and new, the checkpoint's."""
     flat = site.replace(".", "_")
     processor = site.replace(".to_", ".processor.to_").removesuffix(".0") if ".to_" in site else site
     names = [f"lora_unet_{flat}", f"lycoris_{flat}", f"unet.{site}", site, f"unet.{processor}", processor]
