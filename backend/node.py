@@ -93,6 +93,15 @@ class InputSpec:
     choice: Combo | None = None
     lazy: bool = False  # evaluated only when the node asks for it
 
+    def config(self, choices: Sequence[str] = ()) -> list[object]:
+        """`[type, options]` as clients read it; `choices` are the options of a combo as of now."""
+        options = {**self.options, "lazy": True} if self.lazy else dict(self.options)
+        if self.choice is None:
+            return [self.type, options]
+        if self.choice.style == "list":
+            return [list(choices), options]
+        return [self.type, {"options": list(choices), **options}]
+
 
 @dataclass(frozen=True, slots=True)
 class OutputSpec:
