@@ -1,0 +1,138 @@
+"""One sampling run: a latent and noise in, samples out, with a sampler's requests in between."""
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from backend.sampling.noise import masked_noise
+from backend.sampling.prediction import Prediction
+from backend.sampling.request import DenoiseRequest
+from backend.sampling.samplers import Options, make_sampler
+from backend.sampling.unipc import LAST_SIGMA
+
+RENOISES_MASKED = frozenset({"ddim"})  # these fill the kept part with other noise than the run's
+SHORT_OF_ZERO = frozenset({"uni_pc", "uni_pc_bh2"})  # these end at LAST_SIGMA where the schedule says 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """samples [B, ...]; denoised: the estimate of the last step, None where no step ran. Both in model
+    space.
+    """
+
+    samples: Tensor
+    denoised: Tensor | None
+
+
+Run: TypeAlias = Generator[DenoiseRequest, Tensor, Outcome]
+
+
+def sample(
+    latent: Tensor,
+    noise: Tensor,
+    sigmas: Tensor,
+    *,
+    sampler: str,
+    prediction: Prediction,
+    seed: int,
+    mask: Tensor | None = None,
+    options: Options = (),
+) -> Run:
+    """A whole run as a generator of requests.
+
+    Args: latent and noise float32 [B, ...], in the model's space and on its device (zeros for a disabled
+    noise);
+        sigmas float32 [steps + 1]; seed drives the noise of stochastic samplers; mask as `latent`, 1 where
+        it is sampled and 0 where `latent` is kept (`fit_mask` makes it).
+    Returns: the Outcome. Without sigmas that is the latent itself, which callers then hand back untouched;
+    one
+        sigma noises it and runs no step.
+    Raises: UnsupportedOption for an unknown sampler or option.
+    """
+    if len(sigmas) == 0:
+        return Outcome(latent, None)
+    sigmas = sigmas.detach().float().cpu()
+    x = prediction.noise_scaling(sigmas[0], noise, latent, prediction.is_full(float(sigmas[0])))
+    requests = make_sampler(sampler, x, sigmas, prediction=prediction, seed=seed, options=options)
+    kept = None
+    if mask is not None:
+        fill = masked_noise(noise.shape, seed).to(noise) if sampler in RENOISES_MASKED else noise
+        kept = Kept(latent, fill, mask, prediction)
+    samples, denoised = yield from _answered(requests, kept)
+    last = sigmas[-1]
+    if sampler in SHORT_OF_ZERO and last == 0:
+        last = torch.full_like(last, LAST_SIGMA)
+    return Outcome(prediction.inverse_noise_scaling(last, samples), denoised)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """The part of a masked run that is not sampled: it follows `latent`, with `noise`, down the schedule."""
+
+    latent: Tensor
+    noise: Tensor
+    mask: Tensor
+    prediction: Prediction
+
+    def before(self, request: DenoiseRequest) -> DenoiseRequest:
+        """The request as the model sees it."""
+        follows = self.prediction.noise_scaling(request.sigma, self.noise, self.latent)
+        return replace(request, x=request.x * self.mask + follows * (1.0 - self.mask))
+
+    def after(self, reply: Tensor, uncond: bool) -> Tensor:
+        """The reply as the sampler sees it; an unconditional estimate is left as it is."""
+        guided = (reply[0] if uncond else reply) * self.mask + self.latent * (1.0 - self.mask)
+        return torch.stack([guided, reply[1]]) if uncond else guided
+
+
+def _answered(
+    requests: Generator[DenoiseRequest, Tensor, Tensor], kept: Kept | None
+) -> Generator[DenoiseRequest, Tensor, tuple[Tensor, Tensor | None]]:
+    """The sampler's result and the last step's estimate."""
+    last: Tensor | None = None
+    try:
+        request = next(requests)
+        while True:
+            reply = yield request if kept is None else kept.before(request)
+            if kept is not None:
+                reply = kept.after(reply, request.uncond)
+            if request.step is not None:
+                last = reply[0] if request.uncond else reply
+            request = requests.send(reply)
+    except StopIteration as end:
+        return end.value, last
+
+
+def to_model_space(latent: Tensor, scale: Tensor | float, shift: Tensor | float = 0.0) -> Tensor:
+    """A family's unscaled latent -> what its model works on; an all-zero latent stays zero, whatever the
+    shift.
+    """
+    return (latent - shift) * scale if torch.count_nonzero(latent) > 0 else latent
+
+
+def from_model_space(latent: Tensor, scale: Tensor | float, shift: Tensor | float = 0.0) -> Tensor:
+    """The inverse of `to_model_space` (of what is not all zero)."""
+    return latent / scale + shift
+
+
+def fit_mask(mask: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
+    """A noise mask float32 [B, H, W] or [B, 1, H, W] (video: also [B, 1, T, H, W]), resized to a latent's
+    `shape`.
+
+    Bilinear (trilinear for video) to the latent's size, repeated over its channels and, first to last, its
+    rows.
+    """
+    size = tuple(shape[2:])
+    if len(size) == 3 and mask.ndim < 5:
+        mask = mask.reshape(1, 1, -1, *mask.shape[-2:])
+    elif len(size) == 2:
+        mask = mask.reshape(-1, 1, *mask.shape[-2:])
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
+    fitted = torch.nn.functional.interpolate(mask.float(), size=size, mode=mode)
+    if fitted.shape[1] < shape[1]:
+        fitted = fitted.repeat(1, shape[1], *(1 for _ in size))[:, : shape[1]]
+    copies = -(-shape[0] // fitted.shape[0])
+    return fitted.repeat(copies, *(1 for _ in fitted.shape[1:]))[: shape[0]]
