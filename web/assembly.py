@@ -1,0 +1,97 @@
+"""Everything a server or a headless run consists of, put together and taken apart again."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from backend.engine.clock import SystemClock
+from backend.engine.fleet import Worker
+from backend.engine.loop import Engine, Limits
+from backend.engine.store import Store
+from backend.errors import TesseraError
+from backend.registry import Registry
+from backend.settings import Settings, visible_gpus
+from backend.storage import Storage
+from backend.types import DeviceId
+from backend.worker.exchange import sweep, sweep_own
+from backend.worker.host import HOST, Host
+from backend.worker.pool import WorkerProcess
+from nodes.catalogue import builtin_registry
+from web.lock import FolderLock
+
+ROWS = 8  # of one forward pass; a GPU takes more
+GPU_ROWS = 32
+
+
+class FolderInUse(TesseraError):
+    """Another server works on the same user folder: two would run each job twice."""
+
+    code = "folder_in_use"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        super().__init__(
+            f"Another Tessera already uses {folder}. Stop it, or start this one with another "
+            "--base-directory or --user-directory."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """What `assemble` put together. Devices start with `start_devices`."""
+
+    engine: Engine
+    registry: Registry
+    storage: Storage
+    settings: Settings
+    store: Store
+    host: Host
+    lock: FolderLock
+
+    def start_devices(self) -> None:
+        """Start the host's threads and one process per device. Call after the engine's start()."""
+        cores = os.cpu_count() or 1
+        self.engine.add_device(HOST, lambda: self.host, slots=max(2, cores))
+        gpus = visible_gpus(self.settings)
+        count = self.settings.workers or max(1, gpus)
+        name, rows = ("gpu", GPU_ROWS) if gpus else ("cpu", ROWS)
+        for index in range(count):
+            id = DeviceId(f"{name}{index}")
+            self.engine.add_device(id, self._maker(id, index, count), slots=1, max_rows=rows)
+        self.host.warm()
+
+    def _maker(self, id: DeviceId, index: int, count: int) -> Callable[[], Worker]:
+        return partial(WorkerProcess, id, self.settings, index, self.engine.report, count)
+
+    async def close(self) -> None:
+        """End every process and leave nothing behind but what is to stay."""
+        await self.engine.close()
+        self.store.close()
+        self.storage.empty_temp()
+        sweep_own()
+        self.lock.release()
+
+
+def assemble(settings: Settings, *, keep_jobs: bool = True) -> Assembly:
+    """keep_jobs: in the user folder, for the next start; otherwise in the temp folder, until the end.
+
+    Starts nothing yet.
+
+    Raises: FolderInUse; BadFile for a bad extra_model_paths file; StoreFailed.
+    """
+    storage = Storage(settings)
+    storage.user.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(storage.user / "tessera.lock")
+    if not lock.acquire():
+        raise FolderInUse(storage.user)
+    storage.prepare()
+    sweep()
+    registry = builtin_registry()
+    services: dict[type, object] = {Storage: storage, Settings: settings}
+    store = Store.open((storage.user if keep_jobs else storage.temp) / "tessera.db")
+    limits = Limits(settings.cache_bytes, settings.preview_method, settings.preview_size)
+    engine = Engine(registry, services, store, SystemClock(), limits)
+    host = Host(registry, services, engine.report, threads=max(2, os.cpu_count() or 1))
+    return Assembly(engine, registry, storage, settings, store, host, lock)

@@ -1,0 +1,83 @@
+"""The command line: `tessera serve` and `tessera run`."""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from backend.errors import TesseraError
+from web.flags import add_flags, settings_from, without_effect
+from web.logs import LogBuffer
+from web.run import run
+from web.serve import serve
+
+FAILED = 1
+MISUSED = 2
+VERBS = ("serve", "run")
+log = logging.getLogger("tessera")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb. Returns: the exit status, 0 where all went well."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    # ComfyUI's launch scripts name no verb, only flags.
+    flags = parser.parse_args(["serve", *arguments] if _flags_only(arguments) else arguments)
+    try:
+        settings = settings_from(flags, [sys.argv[0], *arguments])
+    except ValueError as error:
+        parser.error(str(error))
+    logs = _log(settings.verbose, to_stdout=settings.log_stdout)
+    for flag in without_effect(flags):
+        log.warning("%s has no effect: Tessera decides this itself, or has no such thing.", flag)
+    try:
+        if flags.verb == "run":
+            return asyncio.run(run(settings, flags.workflow))
+        quiet, once = flags.dont_print_server, flags.quick_test_for_ci
+        status = asyncio.run(serve(settings, logs, quiet=quiet, launch=_launches(flags), once=once))
+    except TesseraError as error:
+        print(f"tessera: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:  # before the server hears signals itself
+        return 130
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # a third-party thread that hangs must not keep the process
+
+
+def _flags_only(arguments: Sequence[str]) -> bool:
+    first = arguments[0] if arguments else ""
+    return first.startswith("-") and first not in ("-h", "--help", "--version")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("tessera", description="A ComfyUI server with a micro-serving engine.")
+    parser.add_argument("--version", action="version", version=f"tessera {version('tessera-serve')}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{serve,run}")
+    serving = verbs.add_parser("serve", help="start the server")
+    running = verbs.add_parser("run", help="run one prompt without a server")
+    running.add_argument("workflow", type=Path, metavar="WORKFLOW.json", help="a prompt in API format")
+    for verb in (serving, running):
+        add_flags(verb)
+    return parser
+
+
+def _launches(flags: argparse.Namespace) -> bool:
+    return (flags.auto_launch or flags.windows_standalone_build) and not flags.disable_auto_launch
+
+
+def _log(level: str, *, to_stdout: bool) -> LogBuffer:
+    """Log to the console, and keep the last lines for the front end."""
+    buffer = LogBuffer()
+    console = logging.StreamHandler(sys.stdout if to_stdout else sys.stderr)
+    console.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[console, buffer], force=True)
+    return buffer
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""POST /prompt, and what is left to run."""
+
+from aiohttp import web
+from backend.graph.validate import Refused
+
+from web import wire
+from web.body import read_json
+from web.services import SERVICES
+from web.submission import BadSubmission, read_submission
+
+
+async def submit(request: web.Request) -> web.Response:
+    """POST /prompt: into the queue, or 400 with what is wrong with the prompt."""
+    body = await read_json(request)
+    try:
+        answer = await request.app[SERVICES].engine.submit(read_submission(body))
+    except BadSubmission as error:
+        return web.json_response(wire.bad_submission(error.code, error.message, error.details), status=400)
+    except Refused as refusal:
+        return web.json_response(wire.refused(refusal), status=400)
+    return web.json_response(wire.accepted(answer))
+
+
+async def remaining(request: web.Request) -> web.Response:
+    """GET /prompt"""
+    return web.json_response(wire.exec_info(request.app[SERVICES].engine.remaining()))
+
+
+ROUTES = (web.post("/prompt", submit), web.get("/prompt", remaining))

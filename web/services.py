@@ -1,0 +1,66 @@
+"""What the handlers work with, under one key of the application."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from aiohttp import web
+
+from backend.engine.events import Event
+from backend.engine.jobs import Accepted, Submission
+from backend.engine.record import JobRecord
+from backend.engine.store import Store
+from backend.engine.view import PoolView
+from backend.registry import Registry
+from backend.settings import Settings
+from backend.storage import Storage
+from backend.types import ClientId, JobId, NodeId
+from backend.worker.messages import DeviceInfo
+from web.assets import Templates
+from web.logs import LogBuffer
+from web.users import Users
+
+if TYPE_CHECKING:  # it handles requests and so needs the key below
+    from web.socket import Sockets
+
+
+class Engine(Protocol):
+    """The part of `backend.engine.loop.Engine` that the edge calls (docs/engine_api.md)."""
+
+    @property
+    def store(self) -> Store: ...
+    def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]: ...
+    async def submit(self, request: Submission) -> Accepted: ...
+    def queue(self) -> tuple[list[JobRecord], list[JobRecord]]: ...
+    def remaining(self) -> int: ...
+    async def cancel_pending(self, ids: Sequence[JobId] | None) -> None: ...
+    async def interrupt(self, id: JobId | None) -> None: ...
+    async def free(self, unload_models: bool, free_memory: bool) -> None: ...
+    def running_node(self, client: ClientId) -> NodeId | None: ...
+    def devices(self) -> list[DeviceInfo]: ...
+    def pool_view(self) -> PoolView: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """packs: a node pack's name -> the folder of its front-end files."""
+
+    engine: Engine
+    registry: Registry
+    storage: Storage
+    settings: Settings
+    users: Users
+    sockets: "Sockets"
+    logs: LogBuffer
+    front_end: Path | None
+    templates: Templates
+    features: Mapping[str, object]
+    packs: Mapping[str, Path] = field(default_factory=dict)
+    writing: asyncio.Lock = field(
+        default_factory=asyncio.Lock
+    )  # a free name must still be free when it is used
+
+
+SERVICES = web.AppKey("services", Services)

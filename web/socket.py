@@ -1,0 +1,260 @@
+"""Engine events -> ComfyUI's websocket messages: who hears what, in which order, never slowing the engine.
+
+Every client has a bounded outgoing queue and a task that empties it. A client that falls behind gets only the
+newest progress, preview and status; one that does not read at all is dropped.
+"""
+
+import asyncio
+import itertools
+import json
+import logging
+import struct
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from aiohttp import WSMsgType, web
+
+from backend.engine import events as ev
+from backend.types import ClientId, JobId, NodeId
+from web import wire
+from web.logs import LogEntry
+from web.services import SERVICES
+
+SOFT_LIMIT = 64  # waiting frames, from which on replaceable ones replace each other
+HARD_LIMIT = 4096  # waiting frames at which a client is given up
+HARD_BYTES = 64 << 20
+PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4  # ComfyUI's numbers of binary frames
+_IMAGE_FORMATS = {"JPEG": (1, "image/jpeg"), "PNG": (2, "image/png")}
+
+log = logging.getLogger(__name__)
+FrameKind = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One message, encoded. replaces: frames of equal value stand for each other, the newest wins."""
+
+    data: bytes
+    binary: bool = False
+    replaces: FrameKind | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """One open websocket: what it announced, and what still has to be sent to it."""
+
+    sid: ClientId
+    socket: web.WebSocketResponse
+    transport: asyncio.BaseTransport | None
+    wants_metadata: bool = False
+    greeted: bool = False  # its first frame was read
+    waiting: dict[int | FrameKind, Frame] = field(default_factory=dict)
+    waiting_bytes: int = 0
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    serial: itertools.count[int] = field(default_factory=itertools.count)
+
+    def put(self, frame: Frame) -> None:
+        """Queue a frame; never waits. Drops the client when it has let too much pile up."""
+        key: int | FrameKind = next(self.serial)
+        if frame.replaces is not None and len(self.waiting) >= SOFT_LIMIT:
+            key = frame.replaces
+            if old := self.waiting.pop(key, None):
+                self.waiting_bytes -= len(old.data)
+        self.waiting[key] = frame
+        self.waiting_bytes += len(frame.data)
+        if len(self.waiting) > HARD_LIMIT or self.waiting_bytes > HARD_BYTES:
+            log.warning("Websocket client %s does not read its messages; it was disconnected.", self.sid)
+            self.waiting.clear()
+            self.waiting_bytes = 0
+            if self.transport is not None:
+                self.transport.abort()  # type: ignore[attr-defined]  # every socket transport has it
+        self.wake.set()
+
+    async def send_waiting(self) -> None:
+        """Send whatever is queued, for as long as the socket is open."""
+        while True:
+            await self.wake.wait()
+            self.wake.clear()
+            while self.waiting:
+                frame = self.waiting.pop(next(iter(self.waiting)))
+                self.waiting_bytes -= len(frame.data)
+                await self.socket.send_frame(frame.data, WSMsgType.BINARY if frame.binary else WSMsgType.TEXT)
+
+
+class Sockets:
+    """All websocket clients, by sid."""
+
+    def __init__(self, features: dict[str, object]) -> None:
+        self._features = features
+        self._clients: dict[ClientId, Client] = {}
+        self._log_readers: set[ClientId] = set()
+        self._shown: dict[
+            JobId, tuple[ev.NodeProgress, ...]
+        ] = {}  # the last StateChanged of each running job
+        self._held: ev.PreviewImage | None = None  # waits for its StepProgress, for clients of the older form
+
+    # -- connections -----------------------------------------------------------------------------
+
+    async def handle(self, request: web.Request) -> web.WebSocketResponse:
+        """GET /ws: greet, replay what runs, then send events until the client goes."""
+        socket = web.WebSocketResponse(compress=False)
+        await socket.prepare(request)
+        sid = ClientId(request.query.get("clientId") or uuid.uuid4().hex)
+        engine = request.app[SERVICES].engine
+        client = Client(sid, socket, request.transport)
+        client.put(_text("status", wire.status(engine.remaining(), sid)))
+        if (node := engine.running_node(sid)) is not None:
+            client.put(_text("executing", {"node": node}))
+        self._clients[sid] = client  # a second connection of a sid takes over
+        sender = asyncio.create_task(client.send_waiting())
+        try:
+            async for message in socket:
+                if message.type == WSMsgType.TEXT:
+                    self._hear(client, message.data)
+        finally:
+            sender.cancel()
+            if self._clients.get(sid) is client:
+                del self._clients[sid]
+                self._log_readers.discard(sid)
+        return socket
+
+    async def close(self) -> None:
+        """Close every connection, as the server stops."""
+        await asyncio.gather(
+            *(c.socket.close(code=1001, message=b"server stops") for c in self._clients.values())
+        )
+
+    def _hear(self, client: Client, text: str) -> None:
+        """Only a client's first valid frame counts, and only if it announces feature flags."""
+        if client.greeted:
+            return
+        try:
+            message = json.loads(text)
+        except ValueError:
+            return
+        client.greeted = True
+        if isinstance(message, dict) and message.get("type") == "feature_flags":
+            flags = message.get("data")
+            client.wants_metadata = isinstance(flags, dict) and flags.get("supports_preview_metadata") is True
+            client.put(_text("feature_flags", self._features))
+
+    # -- sending ---------------------------------------------------------------------------------
+
+    def send(self, event: str, data: object, sid: ClientId | None = None) -> None:
+        """Any JSON event, to one client or to all: what node packs use."""
+        _put(self._to(sid), _text(event, data))
+
+    def send_text(self, text: str, node: NodeId, sid: ClientId | None = None) -> None:
+        """A text shown on a node."""
+        name = node.encode()
+        _put(self._to(sid), Frame(struct.pack(">II", TEXT, len(name)) + name + text.encode(), binary=True))
+
+    def subscribe_logs(self, sid: ClientId, enabled: bool) -> None:
+        """Start or stop sending log lines to a client."""
+        if enabled and sid in self._clients:
+            self._log_readers.add(sid)
+        else:
+            self._log_readers.discard(sid)
+
+    def on_log(self, entry: LogEntry) -> None:
+        """Pass a log line on. Runs on the event loop's thread."""
+        if self._log_readers:
+            frame = _text("logs", wire.log_lines([entry], None))
+            _put([self._clients[sid] for sid in self._log_readers if sid in self._clients], frame)
+
+    def _to(self, sid: ClientId | None) -> list[Client]:
+        """The client of that sid; everybody where there is none."""
+        if sid is None:
+            return list(self._clients.values())
+        client = self._clients.get(sid)
+        return [] if client is None else [client]
+
+    # -- engine events ---------------------------------------------------------------------------
+
+    def on_event(self, event: ev.Event) -> None:
+        """Translate an event and queue it for those who may see it. Never waits."""
+        held, self._held = self._held, None
+        after = isinstance(event, ev.StepProgress) and held is not None and held.node == event.node
+        if held is not None and not after:
+            self._legacy_preview(held)
+        match event:
+            case ev.QueueChanged():
+                _put(self._to(None), _text("status", wire.status(event.remaining), ("status",)))
+            case ev.StateChanged():
+                self._shown[event.job] = event.nodes
+                if targets := self._to(event.client):
+                    data = wire.progress_state(event)
+                    _put(targets, _text("progress_state", data, ("progress_state", event.job)))
+            case ev.StepProgress():
+                if targets := self._to(event.client):
+                    kind = ("progress", event.job, event.node)
+                    _put(targets, _text("progress", wire.progress(event), kind))
+            case ev.PreviewImage():
+                self._preview(event)
+            case ev.JobInterrupted():
+                _put(
+                    self._to(event.client), _text("execution_interrupted", wire.execution_interrupted(event))
+                )
+            case _:
+                self._private(event)
+        if held is not None and after:
+            self._legacy_preview(held)
+
+    def _private(
+        self,
+        event: ev.JobStarted
+        | ev.NodesCached
+        | ev.NodeExecuting
+        | ev.NodeExecuted
+        | ev.JobSucceeded
+        | ev.JobFailed,
+    ) -> None:
+        """Events that only the submitting client sees, and nobody where it gave no sid."""
+        if isinstance(event, ev.NodeExecuting) and event.node is None:
+            self._shown.pop(event.job, None)
+        client = self._clients.get(event.client) if event.client is not None else None
+        if client is None:
+            return
+        match event:
+            case ev.JobStarted():
+                client.put(_text("execution_start", wire.execution_start(event)))
+            case ev.NodesCached():
+                client.put(_text("execution_cached", wire.execution_cached(event)))
+            case ev.NodeExecuting():
+                client.put(_text("executing", wire.executing(event)))
+            case ev.NodeExecuted():
+                client.put(_text("executed", wire.executed(event)))
+            case ev.JobSucceeded():
+                client.put(_text("execution_success", wire.execution_success(event)))
+            case ev.JobFailed():
+                client.put(_text("execution_error", wire.execution_error(event)))
+            case _:
+                assert_never(event)
+
+    def _preview(self, event: ev.PreviewImage) -> None:
+        """With metadata at once; without, after the step's `progress`."""
+        targets = self._to(event.client)
+        if modern := [c for c in targets if c.wants_metadata]:
+            place = next((n for n in self._shown.get(event.job, ()) if n.node == event.node), None)
+            mime = _IMAGE_FORMATS[event.format][1]
+            about = json.dumps(wire.preview_metadata(event, place, mime)).encode()
+            head = struct.pack(">II", PREVIEW_WITH_METADATA, len(about))
+            _put(modern, Frame(head + about + event.image, True, ("preview", event.job, event.node)))
+        if len(modern) < len(targets):
+            self._held = event
+
+    def _legacy_preview(self, event: ev.PreviewImage) -> None:
+        head = struct.pack(">II", PREVIEW, _IMAGE_FORMATS[event.format][0])
+        frame = Frame(head + event.image, True, ("preview", event.job, event.node))
+        _put([c for c in self._to(event.client) if not c.wants_metadata], frame)
+
+
+def _text(event: str, data: object, replaces: FrameKind | None = None) -> Frame:
+    return Frame(json.dumps({"type": event, "data": data}).encode(), replaces=replaces)
+
+
+def _put(clients: Iterable[Client], frame: Frame) -> None:
+    for client in clients:
+        client.put(frame)

@@ -1,0 +1,332 @@
+"""Typed values -> the JSON that ComfyUI's clients read. Only here are the names in our replies spelled."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from backend.graph.validate import NodeErrors, Refused
+
+from backend.engine import events as ev
+from backend.engine.jobs import Accepted
+from backend.engine.record import SECRETS, JobRecord, JobStatus, JobSummary
+from backend.engine.view import PoolView
+from backend.errors import GraphError
+from backend.types import ClientId, NodeId
+from backend.worker.messages import DeviceInfo
+from web.logs import LogEntry
+
+Json = dict[str, object]
+
+# What clients call the states of a job.
+STATUSES: Mapping[str, JobStatus] = {
+    "pending": "pending",
+    "in_progress": "running",
+    "completed": "completed",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
+_STATUS_NAMES = {status: name for name, status in STATUSES.items()}
+
+
+# -- websocket messages ------------------------------------------------------------------------------
+
+
+def status(remaining: int, sid: ClientId | None = None) -> Json:
+    """sid: only in a socket's first frame."""
+    data: Json = {"status": exec_info(remaining)}
+    return data if sid is None else {**data, "sid": sid}
+
+
+def exec_info(remaining: int) -> Json:
+    return {"exec_info": {"queue_remaining": remaining}}
+
+
+def execution_start(event: ev.JobStarted) -> Json:
+    return {"prompt_id": event.job, "timestamp": event.at}
+
+
+def execution_cached(event: ev.NodesCached) -> Json:
+    return {"nodes": event.nodes, "prompt_id": event.job, "timestamp": event.at}
+
+
+def execution_success(event: ev.JobSucceeded) -> Json:
+    return {"prompt_id": event.job, "timestamp": event.at}
+
+
+def execution_interrupted(event: ev.JobInterrupted) -> Json:
+    return {
+        "prompt_id": event.job,
+        "node_id": event.node,
+        "node_type": event.node_type,
+        "executed": event.executed,
+        "timestamp": event.at,
+    }
+
+
+def execution_error(event: ev.JobFailed) -> Json:
+    return {
+        "prompt_id": event.job,
+        "node_id": event.node,
+        "node_type": event.node_type,
+        "executed": event.executed,
+        "exception_message": event.message,
+        "exception_type": event.type,
+        "traceback": event.traceback,
+        "current_inputs": dict(event.inputs),
+        "current_outputs": event.outputs,
+        "timestamp": event.at,
+    }
+
+
+def executing(event: ev.NodeExecuting) -> Json:
+    if event.node is None:
+        return {"node": None, "prompt_id": event.job}
+    return {"node": event.node, "display_node": event.display_node or event.node, "prompt_id": event.job}
+
+
+def executed(event: ev.NodeExecuted) -> Json:
+    return {
+        "node": event.node,
+        "display_node": event.display_node or event.node,
+        "output": None if event.ui is None else dict(event.ui),
+        "prompt_id": event.job,
+    }
+
+
+def progress(event: ev.StepProgress) -> Json:
+    return {"value": event.value, "max": event.max, "prompt_id": event.job, "node": event.node}
+
+
+def progress_state(event: ev.StateChanged) -> Json:
+    return {"prompt_id": event.job, "nodes": {n.node: _node_progress(event, n) for n in event.nodes}}
+
+
+def _node_progress(event: ev.StateChanged, node: ev.NodeProgress) -> Json:
+    return {
+        "value": node.value,
+        "max": node.max,
+        "state": node.state,
+        "node_id": node.node,
+        "prompt_id": event.job,
+        "display_node_id": node.display_node or node.node,
+        "parent_node_id": node.parent_node,
+        "real_node_id": node.real_node or node.node,
+    }
+
+
+def preview_metadata(event: ev.PreviewImage, place: ev.NodeProgress | None, mime: str) -> Json:
+    """place: where the node stands in the prompt, if that is known."""
+    return {
+        "node_id": event.node,
+        "prompt_id": event.job,
+        "display_node_id": (place and place.display_node) or event.node,
+        "parent_node_id": place and place.parent_node,
+        "real_node_id": (place and place.real_node) or event.node,
+        "image_type": mime,
+    }
+
+
+def log_lines(entries: Iterable[LogEntry], size: tuple[int, int] | None) -> Json:
+    """size: columns and rows of the server's terminal."""
+    shown = None if size is None else {"cols": size[0], "rows": size[1]}
+    return {"entries": [{"t": e.time, "m": e.message} for e in entries], "size": shown}
+
+
+# -- prompts -----------------------------------------------------------------------------------------
+
+
+def accepted(answer: Accepted) -> Json:
+    return {
+        "prompt_id": answer.id,
+        "number": number(answer.number),
+        "node_errors": node_errors(answer.node_errors),
+    }
+
+
+def refused(error: Refused) -> Json:
+    return {"error": graph_error(error), "node_errors": node_errors(error.node_errors)}
+
+
+def bad_submission(code: str, message: str, details: str) -> Json:
+    """A refusal of POST /prompt that comes before the prompt is read."""
+    error: Json = {"type": code, "message": message, "details": details, "extra_info": {}}
+    return {"error": error, "node_errors": {}}
+
+
+def graph_error(error: GraphError) -> Json:
+    return {
+        "type": error.code,
+        "message": error.message,
+        "details": error.details,
+        "extra_info": error.extra,
+    }
+
+
+def node_errors(errors: Mapping[NodeId, NodeErrors]) -> Json:
+    return {
+        node: {
+            "errors": [graph_error(e) for e in found.errors],
+            "dependent_outputs": found.dependents,
+            "class_type": found.class_type,
+        }
+        for node, found in errors.items()
+    }
+
+
+def number(value: float) -> float | int:
+    """A queue number: whole ones without a fraction, as clients know them."""
+    return int(value) if value.is_integer() else value
+
+
+# -- queue, history, jobs ------------------------------------------------------------------------------
+
+
+def queue(running: Sequence[JobRecord], pending: Sequence[JobRecord]) -> Json:
+    return {
+        "queue_running": [queue_item(r) for r in running],
+        "queue_pending": [queue_item(r) for r in pending],
+    }
+
+
+def queue_item(record: JobRecord) -> list[object]:
+    return [number(record.number), record.id, dict(record.prompt), public(record.extra), list(record.targets)]
+
+
+def public(extra: Mapping[str, object]) -> Json:
+    """`extra_data` without what is for one run's eyes only."""
+    return {key: value for key, value in extra.items() if key not in SECRETS}
+
+
+def history(records: Iterable[JobRecord]) -> Json:
+    return {record.id: history_entry(record) for record in records}
+
+
+def history_entry(record: JobRecord) -> Json:
+    return {
+        "prompt": queue_item(record),
+        "outputs": dict(record.outputs),
+        "status": execution_status(record),
+        "meta": dict(record.meta),
+    }
+
+
+def execution_status(record: JobRecord) -> Json:
+    """How a finished job ended; an interrupted one counts as an error."""
+    done = record.status == "completed"
+    messages = [[event, data] for event, data in record.messages or ()]
+    return {"status_str": "success" if done else "error", "completed": done, "messages": messages}
+
+
+def jobs_page(jobs: Sequence[JobSummary], total: int, limit: int, offset: int) -> Json:
+    page = {"offset": offset, "limit": limit, "total": total, "has_more": offset + len(jobs) < total}
+    return {"jobs": [job(j) for j in jobs], "pagination": page}
+
+
+def job(summary: JobSummary) -> Json:
+    """A job in a list: what is not known yet is left out."""
+    known: Json = {
+        "execution_start_time": summary.started,
+        "execution_end_time": summary.ended,
+        "preview_output": summary.preview_output,
+        "execution_error": summary.error,
+        "workflow_id": summary.workflow_id,
+    }
+    return {
+        "id": summary.id,
+        "status": _STATUS_NAMES[summary.status],
+        "priority": number(summary.number),
+        "create_time": summary.created,
+        "outputs_count": summary.outputs_count,
+        **{name: value for name, value in known.items() if value is not None},
+    }
+
+
+def job_detail(record: JobRecord) -> Json:
+    """One job; the outputs and the end of it only once it has ended."""
+    extra = {"create_time": record.created, **public(record.extra)}
+    shown = {**job(record.summary()), "workflow": {"prompt": dict(record.prompt), "extra_data": extra}}
+    if record.messages is not None:
+        shown |= {"outputs": dict(record.outputs), "execution_status": execution_status(record)}
+    return shown
+
+
+# -- files -------------------------------------------------------------------------------------------
+
+
+def uploaded(name: str, subfolder: str, kind: str) -> Json:
+    return {"name": name, "subfolder": subfolder, "type": kind}
+
+
+def file_info(path: Path, name: str) -> Json:
+    """name: what the client calls it, with forward slashes."""
+    stat = path.stat()
+    return {"path": name, "size": stat.st_size, "modified": stat.st_mtime, "created": stat.st_ctime}
+
+
+def directory_entry(path: Path, name: str) -> Json:
+    """One entry of /v2/userdata."""
+    if path.is_dir():
+        return {"name": path.name, "path": name, "type": "directory"}
+    stat = path.stat()
+    shown: Json = {"name": path.name, "path": name, "type": "file"}
+    return {**shown, "size": stat.st_size, "modified": stat.st_mtime}
+
+
+def model_folder(name: str, folders: Sequence[Path]) -> Json:
+    return {"name": name, "folders": [str(f) for f in folders]}
+
+
+def model_file(name: str, folder_index: int, path: Path) -> Json:
+    """name: relative to the folder of that index."""
+    stat = path.stat()
+    return {
+        "name": name,
+        "pathIndex": folder_index,
+        "modified": stat.st_mtime,
+        "created": stat.st_ctime,
+        "size": stat.st_size,
+    }
+
+
+# -- server ------------------------------------------------------------------------------------------
+
+
+def system_stats(system: Json, devices: Iterable[DeviceInfo]) -> Json:
+    return {"system": system, "devices": [device(d) for d in devices]}
+
+
+def device(info: DeviceInfo) -> Json:
+    return {
+        "name": info.name,
+        "type": info.type,
+        "index": info.index,
+        "vram_total": info.total,
+        "vram_free": info.free,
+        "torch_vram_total": info.torch_total,
+        "torch_vram_free": info.torch_free,
+    }
+
+
+def pool(view: PoolView) -> Json:
+    """Our own route: the dataclasses' own names, so nothing is spelled here twice."""
+    return asdict(view)
+
+
+def users(names: Mapping[str, str]) -> Json:
+    return {"storage": "server", "users": dict(names)}
+
+
+def single_user(*, migrated: bool) -> Json:
+    """migrated: whether the user has a folder here yet."""
+    return {"storage": "server", "migrated": migrated}
+
+
+def error(text: str) -> Json:
+    """The refusal of the newer routes."""
+    return {"error": text}
+
+
+def dumps(value: object) -> str:
+    """Compact JSON."""
+    return json.dumps(value, separators=(",", ":"))
