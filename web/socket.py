@@ -53,7 +53,7 @@ class Client:
     waiting: dict[int | FrameKind, Frame] = field(default_factory=dict)
     waiting_bytes: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
-    serial: itertools.count[int] = field(default_factory=itertools.count)
+    serial: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def put(self, frame: Frame) -> None:
         """Queue a frame; never waits. Drops the client when it has let too much pile up."""
