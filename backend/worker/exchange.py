@@ -1,10 +1,12 @@
-"""Results between processes: one file in shared memory holds a pickle and, behind it, the bytes of its tensors.
+"""Results between processes: one file in shared memory holds a pickle and, behind it, the bytes of its
+tensors.
 
 Reading maps the file and copies nothing: tensors lie in the mapping, which lives as long as any of them, even
 when the file is gone by then. The mapping is private (copy on write), so a reader that writes to a tensor
 spoils no one else's.
 
-Layout: `_HEAD`, one `_PART` (offset, bytes) per buffer, the pickle, then the buffers, each on a 64-byte boundary.
+Layout: `_HEAD`, one `_PART` (offset, bytes) per buffer, the pickle, then the buffers, each on a 64-byte
+boundary.
 """
 
 import dataclasses
@@ -21,16 +23,18 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 import psutil
 
 from backend.deferred import torch
 from backend.errors import TesseraError
-from backend.types import Tensor
 from backend.worker.messages import Segment
 
 Outputs: TypeAlias = tuple[tuple[object, ...], ...]  # an op's result: per output, its items
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MAGIC = b"tessera1"
 _HEAD = struct.Struct("<8sQQ")  # magic, bytes of the pickle, number of buffers
@@ -60,11 +64,14 @@ class BadSegment(TesseraError):
 
     def __init__(self, path: str, problem: str) -> None:
         self.path, self.problem = path, problem
-        super().__init__(f"The result in {path} can't be read: {problem}. Run the prompt again to recompute it.")
+        super().__init__(
+            f"The result in {path} can't be read: {problem}. Run the prompt again to recompute it."
+        )
 
 
 class Value:
-    """An op's result: objects in this process, a segment, or both; each is made from the other when asked for.
+    """An op's result: objects in this process, a segment, or both; each is made from the other when asked
+    for.
 
     Safe to use from several threads.
     """
@@ -96,7 +103,10 @@ class Value:
             return self._result
 
     def segment(self) -> Segment:
-        """The packed form. Raises: MemoryFull; PicklingError and the like for objects that can't be packed."""
+        """The packed form.
+
+        Raises: MemoryFull; PicklingError and the like for objects that can't be packed.
+        """
         with self._lock:
             if self._segment is None:
                 if self._result is None:
@@ -209,16 +219,16 @@ def tensor_bytes(value: object) -> int:
 
 
 class _Pickler(pickle.Pickler):
-    def reducer_override(self, obj: object) -> object:
-        """Tensors go out of band as bytes; whatever else pickles as it likes (numpy arrays out of band too)."""
+    def reducer_override(self, obj: object) -> Any:  # what pickle takes is beyond a type
+        """Tensors go out of band as bytes; all else as pickle does it (numpy arrays out of band too)."""
         if "torch" not in sys.modules or not isinstance(obj, torch.Tensor) or obj.layout != torch.strided:
             return NotImplemented
         flat = obj.detach().to("cpu").resolve_conj().resolve_neg().contiguous().reshape(-1)
-        data = flat.view(torch.uint8).numpy()
+        data = cast(bytes, flat.view(torch.uint8).numpy())  # numpy 1's stubs don't say that it is a buffer
         return _tensor, (pickle.PickleBuffer(data), obj.dtype, tuple(obj.shape))
 
 
-def _tensor(data: memoryview, dtype: "torch.dtype", shape: tuple[int, ...]) -> Tensor:
+def _tensor(data: memoryview, dtype: "torch.dtype", shape: tuple[int, ...]) -> "Tensor":
     if not len(data):
         return torch.empty(shape, dtype=dtype)
     return torch.frombuffer(data, dtype=dtype).reshape(shape)

@@ -1,5 +1,6 @@
 """An exception as a report: what a client is told of it."""
 
+import dataclasses
 import traceback
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -10,8 +11,13 @@ from backend.worker.messages import Failed
 _LONGEST = 2000  # characters of one input's text
 
 
-def failed(key: OpKey, error: BaseException, inputs: Mapping[str, Sequence[object]], skip: Sequence[str]) -> Failed:
-    """The report of an op's exception. skip: source files whose outermost frames are ours, and say nothing."""
+def failed(
+    key: OpKey, error: BaseException, inputs: Mapping[str, Sequence[object]], skip: Sequence[str]
+) -> Failed:
+    """The report of an op's exception.
+
+    skip: source files whose outermost frames are ours, and say nothing.
+    """
     frames = _without(error.__traceback__, skip)
     return Failed(
         key=key,
@@ -37,9 +43,9 @@ def text(value: object) -> str:
         return _cut(f"[{shown}]")
     if isinstance(value, Mapping):
         return _cut("{" + ", ".join(f"{k!r}: {text(v)}" for k, v in list(value.items())[:50]) + "}")
-    fields = getattr(value, "__dataclass_fields__", None)
-    if fields is not None and not isinstance(value, type):
-        return _cut(f"{type(value).__name__}({', '.join(f'{n}={text(getattr(value, n))}' for n in fields)})")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = ", ".join(f"{f.name}={text(getattr(value, f.name))}" for f in dataclasses.fields(value))
+        return _cut(f"{type(value).__name__}({fields})")
     return _cut(str(value))
 
 

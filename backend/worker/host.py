@@ -8,13 +8,13 @@ from time import perf_counter
 
 from backend.deferred import torch
 from backend.node import NodeSpec, Result
-from backend.ops import Call
+from backend.ops import Call, Op
 from backend.references import Ref
 from backend.registry import Registry
 from backend.types import DeviceId, OpKey
 from backend.worker.exchange import Outputs, Value
 from backend.worker.failure import failed
-from backend.worker.messages import Failed, Finished, OpCancelled, Report, Started
+from backend.worker.messages import Failed, Finished, OpCancelled, Report, Started, Stored
 
 HOST = DeviceId("host")
 _log = logging.getLogger(__name__)
@@ -43,8 +43,17 @@ class Host:
         """Load torch in the background, so that the first node need not wait for it (about 1.5 s)."""
         self._serial.submit(_load_torch, torch_threads)
 
-    def run(self, key: OpKey, op: Call, inputs: Mapping[OpKey, Value]) -> None:
-        """Start a call soon. inputs: the result of every op that `op` refers to."""
+    def run(
+        self,
+        key: OpKey,
+        op: Op[object],
+        inputs: Mapping[OpKey, Stored],
+        preview: str = "none",
+        preview_size: int = 512,
+    ) -> None:
+        """Start a call soon. inputs: the result of every op that `op` refers to. Calls have no previews."""
+        if not isinstance(op, Call):
+            raise TypeError(f"the host runs Call ops, and {key} is a {type(op).__name__}")
         spec = self._registry.find(op.node)
         threads = self._serial if spec is not None and spec.serial else self._threads
         with self._lock:
@@ -60,25 +69,30 @@ class Host:
         if dropped:
             self._report(HOST, OpCancelled(key))
 
-    def close(self) -> None:
+    def unload(self) -> None:
+        """The host holds no weights."""
+
+    def stop(self) -> None:
         """Start nothing more. Threads in the middle of a call are not waited for."""
         for threads in (self._threads, self._serial):
             threads.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self, key: OpKey, spec: NodeSpec | None, op: Call, inputs: Mapping[OpKey, Value]) -> None:
+    def _run(self, key: OpKey, spec: NodeSpec | None, op: Call, inputs: Mapping[OpKey, Stored]) -> None:
         with self._lock:
             self._waiting.pop(key, None)
         self._report(HOST, Started(key))
         self._report(HOST, self._answer(key, spec, op, inputs))
 
     def _answer(
-        self, key: OpKey, spec: NodeSpec | None, op: Call, inputs: Mapping[OpKey, Value]
+        self, key: OpKey, spec: NodeSpec | None, op: Call, inputs: Mapping[OpKey, Stored]
     ) -> Finished | Failed:
         resolved: Mapping[str, Sequence[object]] = op.inputs
         given: dict[str, object] = {}
         try:
             if spec is None:
-                raise LookupError(f"The node class {op.node!r} is not registered any more. Restart the server.")
+                raise LookupError(
+                    f"The node class {op.node!r} is not registered any more. Restart the server."
+                )
             resolved = {name: resolve(items, inputs) for name, items in op.inputs.items()}
             given = {name: op.hidden.get(name) for name in spec.hidden}
             started = perf_counter()
@@ -93,7 +107,7 @@ class Host:
             return failed(key, error, shown, (__file__,))
 
 
-def resolve(items: Sequence[object], inputs: Mapping[OpKey, Value]) -> tuple[object, ...]:
+def resolve(items: Sequence[object], inputs: Mapping[OpKey, Stored]) -> tuple[object, ...]:
     """A list of items with every `Ref` replaced by what it names."""
     return tuple(
         inputs[item.key].get()[item.slot][item.item] if isinstance(item, Ref) else item for item in items
@@ -144,7 +158,9 @@ def _values(spec: NodeSpec, returned: object, listed: bool) -> tuple[object, ...
     if count == 1 and not listed:
         return (returned,)
     if not isinstance(returned, (tuple, list)):
-        raise TypeError(f"{spec.name} has {count} outputs and returned a {type(returned).__name__}, no tuple.")
+        raise TypeError(
+            f"{spec.name} has {count} outputs and returned a {type(returned).__name__}, no tuple."
+        )
     if listed and not returned and count:
         raise TypeError(f"{spec.name} has {count} outputs and returned a Result without values.")
     if len(returned) != count:

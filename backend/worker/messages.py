@@ -130,7 +130,10 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """What an op raised. type: bare name for builtins, `module.Name` otherwise; node_inputs: texts by name."""
+    """What an op raised.
+
+    type: bare name for builtins, `module.Name` otherwise; node_inputs: texts by name.
+    """
 
     key: OpKey
     type: str
@@ -165,6 +168,14 @@ class Stored(Protocol):
 
     @property
     def nbytes(self) -> int: ...
+
+    def get(self) -> tuple[tuple[object, ...], ...]:
+        """The outputs, each a tuple of items."""
+        ...
+
+    def segment(self) -> Segment:
+        """The result for another process, packed if need be."""
+        ...
 
     def close(self) -> None:
         """Give the memory back. No one may read the result afterwards."""

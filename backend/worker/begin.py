@@ -1,0 +1,84 @@
+"""From a Denoise op and a loaded model to a run: its sigmas, noise, latent and conditions."""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from backend.errors import UnsupportedOption
+from backend.models.family import Layout
+from backend.models.latent import LatentFormat
+from backend.ops import Denoise
+from backend.references import BasicGuider, CfgGuider, Guider, Schedule
+from backend.sampling.discretization import scaled_linear
+from backend.sampling.noise import initial_noise
+from backend.sampling.prediction import Prediction
+from backend.sampling.run import fit_mask, sample, to_model_space
+from backend.sampling.sigmas import schedule_sigmas
+from backend.types import Latent, OpKey
+from backend.worker.denoise import Denoising, Steering, Target, finisher, rows_of
+
+
+def begin(key: OpKey, op: Denoise, target: Target) -> Denoising:
+    """Start a run of `op`, whose refs are values by now. A run without sigmas has its result at once.
+
+    Raises: UnsupportedOption for an unknown sampler or scheduler, an option that can't be honoured, or a
+    latent that is not the model's.
+    """
+    latent: Latent = op.latent  # type: ignore[assignment]  # its refs are replaced
+    samples = fitted(latent.samples.float(), target.format)
+    latent = dataclasses.replace(latent, samples=samples)
+    sigmas = sigmas_of(op, target.prediction)
+    finish = finisher(latent, target.format) if len(sigmas) else lambda outcome: (latent, latent)
+    noise = torch.zeros_like(samples)
+    if op.noise.enabled:
+        noise = initial_noise(samples.shape, op.noise.seed, latent.batch_index)
+    mask = None if latent.noise_mask is None else fit_mask(latent.noise_mask, samples.shape)
+    run = sample(
+        to_model_space(samples, target.format.scale, target.format.shift).to(target.device),
+        noise.to(target.device),
+        sigmas,
+        sampler=op.sampler.name,
+        prediction=target.prediction,
+        seed=op.noise.seed,
+        mask=None if mask is None else mask.to(target.device),
+        options=op.sampler.options,
+    )
+    return Denoising(key, run, target, steering_of(op.guider), max(len(sigmas) - 1, 0), finish)
+
+
+def prediction_of(layout: Layout) -> Prediction:
+    """What the model's output means, over Stable Diffusion's range of noise."""
+    return Prediction(layout.prediction, scaled_linear())
+
+
+def fitted(samples: Tensor, format: LatentFormat) -> Tensor:
+    """A latent with the channels of the model: an empty one takes any number, another must have them.
+
+    Raises: UnsupportedOption.
+    """
+    if samples.shape[1] == format.channels:
+        return samples
+    if not samples.any():
+        return rows_of(samples.movedim(1, 0), format.channels).movedim(0, 1)
+    raise UnsupportedOption(
+        "latent_image",
+        f"{samples.shape[1]} channels",
+        f"This model's latents have {format.channels}: encode the image with the VAE that belongs to it.",
+    )
+
+
+def steering_of(guider: Guider) -> Steering:
+    """The conditions of a guider whose refs are values by now."""
+    match guider:
+        case BasicGuider(positive=positive):
+            return Steering(positive)  # type: ignore[arg-type]
+        case CfgGuider(positive=positive, negative=negative, cfg=cfg):
+            return Steering(positive, negative, cfg)  # type: ignore[arg-type]
+
+
+def sigmas_of(op: Denoise, prediction: Prediction) -> Tensor:
+    """The sigmas that the op runs, given or by name."""
+    if isinstance(op.sigmas, Schedule):
+        return schedule_sigmas(op.sigmas, prediction.range, op.sampler.name)
+    return op.sigmas  # type: ignore[return-value]  # its refs are replaced

@@ -1,0 +1,171 @@
+"""The main thread of a worker: between two turns of the step loop it takes mail and at most one whole op."""
+
+import logging
+from collections import deque
+from dataclasses import replace
+from time import monotonic, perf_counter
+
+import torch
+
+from backend.errors import BadFile
+from backend.ops import Denoise
+from backend.storage import Storage
+from backend.types import OpKey
+from backend.worker import device
+from backend.worker.exchange import Outputs, Value, write
+from backend.worker.execute import Bench, concrete, execute, start
+from backend.worker.failure import failed
+from backend.worker.messages import (
+    CancelOp,
+    Done,
+    Failed,
+    OpCancelled,
+    Preview,
+    Progress,
+    Ready,
+    RunOp,
+    Setup,
+    Started,
+    Table,
+    ToWorker,
+    Unload,
+)
+from backend.worker.process import Mailbox
+from backend.worker.residents import Residents
+from backend.worker.steploop import Ended, StepLoop, described
+
+_EMBEDDINGS = ("", ".safetensors", ".pt", ".bin")
+_TABLE_EVERY = 0.5  # seconds between tables while only counters change
+_log = logging.getLogger(__name__)
+
+
+def run(mailbox: Mailbox, setup: Setup) -> None:
+    """Work until the mailbox ends the process."""
+    torch.set_num_threads(device.threads(setup))
+    torch.set_grad_enabled(False)
+    Worker(mailbox, setup).run()
+
+
+class Worker:
+    """Ops in steps join the step loop when they arrive; whole ones wait, and run one between two turns."""
+
+    def __init__(self, mailbox: Mailbox, setup: Setup) -> None:
+        self._mailbox, self._owner = mailbox, setup.owner
+        self._device = device.choose(setup.settings, setup.index)
+        self._residents = Residents(self._device, setup.settings)
+        storage = Storage(setup.settings)
+        self._bench = Bench(self._residents, lambda name: find_embedding(storage, name))
+        self._steps = StepLoop(device.max_rows(self._device), self._report)
+        self._whole: deque[RunOp] = deque()
+        self._told, self._told_at = Table(()), -_TABLE_EVERY
+
+    def run(self) -> None:
+        self._mailbox.send(Ready(device.info(self._device), self._mailbox.pid))
+        while True:
+            self.turn()
+
+    def turn(self) -> None:
+        """Take the mail, run one whole op, advance the step loop once."""
+        self._take_mail()
+        if self._whole:
+            self._run_whole(self._whole.popleft())
+        if len(self._steps):
+            self._steps.turn()
+        self._tell()
+
+    def _take_mail(self) -> None:
+        """All mail that is there; where there is nothing to do, wait for some."""
+        inbox = self._mailbox.inbox
+        while not (inbox.empty() and (self._whole or len(self._steps))):
+            self._obey(inbox.get())
+            if inbox.empty():
+                return
+
+    def _obey(self, message: ToWorker) -> None:
+        match message:
+            case RunOp(op=Denoise()):
+                self._start(message)
+            case RunOp():
+                self._whole.append(message)
+            case CancelOp(key=key):
+                self._cancel(key)
+            case Unload(components=components):
+                self._residents.unload(components)
+                self._tell()
+
+    def _start(self, message: RunOp) -> None:
+        """Let a Denoise op join the step loop."""
+        self._mailbox.send(Started(message.key))
+        op = message.op
+        try:
+            op = concrete(op, _values(message))
+            assert isinstance(op, Denoise)
+            denoising = start(message.key, op, self._bench)
+            size = None if message.preview == "none" else message.preview_size
+            self._steps.add(op, denoising, size)
+        except Exception as error:  # around an operation
+            self._fail(message.key, op, error)
+
+    def _run_whole(self, message: RunOp) -> None:
+        self._mailbox.send(Started(message.key))
+        op, started = message.op, perf_counter()
+        try:
+            op = concrete(op, _values(message))
+            outputs = execute(op, self._bench)
+            seconds = perf_counter() - started
+            self._done(message.key, outputs, seconds)
+        except Exception as error:  # around an operation
+            self._fail(message.key, op, error)
+
+    def _cancel(self, key: OpKey) -> None:
+        waiting = next((message for message in self._whole if message.key == key), None)
+        if waiting is not None:
+            self._whole.remove(waiting)
+        if waiting is not None or self._steps.cancel(key):
+            self._mailbox.send(OpCancelled(key))
+
+    def _report(self, report: Progress | Preview | Failed | Ended) -> None:
+        """What the step loop says."""
+        if not isinstance(report, Ended):
+            self._mailbox.send(report)
+            return
+        try:
+            self._done(report.key, tuple((latent,) for latent in report.outputs), report.seconds)
+        except Exception as error:  # around an operation: shared memory may be full
+            self._fail(report.key, None, error)
+
+    def _done(self, key: OpKey, outputs: Outputs, seconds: float) -> None:
+        lengths = tuple(len(items) for items in outputs)
+        self._mailbox.send(Done(key, write(outputs, self._owner), lengths, seconds))
+
+    def _fail(self, key: OpKey, op: object, error: Exception) -> None:
+        _log.warning("op %s failed: %s", key, error, exc_info=error)
+        self._mailbox.send(failed(key, error, described(op), ()))
+
+    def _tell(self) -> None:
+        """Send the table when it changed: at once for components, now and then for counters."""
+        counters, resident = self._steps.counters, self._residents.table()
+        if (
+            resident == self._told.resident
+            and monotonic() - self._told_at < _TABLE_EVERY
+            and len(self._steps)
+        ):
+            return
+        table = Table(resident, counters.forwards, counters.rows, counters.shared, counters.largest)
+        if table != self._told:
+            self._told, self._told_at = table, monotonic()
+            self._mailbox.send(replace(table, info=device.info(self._device)))
+
+
+def find_embedding(storage: Storage, name: str) -> str | None:
+    """The file of `embedding:name` in a prompt, named with or without its ending; None if there is none."""
+    for ending in _EMBEDDINGS:
+        try:
+            return str(storage.find("embeddings", name + ending))
+        except BadFile:
+            continue
+    return None
+
+
+def _values(message: RunOp) -> dict[OpKey, Value]:
+    return {key: Value.attach(segment) for key, segment in message.inputs.items()}

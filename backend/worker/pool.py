@@ -1,0 +1,232 @@
+"""The server's end of a worker process: starts it, packs what it is to read, and reports what it says.
+
+Nothing here blocks the event loop: one thread per worker starts and reads the process, one packs and sends,
+one hands its output to the log. The process has its own interpreter and shares nothing but the connection.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO
+
+from backend.ops import Op
+from backend.settings import Settings
+from backend.types import ComponentId, DeviceId, OpKey
+from backend.worker.exchange import Value
+from backend.worker.failure import failed
+from backend.worker.messages import (
+    CancelOp,
+    Done,
+    Finished,
+    FromWorker,
+    Lost,
+    Report,
+    RunOp,
+    Setup,
+    Stop,
+    Stored,
+    ToWorker,
+    Unload,
+)
+
+_log = logging.getLogger(__name__)
+_ROOT = Path(__file__).parents[2]  # the folder that holds the package `backend`
+# -P and append: neither the user's working folder nor ours may shadow an installed module.
+_BOOT = (
+    "import sys; sys.path.append(sys.argv[1]); "
+    "from backend.worker.process import main; main(int(sys.argv[2]))"
+)
+_LAST_WORDS = 20  # lines of output that the reason of a loss quotes
+_GRACE = 5.0  # seconds between the end of the connection and the kill
+
+
+@dataclass(frozen=True, slots=True)
+class _ToRun:
+    key: OpKey
+    op: Op[object]
+    inputs: Mapping[OpKey, Stored]
+    preview: str
+    preview_size: int
+
+
+class WorkerProcess:
+    """One worker process. report is called from its threads: Ready, then reports on ops, and one Lost at the
+    end.
+
+    Lost does not follow `stop`, which alone waits. index, of `count` workers, chooses the device. Whether a
+    lost worker is replaced is the engine's decision: by a new WorkerProcess.
+    """
+
+    def __init__(
+        self,
+        id: DeviceId,
+        settings: Settings,
+        index: int,
+        report: Callable[[DeviceId, Report], None],
+        count: int = 1,
+    ) -> None:
+        self.id = id
+        self._report = report
+        self._outbox: SimpleQueue[_ToRun | Setup | ToWorker | None] = SimpleQueue()
+        self._outbox.put(Setup(settings, index, count, os.getpid()))
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = self._killed = False
+        self._ended = threading.Event()
+        self._output: deque[str] = deque(maxlen=_LAST_WORDS)
+        self._listener = threading.Thread(target=self._listen, name=f"log-{id}", daemon=True)
+        threading.Thread(target=self._live, name=f"worker-{id}", daemon=True).start()
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id; None until it was started."""
+        return self._process.pid if self._process else None
+
+    def run(
+        self,
+        key: OpKey,
+        op: Op[object],
+        inputs: Mapping[OpKey, Stored],
+        preview: str = "none",
+        preview_size: int = 512,
+    ) -> None:
+        """Start an op. inputs: the result of every op that it refers to; keep them until it has ended."""
+        self._outbox.put(_ToRun(key, op, inputs, preview, preview_size))
+
+    def cancel(self, key: OpKey) -> None:
+        """End an op at its next step; an op that runs whole ends when it ends. OpCancelled tells."""
+        self._outbox.put(CancelOp(key))
+
+    def unload(self, components: Sequence[ComponentId] | None = None) -> None:
+        """Drop the named resident components, or all."""
+        self._outbox.put(Unload(None if components is None else tuple(components)))
+
+    def stop(self) -> None:
+        """End the process and wait until it has ended; no Lost follows."""
+        self._stopped = True
+        self._outbox.put(Stop())
+        if not self.wait(_GRACE):
+            self.kill()
+            self.wait(_GRACE)
+
+    def kill(self) -> None:
+        """End the process by force, also one that was not started yet.
+
+        Lost follows, unless it was stopped.
+        """
+        with self._lock:
+            self._killed = True
+            if self._process is not None:
+                self._process.kill()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the process's end. Returns: whether it ended."""
+        return self._ended.wait(timeout)
+
+    def _live(self) -> None:
+        """The reader thread: the process from its start to its end."""
+        try:
+            connection, reason = self._start(), ""
+        except OSError as error:
+            connection, reason = None, f"it could not be started: {error}"
+        if connection is not None:
+            threading.Thread(target=self._send, args=(connection,), name=f"to-{self.id}", daemon=True).start()
+            self._read(connection)
+            reason = self._bury()
+            self._outbox.put(None)
+            connection.close()
+        self._ended.set()
+        if not self._stopped:
+            self._report(self.id, Lost(reason))
+
+    def _start(self) -> Connection | None:
+        """Start the process. None: it was killed before."""
+        ours, theirs = Pipe()
+        with self._lock, theirs:
+            if self._killed:
+                ours.close()
+                return None
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _BOOT, str(_ROOT), str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # Ctrl-C in a terminal is for the server, which ends its workers
+            )
+        self._listener.start()
+        return ours
+
+    def _read(self, connection: Connection) -> None:
+        while True:
+            try:
+                message: FromWorker = connection.recv()
+            except (EOFError, OSError):
+                return
+            if isinstance(message, Done):
+                value = Value.attach(message.value)
+                finished = Finished(message.key, value, message.lengths, message.seconds, message.ui)
+                self._report(self.id, finished)
+            else:
+                self._report(self.id, message)
+
+    def _send(self, connection: Connection) -> None:
+        """The sender thread: packs values, which may copy gigabytes, and writes messages."""
+        while (item := self._outbox.get()) is not None:
+            try:
+                connection.send(self._packed(item) if isinstance(item, _ToRun) else item)
+            except (BrokenPipeError, ConnectionError):
+                return  # the reader reports the loss, of this op too
+            except Exception as error:  # around an operation: a value that can't be packed fails its op alone
+                if not isinstance(item, _ToRun):
+                    raise
+                _log.warning("op %s can't be sent to worker %s", item.key, self.id, exc_info=error)
+                self._report(self.id, failed(item.key, error, {}, (__file__,)))
+
+    def _packed(self, item: _ToRun) -> RunOp:
+        segments = {key: value.segment() for key, value in item.inputs.items()}
+        return RunOp(item.key, item.op, segments, item.preview, item.preview_size)
+
+    def _listen(self) -> None:
+        """The log thread: the process's output, line by line, into the server's log."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        stream: IO[bytes] = self._process.stdout
+        for line in stream:
+            text = line.decode(errors="replace").rstrip()
+            if text:
+                self._output.append(text)
+                _log.info("[%s] %s", self.id, text)
+        stream.close()
+
+    def _bury(self) -> str:
+        """Wait for the end of a process that closed its connection.
+
+        Returns: how it ended, and its last words.
+        """
+        assert self._process is not None
+        try:
+            code = self._process.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        self._listener.join(_GRACE)
+        return "; ".join([_ending(code), *self._output])
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"

@@ -1,0 +1,75 @@
+"""A network that is a formula, and samplers over it: for tests of the step loop."""
+
+import torch
+
+from backend.models.latent import LatentFormat
+from backend.ops import Denoise
+from backend.references import CfgGuider, Model, Noise, Sampler, Weights
+from backend.sampling.discretization import scaled_linear
+from backend.sampling.prediction import Prediction
+from backend.sampling.request import DenoiseRequest
+from backend.sampling.run import Outcome
+from backend.types import Cond, Latent, OpKey
+from backend.worker.denoise import Denoising, Steering, Target
+
+FORMAT = LatentFormat(channels=4, downscale=8, scale=0.5, rgb=((0.1, 0.2, 0.3),) * 4)
+PREDICTION = Prediction("eps", scaled_linear())
+
+
+class Formula:
+    """Each row's output depends on that row alone; counts its passes."""
+
+    def __init__(self, most_rows=10**6):
+        self.passes, self.most_rows = [], most_rows
+
+    def forward(self, x, timesteps, tokens, extra=None, adapters=()):
+        if len(x) > self.most_rows:
+            raise torch.OutOfMemoryError(f"{len(x)} rows")
+        self.passes.append(len(x))
+        if tokens.isnan().any():
+            raise FloatingPointError("tokens are not numbers")
+        strength = torch.tensor([sum(patches) for patches in adapters] or [0.0] * len(x))
+        shape = (-1, *[1] * (x.ndim - 1))
+        return (
+            x * 0.3
+            + tokens.mean((1, 2)).reshape(shape)
+            + timesteps.reshape(shape) / 1e3
+            + strength.reshape(shape)
+        )
+
+
+def a_cond(value=1.0, length=77, **options):
+    return Cond(torch.full((1, length, 8), value), options=options)
+
+
+def euler(x, sigmas):
+    for step in range(len(sigmas) - 1):
+        denoised = yield DenoiseRequest(x, sigmas[step], step)
+        x = x + (x - denoised) / sigmas[step] * (sigmas[step + 1] - sigmas[step])
+    return Outcome(x, denoised if len(sigmas) > 1 else None)
+
+
+SIGMAS = torch.tensor([14.6, 7.0, 3.0, 1.0, 0.0])
+
+
+def a_run(
+    key="op", network=None, seed=0, size=4, steering=None, sampler=euler, sigmas=SIGMAS, patches=(), batch=1
+):
+    """A run of a sampler on seeded noise."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, 4, size, size, generator=generator) * 14.6
+    steering = steering or Steering((a_cond(1.0),), (a_cond(-1.0),), cfg=3.0)
+    target = Target(network or Formula(), PREDICTION, FORMAT, torch.device("cpu"), patches)
+
+    def finish(outcome):
+        return Latent(outcome.samples), Latent(
+            outcome.samples if outcome.denoised is None else outcome.denoised
+        )
+
+    return Denoising(OpKey(key), sampler(x, sigmas), target, steering, len(sigmas) - 1, finish)
+
+
+def an_op(cfg=3.0):
+    model = Model(Weights("denoiser", ()))
+    guider = CfgGuider(model, (a_cond(1.0),), (a_cond(-1.0),), cfg)
+    return Denoise(guider, Latent(torch.zeros(1, 4, 4, 4)), Noise(0), Sampler("euler"), SIGMAS)
