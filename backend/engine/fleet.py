@@ -19,7 +19,12 @@ class Worker(Protocol):
     """The server-side end of a device. It never blocks and reports from any thread."""
 
     def run(
-        self, key: OpKey, op: Op[object], inputs: Mapping[OpKey, Stored], preview: str = ..., preview_size: int = ...
+        self,
+        key: OpKey,
+        op: Op[object],
+        inputs: Mapping[OpKey, Stored],
+        preview: str = ...,
+        preview_size: int = ...,
     ) -> None: ...
 
     def cancel(self, key: OpKey) -> None: ...

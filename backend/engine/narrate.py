@@ -44,7 +44,8 @@ class Narrator:
     def meta(self) -> dict[NodeId, dict[str, object]]:
         """The history's `meta`: which node each output belongs to."""
         return {
-            id: {"node_id": id, "display_node": id, "parent_node": None, "real_node_id": id} for id in self.outputs
+            id: {"node_id": id, "display_node": id, "parent_node": None, "real_node_id": id}
+            for id in self.outputs
         }
 
     def started(self, cached: Sequence[NodeId]) -> None:
@@ -53,7 +54,9 @@ class Narrator:
         self.messages.append(("execution_start", {"prompt_id": self._job, "timestamp": at}))
         at = self._clock.epoch_ms()
         self._emit(NodesCached(self._job, self._client, tuple(cached), at))
-        self.messages.append(("execution_cached", {"nodes": list(cached), "prompt_id": self._job, "timestamp": at}))
+        self.messages.append(
+            ("execution_cached", {"nodes": list(cached), "prompt_id": self._job, "timestamp": at})
+        )
 
     def node_cached(self, id: NodeId, ui: Mapping[str, object] | None) -> None:
         """A cached output node shows its result again."""
@@ -88,7 +91,9 @@ class Narrator:
         self._emit(JobSucceeded(self._job, self._client, at))
         self.messages.append(("execution_success", {"prompt_id": self._job, "timestamp": at}))
 
-    def failed(self, id: NodeId, class_type: str, error: Failed, outputs: Sequence[NodeId]) -> dict[str, object]:
+    def failed(
+        self, id: NodeId, class_type: str, error: Failed, outputs: Sequence[NodeId]
+    ) -> dict[str, object]:
         """Returns: the error as the history and the job list show it."""
         at = self._clock.epoch_ms()
         event = JobFailed(

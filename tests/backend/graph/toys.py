@@ -44,12 +44,12 @@ def decode(*, vae: Vae, samples: Latent) -> Op[Image]:
 
 
 @node("Add", category="toys")
-def add(*, a: int, b: int = 1) -> int:
-    return a + b
+def add(*, a: int, b: int | None = None) -> int:
+    return a + (b or 1)
 
 
 @node("Show", category="toys", output_node=True)
-def show(*, value: AnyValue, tag: str = "") -> Result:
+def show(*, value: AnyValue, tag: str | None = None) -> Result:
     return Result(ui={"shown": [value]})
 
 
