@@ -18,12 +18,13 @@ from backend.node import NodeSpec
 from backend.registry import Registry
 from backend.types import NodeId
 
+_LONGEST_CYCLE = 20  # nodes that an error names: a cycle of thousands tells it to each of them
 __all__ = ["NodeErrors", "Refused", "Validated", "validate"]
 
 
 @dataclass(frozen=True, slots=True)
 class Validated:
-    """prompt: values of what runs are coerced; outputs: the output nodes to run; errors: those of the rest."""
+    """prompt: values of what runs are coerced; outputs: the output nodes to run; errors: of the rest."""
 
     prompt: Prompt
     outputs: tuple[NodeId, ...]
@@ -143,9 +144,10 @@ def _errors(
     ]
     cycle = walk.cycles.get(id)
     if cycle is not None:
-        shown = " <- ".join(cycle)
-        details = f"{shown}: each node waits for the next. Remove one of these links"
-        extra = {"nodes": list(cycle[:-1])}
+        more = [] if len(cycle) <= _LONGEST_CYCLE else [f"... ({len(cycle) - 1} nodes)"]
+        shown = " <- ".join([*cycle[:_LONGEST_CYCLE], *more])
+        details = f"{shown}: each of these nodes waits for the next. Remove one of the links"
+        extra = {"nodes": list(cycle[:-1][:_LONGEST_CYCLE])}
         errors.append(
             NodeError("dependency_cycle", id, "Nodes depend on each other in a cycle", details, extra)
         )
