@@ -30,6 +30,7 @@ TWINNED = (
     *users.ROUTES,
     *userdata.ROUTES,
 )
+OWN_PACK = Path(__file__).parent / "extension"  # our part of the page
 INTERNAL = (*files.INTERNAL, *system.INTERNAL)
 
 
@@ -63,7 +64,7 @@ def build_app(
         front_end=front_end_folder(settings.front_end_root),
         templates=Templates(),
         features=features,
-        packs=packs or {},
+        packs={"tessera": OWN_PACK, **(packs or {})},
     )
     app.router.add_routes([*_twins([*TWINNED, web.get("/ws", sockets.handle)]), *INTERNAL, *static.ROUTES])
     app.router.add_routes([static.FALLBACK])
