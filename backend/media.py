@@ -16,7 +16,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 from isal import isal_zlib
-from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageOps, ImageSequence
 
 from backend.errors import BadFile
 
@@ -27,6 +27,18 @@ Channel = Literal["R", "G", "B", "A"]
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # channels -> PNG's colour type
 _FILTER_UP = 2  # each row as the difference from the one above
+# What Pillow raises for damaged files, by format and by where the damage is (found by flipping bytes).
+_DAMAGED = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    LookupError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 _RAW_LATENT_UNITS = "latent_format_version_0"
 
 
@@ -82,8 +94,7 @@ def _frames(path: Path, *, first_only: bool = False) -> Iterator[Image.Image]:
         raise BadFile(
             str(path), "Invalid image file: there is no such file", "Upload it, or pick another."
         ) from error
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        # Pillow tells a damaged file by any of these.
+    except _DAMAGED as error:
         problem = f"Invalid image file: it is damaged, truncated, or no picture ({error})"
         raise BadFile(str(path), problem, "Replace it by an intact picture.") from error
 
@@ -158,7 +169,7 @@ def read_text(path: Path) -> dict[str, str]:
         with Image.open(path) as file:
             file.load()  # chunks may come after the pixels
             return {key: str(value) for key, value in getattr(file, "text", {}).items()}
-    except (OSError, ValueError, SyntaxError) as error:
+    except _DAMAGED as error:
         problem = f"Invalid image file: its texts can't be read ({error})"
         raise BadFile(str(path), problem, "Replace it by an intact picture.") from error
 

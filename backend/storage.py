@@ -132,7 +132,8 @@ class Storage:
         for folder in (self.input, self.output, self.user):
             folder.mkdir(parents=True, exist_ok=True)
         for kind in _KINDS:
-            self._folders[kind][-1 if kind == "diffusion_models" else 0].mkdir(parents=True, exist_ok=True)
+            home = self.base if kind == "custom_nodes" else self.models
+            (home / kind).mkdir(parents=True, exist_ok=True)
         self.empty_temp()
 
     def empty_temp(self) -> None:

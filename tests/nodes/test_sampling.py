@@ -1,0 +1,111 @@
+from backend.ops import (
+    DecodeLatent,
+    Denoise,
+    EncodeInpaint,
+    EncodePixels,
+    EncodeText,
+    ModelSigmas,
+    Part,
+    Tiles,
+)
+from backend.references import (
+    BasicGuider,
+    CfgGuider,
+    Clip,
+    File,
+    Model,
+    Noise,
+    Ref,
+    Sampler,
+    Schedule,
+    Vae,
+    Weights,
+)
+from backend.types import OpKey
+from tests.nodes.build import REGISTRY, run
+
+FILE = File("m.safetensors", 1, 2, 3)
+MODEL, VAE = Model(Weights("denoiser", (FILE,))), Vae(Weights("vae", (FILE,)))
+POSITIVE, NEGATIVE, LATENT, SIGMAS, PIXELS = (
+    Ref(OpKey(k)) for k in ("positive", "negative", "latent", "sigmas", "px")
+)
+CONDITIONED = {"model": MODEL, "positive": POSITIVE, "negative": NEGATIVE}
+SCHEDULED = {"steps": 9, "cfg": 4.0, "sampler_name": "euler", "scheduler": "karras", "latent_image": LATENT}
+
+
+def test_a_ksampler_is_a_denoise_over_what_it_is_given():
+    assert run("KSampler", **CONDITIONED, **SCHEDULED, seed=7, denoise=0.5) == Denoise(
+        CfgGuider(MODEL, POSITIVE, NEGATIVE, 4.0),
+        LATENT,
+        Noise(7),
+        Sampler("euler"),
+        Schedule("karras", 9, 0.5),
+    )
+
+
+def test_an_advanced_ksampler_says_where_it_starts_and_ends():
+    inputs = {"start_at_step": 2, "end_at_step": 6, "add_noise": "disable", "noise_seed": 7}
+    op = run("KSamplerAdvanced", **CONDITIONED, **SCHEDULED, **inputs, return_with_leftover_noise="enable")
+    assert op.noise == Noise(7, enabled=False)
+    assert op.sigmas == Schedule("karras", 9, 1.0, 2, 6, force_full_denoise=False)
+    op = run(
+        "KSamplerAdvanced",
+        **CONDITIONED,
+        **SCHEDULED,
+        add_noise="enable",
+        return_with_leftover_noise="disable",
+    )
+    assert op.noise.enabled
+    assert op.sigmas == Schedule("karras", 9, 1.0, 0, 10000, force_full_denoise=True)
+
+
+def test_custom_samplers_have_both_outputs_of_one_run():
+    inputs = {"sampler": Sampler("lcm"), "sigmas": SIGMAS, "latent_image": LATENT}
+    first, second = run("SamplerCustom", **CONDITIONED, **inputs, add_noise=False, noise_seed=3, cfg=1.0)
+    assert first.op == second.op == Denoise(
+        CfgGuider(MODEL, POSITIVE, NEGATIVE, 1.0), LATENT, Noise(3, enabled=False), Sampler("lcm"), SIGMAS
+    )  # fmt: skip
+    assert (first.slot, second.slot) == (0, 1)
+    guider = run("BasicGuider", model=MODEL, conditioning=POSITIVE)
+    assert guider == BasicGuider(MODEL, POSITIVE)
+    first, second = run(
+        "SamplerCustomAdvanced", noise=run("RandomNoise", noise_seed=5), guider=guider, **inputs
+    )
+    assert first == Part(Denoise(guider, LATENT, Noise(5), Sampler("lcm"), SIGMAS), 0)
+
+
+def test_parts_of_a_custom_sampling_are_references():
+    assert run("CFGGuider", **CONDITIONED, cfg=2.0) == CfgGuider(MODEL, POSITIVE, NEGATIVE, 2.0)
+    assert run("DisableNoise") == Noise(0, enabled=False)
+    assert run("KSamplerSelect", sampler_name="uni_pc") == Sampler("uni_pc")
+    assert run("BasicScheduler", model=MODEL, scheduler="beta", steps=4, denoise=0.5) == ModelSigmas(
+        MODEL, Schedule("beta", 4, 0.5)
+    )
+
+
+def test_encoding_and_decoding_are_ops():
+    clip = Clip(Weights("text_encoder", (FILE,)))
+    assert run("CLIPTextEncode", text="a cat", clip=clip) == EncodeText(clip, "a cat")
+    assert run("VAEDecode", samples=LATENT, vae=VAE) == DecodeLatent(VAE, LATENT)
+    assert run("VAEEncode", pixels=PIXELS, vae=VAE) == EncodePixels(VAE, PIXELS)
+    assert run("VAEEncodeForInpaint", pixels=PIXELS, vae=VAE, mask=POSITIVE) == EncodeInpaint(
+        VAE, PIXELS, POSITIVE, 6
+    )
+
+
+def test_tiles_overlap_by_a_quarter_at_most_when_decoding():
+    assert run("VAEDecodeTiled", samples=LATENT, vae=VAE, tile_size=128, overlap=64).tiles == Tiles(128, 32)
+    assert run("VAEDecodeTiled", samples=LATENT, vae=VAE).tiles == Tiles(512, 64)
+    assert run("VAEEncodeTiled", pixels=PIXELS, vae=VAE).tiles == Tiles(512, 64)
+
+
+def test_nodes_are_of_the_kind_that_their_results_say():
+    kinds = {
+        name: REGISTRY.find(name).kind for name in ("KSampler", "CFGGuider", "LoraLoader", "SplitSigmas")
+    }
+    assert kinds == {
+        "KSampler": "model",
+        "CFGGuider": "reference",
+        "LoraLoader": "reference",
+        "SplitSigmas": "value",
+    }
