@@ -20,7 +20,7 @@ def test_bislerp_passes_zero_equal_and_opposite_vectors():
     line = torch.tensor([[0.0, 1.0, 1.0, -1.0], [0.0, 0.0, 0.0, 0.0]]).reshape(1, 2, 1, 4)
     sized = bislerp(line, 8, 1)
     assert sized.isfinite().all()
-    # from zero: share * sin(share * 90 degrees), for the shares 1/4 and 3/4
+    wanted = [0.0, 0.0957, 0.6929, 1.0, 1.0, 0.5, -0.5, -1.0]  # from zero: share * sin(share * 90 degrees)
     assert sized[0, 0, 0].tolist() == pytest.approx(
         [0.0, 0.0957, 0.6929, 1.0, 1.0, 0.5, -0.5, -1.0], abs=1e-4
     )
