@@ -1,0 +1,126 @@
+"""Whole ops on real components against what ComfyUI computed."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from backend.ops import DecodeLatent, Denoise, EncodeText
+from backend.references import CfgGuider, Clip, LoraUse, Model, Noise, Sampler, Schedule, Vae, Weights
+from backend.settings import Settings
+from backend.storage import Storage
+from backend.types import Latent, OpKey
+from backend.worker.execute import Bench, execute, start
+from backend.worker.messages import Preview, Progress
+from backend.worker.residents import Residents
+from backend.worker.steploop import Ended, StepLoop
+
+ROOT = Path(__file__).parents[3]
+SHARED = Path(os.environ.get("TESSERA_SHARED", ROOT.parent / "shared")) / "parity"
+BASE = ROOT / ".cache" / "parity" / "base"
+CHECKPOINT = BASE / "models" / "checkpoints" / "sd15.safetensors"
+LIMIT = 2e-4
+
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.skipif(
+        not (SHARED.is_dir() and CHECKPOINT.exists()),
+        reason="needs ../shared/parity and its checkpoint: `python -m tests.parity` makes the files",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def bench():
+    settings = Settings(base_directory=BASE, cpu=True)
+    return Bench(Residents(torch.device("cpu"), settings), lambda name: None)
+
+
+class Case:
+    """The KSampler of a case, as ops."""
+
+    def __init__(self, name, bench, **changed):
+        self.nodes = json.loads((SHARED / "cases" / f"{name}.json").read_text())
+        self.bench = bench
+        self.inputs = {**self._node("KSampler")["inputs"], **changed}
+        self.latent = load_file(SHARED / "golden" / f"{name}.safetensors")["latent"]
+        file = Storage(bench.residents._settings).file("checkpoints", "sd15.safetensors")
+        self.weights = {kind: Weights(kind, (file,)) for kind in ("denoiser", "text_encoder", "vae")}
+
+    def _node(self, kind):
+        return next(node for node in self.nodes.values() if node["class_type"] == kind)
+
+    def _text(self, name):
+        text = self.nodes[self.inputs[name][0]]["inputs"]["text"]
+        ((conditioning,),) = execute(EncodeText(Clip(self.weights["text_encoder"]), text), self.bench)
+        return conditioning
+
+    def op(self):
+        i = self.inputs
+        batch = self._node("EmptyLatentImage")["inputs"]
+        guider = CfgGuider(Model(self.weights["denoiser"]), self._text("positive"), self._text("negative"), i["cfg"])
+        samples = torch.zeros(batch["batch_size"], 4, batch["height"] // 8, batch["width"] // 8)
+        schedule = Schedule(i["scheduler"], i["steps"], i["denoise"])
+        return Denoise(guider, Latent(samples), Noise(i["seed"]), Sampler(i["sampler_name"]), schedule)
+
+
+def together(bench, ops, previews=None):
+    """Run Denoise ops in one loop. Returns: their samples by position, the loop, the reports."""
+    reports = []
+    loop = StepLoop(8, reports.append)
+    with torch.inference_mode():
+        for i, op in enumerate(ops):
+            loop.add(op, start(OpKey(str(i)), op, bench), previews)
+        while len(loop):
+            loop.turn()
+    ended = {r.key: r.outputs[0].samples for r in reports if isinstance(r, Ended)}
+    return [ended[OpKey(str(i))] for i in range(len(ops))], loop, reports
+
+
+def error(ours, theirs):
+    assert ours.shape == theirs.shape
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+@pytest.mark.filterwarnings("ignore:Should have tb<=t1")  # torchsde rounds a range's end, and says so
+@pytest.mark.parametrize("name", ["sampler-euler", "sampler-euler_ancestral", "sampler-dpmpp_2m_sde", "batch-3", "cfg-1"])
+def test_a_sampling_run_equals_comfyuis(name, bench):
+    case = Case(name, bench)
+    (samples,), _, reports = together(bench, [case.op()], previews=64)
+    assert error(samples, case.latent) < LIMIT
+    assert sum(isinstance(r, Progress) for r in reports) == case.inputs["steps"]
+    assert any(isinstance(r, Preview) for r in reports)
+
+
+def test_two_runs_share_passes_and_each_equals_its_solo_run(bench):
+    one, other = Case("sampler-euler", bench), Case("sampler-euler", bench, seed=99, cfg=4.0, sampler_name="heun")
+    lora = LoraUse(Storage(bench.residents._settings).file("loras", "lora_sd15.safetensors"), 0.8)
+    changed = other.op()
+    model = changed.guider.model.with_lora(lora.file, lora.strength)
+    changed = Denoise(
+        CfgGuider(model, changed.guider.positive, changed.guider.negative, changed.guider.cfg),
+        changed.latent,
+        changed.noise,
+        changed.sampler,
+        changed.sigmas,
+    )
+    ops = [one.op(), changed]
+    alone = [together(bench, [op])[0][0] for op in ops]
+    batched, loop, _ = together(bench, ops)
+    assert loop.counters.shared >= one.inputs["steps"]
+    assert loop.counters.largest == 4
+    assert max(error(a, b) for a, b in zip(batched, alone, strict=True)) < 1e-4
+    assert error(alone[1], together(bench, [other.op()])[0][0]) > 1e-3  # the LoRA has an effect
+    assert len([r for r in bench.residents.table() if r.label.startswith("denoiser")]) == 1
+
+
+def test_an_image_is_decoded(bench):
+    case = Case("sampler-euler", bench)
+    ((image,),) = execute(DecodeLatent(Vae(case.weights["vae"]), Latent(case.latent)), bench)
+    assert (image.dtype, tuple(image.shape)) == (torch.float32, (1, 64, 64, 3))
+    assert 0 <= float(image.min()) < float(image.max()) <= 1
+    assert not math.isnan(float(image.sum()))
