@@ -21,9 +21,7 @@ def test_bislerp_passes_zero_equal_and_opposite_vectors():
     sized = bislerp(line, 8, 1)
     assert sized.isfinite().all()
     wanted = [0.0, 0.0957, 0.6929, 1.0, 1.0, 0.5, -0.5, -1.0]  # from zero: share * sin(share * 90 degrees)
-    assert sized[0, 0, 0].tolist() == pytest.approx(
-        [0.0, 0.0957, 0.6929, 1.0, 1.0, 0.5, -0.5, -1.0], abs=1e-4
-    )
+    assert sized[0, 0, 0].tolist() == pytest.approx(wanted, abs=1e-4)
 
 
 def test_lanczos_goes_through_eight_bits():
