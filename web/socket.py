@@ -25,6 +25,7 @@ from web.services import SERVICES
 SOFT_LIMIT = 64  # waiting frames, from which on replaceable ones replace each other
 HARD_LIMIT = 4096  # waiting frames at which a client is given up
 HARD_BYTES = 64 << 20
+HOLD = 0.05  # seconds that a preview waits for its step's `progress`
 PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4  # ComfyUI's numbers of binary frames
 _IMAGE_FORMATS = {"JPEG": (1, "image/jpeg"), "PNG": (2, "image/png")}
 
@@ -93,7 +94,7 @@ class Sockets:
         self._shown: dict[
             JobId, tuple[ev.NodeProgress, ...]
         ] = {}  # the last StateChanged of each running job
-        self._held: ev.PreviewImage | None = None  # waits for its StepProgress, for clients of the older form
+        self._held: dict[JobId, tuple[ev.PreviewImage, asyncio.TimerHandle]] = {}
 
     # -- connections -----------------------------------------------------------------------------
 
@@ -175,10 +176,6 @@ class Sockets:
 
     def on_event(self, event: ev.Event) -> None:
         """Translate an event and queue it for those who may see it. Never waits."""
-        held, self._held = self._held, None
-        after = isinstance(event, ev.StepProgress) and held is not None and held.node == event.node
-        if held is not None and not after:
-            self._legacy_preview(held)
         match event:
             case ev.QueueChanged():
                 _put(self._to(None), _text("status", wire.status(event.remaining), ("status",)))
@@ -187,19 +184,27 @@ class Sockets:
                 if targets := self._to(event.client):
                     data = wire.progress_state(event)
                     _put(targets, _text("progress_state", data, ("progress_state", event.job)))
-            case ev.StepProgress():
-                if targets := self._to(event.client):
-                    kind = ("progress", event.job, event.node)
-                    _put(targets, _text("progress", wire.progress(event), kind))
             case ev.PreviewImage():
-                self._preview(event)
+                self._hold(event)
+            case ev.StepProgress():
+                self._step(event)
             case ev.JobInterrupted():
+                self._show_held(event.job)
                 _put(
                     self._to(event.client), _text("execution_interrupted", wire.execution_interrupted(event))
                 )
             case _:
+                self._show_held(event.job)
                 self._private(event)
-        if held is not None and after:
+
+    def _step(self, event: ev.StepProgress) -> None:
+        """`progress`, between the two forms of a preview."""
+        held = self._release(event.job)
+        if held is not None:
+            self._preview(held)
+        if targets := self._to(event.client):
+            _put(targets, _text("progress", wire.progress(event), ("progress", event.job, event.node)))
+        if held is not None:
             self._legacy_preview(held)
 
     def _private(
@@ -233,22 +238,41 @@ class Sockets:
             case _:
                 assert_never(event)
 
+    def _hold(self, event: ev.PreviewImage) -> None:
+        """Keep a preview for a moment: its step's `progress` belongs between its two forms."""
+        self._release(event.job)
+        if self._to(event.client):
+            timer = asyncio.get_running_loop().call_later(HOLD, self._show_held, event.job)
+            self._held[event.job] = event, timer
+
+    def _release(self, job: JobId) -> ev.PreviewImage | None:
+        held = self._held.pop(job, None)
+        if held is None:
+            return None
+        held[1].cancel()
+        return held[0]
+
+    def _show_held(self, job: JobId) -> None:
+        if (held := self._release(job)) is not None:
+            self._preview(held)
+            self._legacy_preview(held)
+
     def _preview(self, event: ev.PreviewImage) -> None:
-        """With metadata at once; without, after the step's `progress`."""
-        targets = self._to(event.client)
-        if modern := [c for c in targets if c.wants_metadata]:
-            place = next((n for n in self._shown.get(event.job, ()) if n.node == event.node), None)
-            mime = _IMAGE_FORMATS[event.format][1]
-            about = json.dumps(wire.preview_metadata(event, place, mime)).encode()
-            head = struct.pack(">II", PREVIEW_WITH_METADATA, len(about))
-            _put(modern, Frame(head + about + event.image, True, ("preview", event.job, event.node)))
-        if len(modern) < len(targets):
-            self._held = event
+        """The form with metadata, for those who announced it."""
+        targets = [c for c in self._to(event.client) if c.wants_metadata]
+        if not targets:
+            return
+        place = next((n for n in self._shown.get(event.job, ()) if n.node == event.node), None)
+        about = json.dumps(wire.preview_metadata(event, place, _IMAGE_FORMATS[event.format][1])).encode()
+        head = struct.pack(">II", PREVIEW_WITH_METADATA, len(about))
+        _put(targets, Frame(head + about + event.image, True, ("preview", event.job, event.node)))
 
     def _legacy_preview(self, event: ev.PreviewImage) -> None:
-        head = struct.pack(">II", PREVIEW, _IMAGE_FORMATS[event.format][0])
-        frame = Frame(head + event.image, True, ("preview", event.job, event.node))
-        _put([c for c in self._to(event.client) if not c.wants_metadata], frame)
+        """The bare form, for those who announced nothing."""
+        targets = [c for c in self._to(event.client) if not c.wants_metadata]
+        if targets:
+            head = struct.pack(">II", PREVIEW, _IMAGE_FORMATS[event.format][0])
+            _put(targets, Frame(head + event.image, True, ("preview", event.job, event.node)))
 
 
 def _text(event: str, data: object, replaces: FrameKind | None = None) -> Frame:
