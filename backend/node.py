@@ -1,7 +1,8 @@
 """A node is a typed function; its signature is its ComfyUI schema.
 
-A default is the widget's default, `X | None` an optional input, keyword order the input order. What it
-returns says what kind of node it is: references (run while lowering), ops (model work) or values (a host op).
+A default is the widget's default, `X | None` an optional input, keyword order the input order, `list[X]` a
+whole list (where one input is a list, all are). What it returns says what kind of node it is: references (run
+while lowering), ops (model work) or values (a host op).
 """
 
 import inspect
@@ -175,7 +176,8 @@ def node(
 
     def make(function: Callable[..., object]) -> NodeSpec:
         hints = get_type_hints(function, include_extras=True)
-        returned = _returned(hints.pop("return", type(None)))
+        listed = [_without_list(hint) for hint in _returned(hints.pop("return", type(None)))]
+        returned = [hint for hint, _ in listed]
         kind = _kind(returned)
         types_out = [wire_name(get_args(r)[0] if _is_op(r) else r) for r in returned]
         names = list(outputs or types_out)
@@ -183,6 +185,7 @@ def node(
         inputs: list[InputSpec] = []
         hidden: dict[str, str] = {}
         services: dict[str, type] = {}
+        takes_lists = False
         for key, hint in hints.items():
             mark = next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, HiddenInput)), None)
             if mark is not None:
@@ -190,6 +193,8 @@ def node(
             elif hint in SERVICES:
                 services[key] = hint
             else:
+                hint, is_list = _without_list(hint)
+                takes_lists = takes_lists or is_list
                 inputs.append(_input(key, hint, parameters[key].default))
         return NodeSpec(
             name=name,
@@ -197,13 +202,17 @@ def node(
             kind=kind,
             category=category,
             inputs=tuple(inputs),
-            outputs=tuple(OutputSpec(t, n) for t, n in zip(types_out, names, strict=True)),
+            outputs=tuple(
+                OutputSpec(type_out, name_out, is_list)
+                for type_out, name_out, (_, is_list) in zip(types_out, names, listed, strict=True)
+            ),
             display_name=name if display_name is None else display_name,
             description=inspect.cleandoc(function.__doc__ or ""),
             module=module,
             hidden=hidden,
             services=services,
             output_node=output_node,
+            input_is_list=takes_lists,
             fingerprint=fingerprint,
             validate=validate,
             validates=tuple(validates),
@@ -239,6 +248,11 @@ def _input(key: str, hint: object, default: object) -> InputSpec:
     if default is not inspect.Parameter.empty and default is not None:
         options = {"default": default, **options}
     return InputSpec(key, wire_name(hint), options, optional, widget if isinstance(widget, Combo) else None)
+
+
+def _without_list(hint: object) -> tuple[object, bool]:
+    """`list[X]` -> (X, True): the input arrives, or the output leaves, as a list; X -> (X, False)."""
+    return (get_args(hint)[0], True) if get_origin(hint) is list else (hint, False)
 
 
 def _without_none(hint: object) -> tuple[object, bool]:
