@@ -13,6 +13,7 @@ from torch import Tensor
 
 NoiseSource: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (sigma, next sigma) -> noise of x's shape
 SEEDS = 2**64
+TREE_DIGITS = 6  # torchsde rounds the times of a Brownian tree to these
 
 
 def initial_noise(
@@ -77,15 +78,13 @@ def brownian_noise(x: Tensor, sigmas: Tensor, seed: int, on_cpu: bool = True) ->
     device = torch.device("cpu") if on_cpu else x.device
     start = torch.zeros_like(x, device=device)
     low, high = present.min().to(device), sigmas.max().to(device)
-    tree = torchsde.BrownianTree(low, start, high, entropy=seed)
+    tree = torchsde.BrownianTree(low, start, high, tol=10.0**-TREE_DIGITS, entropy=seed)
+    first, last = round(float(low), TREE_DIGITS), round(float(high), TREE_DIGITS)
 
     def increment(sigma: Tensor, sigma_next: Tensor) -> Tensor:
-        early, late = sorted((float(sigma), float(sigma_next)))
         sign = 1.0 if sigma < sigma_next else -1.0
-        inside = torch.tensor((early, late), device=device).clamp(
-            low, high
-        )  # a midpoint may round to outside
-        moved = tree(inside[0], inside[1])
+        early, late = (min(max(s, first), last) for s in sorted((float(sigma), float(sigma_next))))
+        moved = tree(early, late)
         unit: Tensor = moved.to(x.device, x.dtype) * sign / (sigma_next - sigma).abs().sqrt()
         return unit
 

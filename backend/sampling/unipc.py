@@ -54,7 +54,7 @@ def uni_pc_bh2(x: Tensor, sigmas: Tensor, facts: RunFacts) -> Sampler:
 def _uni_pc(x: Tensor, sigmas: Tensor, fast: bool) -> Sampler:
     """One evaluation per step, made where the last step's prediction lies; it corrects that step too.
 
-    A schedule of one step evaluates once and leaves x as it is, as ComfyUI's does.
+    A schedule of one step evaluates once and only scales x to a clean latent's variance, as ComfyUI's does.
     """
     points = [point(s) for s in _ending(sigmas)]
     count = len(points) - 1
