@@ -1,6 +1,7 @@
 """Weights from files into modules: tensor by tensor, converted and cast on the way, never twice in memory."""
 
 import pickle
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -14,6 +15,8 @@ from backend.models.header import Header, TensorInfo, read_header
 
 Convert: TypeAlias = Callable[[str, Tensor], Iterator[tuple[str, Tensor]]]
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+# what torch raises for bytes that are no pickle: whatever its machine stumbles over first
+_DAMAGE = (OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, struct.error)
 _NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -67,8 +70,8 @@ def load_pickle(path: str) -> object:
     except pickle.UnpicklingError as error:
         remedy = "Convert it to safetensors where you trust it: files that run code are never loaded."
         raise BadFile(path, f"this pickle holds more than tensors ({_first_line(error)})", remedy) from error
-    except (OSError, RuntimeError, EOFError) as error:
-        raise BadFile(path, _first_line(error), "Check the name, or download the file again.") from error
+    except _DAMAGE as error:
+        raise BadFile(path, f"this pickle can't be read ({_first_line(error)})", "Check the name, or download the file again.") from error
 
 
 def open_model(path: str) -> ModelFile:

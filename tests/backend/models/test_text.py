@@ -1,0 +1,93 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from backend.errors import UnknownFamily
+from backend.models.text import TextEncoder, encode_text, load_text_encoder
+from backend.references import Clip
+from tests.backend.models.conftest import CPU, relative, weights_of
+from tests.parity.reference import Reference
+
+
+def a_clip(path: Path, stop_at: int | None = None) -> Clip:
+    return Clip(weights_of(path, "text_encoder"), stop_at=stop_at)
+
+
+def loaded(path: Path) -> TextEncoder:
+    return load_text_encoder(weights_of(path, "text_encoder"), CPU, torch.float32)
+
+
+def encoded(encoder: TextEncoder, path: Path, text: str, stop_at: int | None = None) -> torch.Tensor:
+    (cond,) = encode_text(encoder, a_clip(path, stop_at), text, lambda _: None)
+    return cond.tokens
+
+
+def test_a_prompt_has_one_row_of_whole_chunks_and_a_pooled_vector(tiny: Path):
+    encoder = loaded(tiny)
+    (short,) = encode_text(encoder, a_clip(tiny), "a cat", lambda _: None)
+    (long,) = encode_text(encoder, a_clip(tiny), "a cat " * 40, lambda _: None)
+    assert short.tokens.shape == (1, 77, 64)
+    assert long.tokens.shape == (1, 154, 64)
+    assert short.pooled is not None
+    assert short.pooled.shape == (1, 64)
+
+
+def test_a_weight_moves_a_token_along_the_line_from_the_empty_prompt(tiny: Path):
+    encoder = loaded(tiny)
+    empty, plain, heavy = (encoded(encoder, tiny, text) for text in ("", "cat", "(cat:1.5)"))
+    assert torch.allclose(heavy[0, 1], empty[0, 1] + 1.5 * (plain[0, 1] - empty[0, 1]), atol=1e-5)
+    assert torch.equal(heavy[0, 2:], plain[0, 2:])
+
+
+def test_clip_skip_counts_from_the_end_and_stops_at_the_first_layer(tiny: Path):
+    encoder = loaded(tiny)
+    last = encoded(encoder, tiny, "cat")
+    assert torch.equal(encoded(encoder, tiny, "cat", -1), last)
+    assert not torch.allclose(encoded(encoder, tiny, "cat", -2), last)
+    assert torch.equal(encoded(encoder, tiny, "cat", -24), last)
+
+
+def test_a_damaged_embedding_is_left_out_and_logged(
+    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    path = tmp_path / "wide.safetensors"
+    save_file({"emb_params": torch.zeros(1, 5)}, path)
+    encoder = loaded(tiny)
+    (cond,) = encode_text(encoder, a_clip(tiny), "cat embedding:wide", lambda _: str(path))
+    assert torch.equal(cond.tokens, encoded(encoder, tiny, "cat"))
+    assert "width 64" in caplog.text
+
+
+def test_a_file_without_a_text_model_is_refused(tmp_path: Path):
+    path = tmp_path / "a.safetensors"
+    save_file({"weight": torch.zeros(1)}, path)
+    with pytest.raises(UnknownFamily, match="no CLIP text encoder"):
+        loaded(path)
+
+
+@pytest.mark.parity
+def test_every_text_fact_is_met(reference: Reference, model: Callable[[str], Path]):
+    prompts = json.loads((reference.folder / "facts" / "prompts.json").read_text())
+    facts = load_file(reference.folder / "facts" / "text_sd15.safetensors")
+    path, embedding = model("sd15"), model("embedding_sd15")
+    encoder = loaded(path)
+    names = [name.removesuffix(".cond") for name in facts if name.endswith(".cond")]
+    assert len(names) > 10
+    for name in names:
+        prompt, _, skip = name.partition(".skip")
+        clip = a_clip(path, int(skip) if skip else None)
+        known = {"embedding_sd15": str(embedding)}
+        (cond,) = encode_text(encoder, clip, prompts[prompt]["text"], known.get)
+        assert relative(cond.tokens, facts[f"{name}.cond"]) < 1e-5, name
+        assert relative(cond.pooled, facts[f"{name}.pooled"]) < 1e-5, name
+
+
+@pytest.mark.parity
+def test_a_text_encoder_of_its_own_loads_like_one_in_a_checkpoint(model: Callable[[str], Path]):
+    encoder = loaded(model("clip_l"))
+    assert (encoder.layout.width, encoder.layout.layers) == (768, 12)
+    assert encoded(encoder, model("clip_l"), "a cat").isfinite().all()
