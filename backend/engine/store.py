@@ -139,7 +139,7 @@ class _Writer:
             if len(writes) > 1:
                 return [outcome for write in writes for outcome in self._commit([write])]
             if writes[0].waiting is None:
-                log.error("The job store could not note how a job went on: %s", error)
+                log.error("The job store could not note how a job went on: %s", _cause(error))
             return [error]
         return [None] * len(writes)
 
@@ -213,14 +213,20 @@ class Store:
             if isinstance(where, Path):
                 where.parent.mkdir(parents=True, exist_ok=True)
             engine = create_engine(url)
-            if engine.dialect.name == "sqlite":
-                event.listen(engine, "connect", _tune)
-            return cls(engine)
         except (*_REFUSALS, OSError, ImportError) as error:
+            raise StoreFailed(
+                f"The job store {where} can't be reached", _cause(error), "Check the URL."
+            ) from error
+        if engine.dialect.name == "sqlite":
+            event.listen(engine, "connect", _tune)
+        try:
+            return cls(engine)
+        except _REFUSALS as error:
+            engine.dispose()
             remedy = (
                 "Check the path or URL and its rights, or move a damaged file away: its jobs are lost then."
             )
-            raise StoreFailed(f"The job store {where} does not open", error, remedy) from error
+            raise StoreFailed(f"The job store {where} does not open", _cause(error), remedy) from error
 
     def close(self) -> None:
         """Write what is left and let go of the file."""
@@ -346,7 +352,14 @@ class Store:
             with self._engine.connect() as connection:
                 yield connection
         except _REFUSALS as error:
-            raise StoreFailed("The job store can't be read", error, "See the disk and its rights.") from error
+            raise StoreFailed(
+                "The job store can't be read", _cause(error), "See the disk and its rights."
+            ) from error
+
+
+def _cause(error: Exception) -> object:
+    """The driver's own words, without SQLAlchemy's frame around them."""
+    return getattr(error, "orig", None) or error
 
 
 def _tune(connection: sqlite3.Connection, _: object) -> None:
@@ -373,6 +386,6 @@ def _resolve(waiting: Sequence[tuple[asyncio.Future[None], Exception | None]]) -
         if outcome is None:
             future.set_result(None)
         else:
-            failure = StoreFailed("The job store refused", outcome, "Is the disk full or read-only?")
+            failure = StoreFailed("The job store refused", _cause(outcome), "Is the disk full or read-only?")
             failure.__cause__ = outcome
             future.set_exception(failure)
