@@ -149,3 +149,16 @@ class StoreFailed(TesseraError):
     def __init__(self, what: str, cause: object, remedy: str) -> None:
         self.what, self.cause, self.remedy = what, cause, remedy
         super().__init__(f"{what}: {cause}. {remedy}")
+
+
+class NoDevice(TesseraError):
+    """Every worker process ended as soon as it was started."""
+
+    code = "no_device"
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"No device is left to run this: the last worker did not start ({reason}). "
+            "The server's log has its output; mend the cause and start the server again."
+        )

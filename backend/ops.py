@@ -1,12 +1,13 @@
-"""Operations: what is left of a workflow once it is lowered. Frozen dataclasses, picklable, without behaviour.
+"""Operations: what is left of a workflow once it is lowered. Frozen dataclasses, picklable, no behaviour.
 
-An op's fields are plain values, references, or `Lazy` values: the value itself, an op that makes it, or a `Ref`
-to an op of the live graph. `graph/lower.py` turns nested ops into `Ref`s, so that what is scheduled, hashed
-and sent to a worker is flat.
+An op's fields are plain values, references, or `Lazy` values: the value itself, an op that makes it, or a
+`Ref` to an op of the live graph. `graph/lower.py` turns nested ops into `Ref`s, so that what is scheduled,
+hashed and sent to a worker is flat.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from backend.references import Clip, Guider, Model, Noise, Ref, Sampler, Schedule, Vae
@@ -113,3 +114,13 @@ class Call(Op[object]):
     client: ClientId | None = None
     hidden: Mapping[str, object] = field(default_factory=dict)
     salt: tuple[object, ...] = ()
+
+
+def field_names(value: object) -> tuple[str, ...]:
+    """The fields of an op or reference, in order. Raises: TypeError for any other value."""
+    return _names_of(type(value))  # type: ignore[arg-type]  # mypy: a class of objects may not hash; all do
+
+
+@cache
+def _names_of(kind: Hashable) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(kind))  # type: ignore[arg-type]  # a dataclass, else TypeError

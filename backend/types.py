@@ -55,8 +55,8 @@ class Latent:
 class Cond:
     """One encoded condition: ComfyUI's `[tensor, dict]`.
 
-    tokens float32 [B, T, C]; pooled float32 [B, D] or None; options: everything else of the dict, by ComfyUI's
-    names (area, mask, strength, start_percent ...).
+    tokens float32 [B, T, C]; pooled float32 [B, D] or None; options: everything else of the dict, by
+    ComfyUI's names (area, mask, strength, start_percent ...).
     """
 
     tokens: Tensor

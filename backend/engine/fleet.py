@@ -59,8 +59,10 @@ class Seat:
 
     def snapshot(self) -> Device:
         resident = frozenset(r.component for r in self.table.resident)
-        kind = "host" if self.id == HOST else "worker"
-        return Device(self.id, kind, self.slots, self.max_rows, tuple(self.running.values()), resident)
+        running = tuple(self.running.values())
+        if self.id == HOST:
+            return Device(self.id, "host", self.slots, running=running)
+        return Device(self.id, "worker", self.slots, self.max_rows, running, resident)
 
 
 class Fleet:

@@ -34,7 +34,7 @@ class Accepted:
 
 @dataclass(slots=True)
 class Job:
-    """An unfinished job. nodes_of: the nodes that an op works for; unfinished: a node's ops still to finish."""
+    """An unfinished job. nodes_of: the nodes an op works for; unfinished: what a node still waits for."""
 
     record: JobRecord
     lowering: Lowering

@@ -26,14 +26,14 @@ Emit = Callable[[Event], None]
 class Narrator:
     """Emits a job's events and keeps what its history entry says.
 
-    executed: nodes that ran, in order; outputs: ui by node; running: the node that began last and has not ended.
+    executed: nodes that ran, in order; outputs: ui by node; running: the last begun of those not ended.
     """
 
     def __init__(self, job: JobId, client: ClientId | None, emit: Emit, clock: Clock) -> None:
         self._job, self._client, self._emit, self._clock = job, client, emit, clock
         self._nodes: dict[NodeId, NodeProgress] = {}
         self.executed: list[NodeId] = []
-        self.outputs: dict[NodeId, Mapping[str, object]] = {}
+        self.outputs: dict[str, Mapping[str, object]] = {}
         self.messages: list[tuple[str, dict[str, object]]] = []
 
     @property
@@ -41,7 +41,7 @@ class Narrator:
         return next((id for id in reversed(self._nodes) if self._nodes[id].state == "running"), None)
 
     @property
-    def meta(self) -> dict[NodeId, dict[str, object]]:
+    def meta(self) -> dict[str, dict[str, object]]:
         """The history's `meta`: which node each output belongs to."""
         return {
             id: {"node_id": id, "display_node": id, "parent_node": None, "real_node_id": id}
@@ -94,7 +94,8 @@ class Narrator:
     def failed(
         self, id: NodeId, class_type: str, error: Failed, outputs: Sequence[NodeId]
     ) -> dict[str, object]:
-        """Returns: the error as the history and the job list show it."""
+        """outputs: all nodes that have a part in the run. Returns: the error as the history shows it."""
+        message = error.message.rstrip("\n") + "\n"  # clients know it with a newline
         at = self._clock.epoch_ms()
         event = JobFailed(
             self._job,
@@ -102,7 +103,7 @@ class Narrator:
             id,
             class_type,
             tuple(self.executed),
-            error.message,
+            message,
             error.type,
             error.traceback,
             error.inputs,
@@ -115,7 +116,7 @@ class Narrator:
             "node_id": id,
             "node_type": class_type,
             "executed": list(event.executed),
-            "exception_message": error.message,
+            "exception_message": message,
             "exception_type": error.type,
             "traceback": list(error.traceback),
             "current_inputs": {name: list(texts) for name, texts in error.inputs.items()},

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
+from backend.errors import GraphError
 from backend.types import ClientId, JobId, NodeId
 
 JobStatus = Literal["pending", "running", "completed", "failed", "cancelled"]
@@ -101,6 +102,21 @@ def without_secrets(record: JobRecord) -> JobRecord:
     if SECRETS.isdisjoint(record.extra):
         return record
     return replace(record, extra={key: value for key, value in record.extra.items() if key not in SECRETS})
+
+
+def refused_error(record: JobRecord, refused: GraphError) -> Json:
+    """A stored job that can run no longer, in the shape of an `execution_error`."""
+    return {
+        "prompt_id": record.id,
+        "node_id": refused.node or record.targets[0],
+        "node_type": "",
+        "executed": [],
+        "exception_message": f"{refused}\n",
+        "exception_type": type(refused).__name__,
+        "traceback": [],
+        "current_inputs": {},
+        "current_outputs": [],
+    }
 
 
 def _items(outputs: Json) -> Iterator[tuple[str, str, Json]]:

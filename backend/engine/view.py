@@ -21,7 +21,7 @@ class DeviceView:
 
 @dataclass(frozen=True, slots=True)
 class PoolView:
-    """live_ops: unfinished ops over all jobs. results, result_bytes: what is cached. decisions: the last ones."""
+    """live_ops: unfinished ops over all jobs. results, result_bytes: the cache. decisions: the latest."""
 
     devices: tuple[DeviceView, ...]
     running: tuple[JobId, ...]

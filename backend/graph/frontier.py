@@ -1,7 +1,7 @@
 """The live graph: the unfinished ops of all jobs, merged by content key, and what can run now.
 
-A `networkx.DiGraph` whose edges point from an op to the ops that use its result. An op leaves the graph when it
-finishes, or when the last job that wanted it does.
+A `networkx.DiGraph` whose edges point from an op to the ops that use its result. An op leaves the graph when
+it finishes, or when the last job that wanted it does.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -47,6 +47,9 @@ class LiveGraph:
     def __getitem__(self, key: OpKey) -> LiveOp:
         live: LiveOp = self.graph.nodes[key]["live"]
         return live
+
+    def get(self, key: OpKey) -> LiveOp | None:
+        return self[key] if key in self.graph else None
 
     def of_job(self, job: JobKey) -> frozenset[OpKey]:
         return frozenset(self._by_job.get(job, ()))

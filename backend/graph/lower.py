@@ -5,14 +5,13 @@ unknown length) is lowered once that result is known: `Lowering.waiting` says fo
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, is_dataclass, replace
 
 from backend.errors import TesseraError
 from backend.graph.keys import Unkeyable, content_key, value_key
 from backend.graph.parse import Link, Prompt, PromptNode
 from backend.node import NodeSpec
-from backend.ops import Call, Op, Part
+from backend.ops import Call, Op, Part, field_names
 from backend.references import Ref
 from backend.registry import Registry
 from backend.types import DATA_WIRES, ClientId, JobKey, NodeId, OpKey
@@ -59,8 +58,8 @@ class LoweredNode:
 class Lowering:
     """One job on its way from prompt to ops.
 
-    ops: every op so far, inputs first; nodes: every lowered node, in the order of lowering; targets: the ops of
-    the outputs lowered so far; waiting: results needed to go on.
+    ops: every op so far, inputs first; nodes: every lowered node, in the order of lowering; targets: the ops
+    of the outputs lowered so far; waiting: results needed to go on.
     """
 
     def __init__(
@@ -223,7 +222,7 @@ class Lowering:
 
 
 def flatten(value: object, ops: dict[OpKey, Op[object]]) -> object:
-    """`value` with every op in it (nested ones too) replaced by a Ref; the ops go into `ops`, inputs first."""
+    """`value` with every op in it (nested ones too) replaced by a Ref; the ops go to `ops`, inputs first."""
     if isinstance(value, Part):
         ref = flatten(value.op, ops)
         assert isinstance(ref, Ref)
@@ -259,23 +258,18 @@ def _collect(value: object, found: dict[OpKey, None]) -> None:
         for item in value:
             _collect(item, found)
     elif is_dataclass(value) and not isinstance(value, type):
-        for name in _names(type(value)):
+        for name in field_names(value):
             _collect(getattr(value, name), found)
 
 
 def _with_fields(value: object, ops: dict[OpKey, Op[object]]) -> object:
     changed = {}
-    for name in _names(type(value)):
+    for name in field_names(value):
         old = getattr(value, name)
         new = flatten(old, ops)
         if new is not old:
             changed[name] = new
     return replace(value, **changed) if changed else value  # type: ignore[type-var]  # a dataclass, tested above
-
-
-@lru_cache(maxsize=512)
-def _names(kind: type) -> tuple[str, ...]:
-    return tuple(f.name for f in fields(kind))
 
 
 def _in_order(prompt: Prompt, outputs: Sequence[NodeId]) -> list[NodeId]:

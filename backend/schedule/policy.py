@@ -8,7 +8,7 @@ from backend.types import ComponentId, DeviceId
 
 @dataclass(slots=True)
 class _Load:
-    """A device while plan() fills it. held_for: the batch of an older op that waits for this device to drain."""
+    """A device while plan() fills it. held_for: the batch of an older op that waits for it to drain."""
 
     device: Device
     running: list[ReadyOp]
@@ -52,9 +52,9 @@ class _Plan:
 def plan(pool: Pool) -> list[Decision]:
     """What starts now, oldest job first.
 
-    An op goes where its weights are, else to the device with the least to do. Step ops join a running batch of
-    the same denoiser up to the device's rows; a device that an older op of another denoiser waits for takes
-    no more joiners, so nobody is starved by a stream of equal jobs.
+    An op goes where its weights are, else to the device with the least to do. Step ops join a running batch
+    of the same denoiser up to the device's rows; a device that an older op of another denoiser waits for
+    takes no more joiners, so nobody is starved by a stream of equal jobs.
     """
     state = _Plan({device.id: _load(device) for device in pool.devices})
     hosts = [load for load in state.loads.values() if load.device.kind == "host"]

@@ -31,7 +31,7 @@ class ReadyOp:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One device as it is now. slots: how many host or whole ops it takes at once; max_rows: of a step batch."""
+    """One device as it is now. slots: host or whole ops that it takes at once; max_rows: of a step batch."""
 
     id: DeviceId
     kind: Literal["host", "worker"]

@@ -65,7 +65,12 @@ class FakeWorker:
     stopped: bool = False
 
     def run(
-        self, key: OpKey, op: Op[object], inputs: Mapping[OpKey, Stored], preview: str = "", preview_size: int = 0
+        self,
+        key: OpKey,
+        op: Op[object],
+        inputs: Mapping[OpKey, Stored],
+        preview: str = "",
+        preview_size: int = 0,
     ) -> None:
         assert key not in self.running
         self.running[key] = op
@@ -141,8 +146,8 @@ class Bench:
         return [type(e).__name__ for e in self.events if getattr(e, "job", None) == job]
 
 
-async def start(store: Store, limits: Limits = Limits()) -> Bench:
-    engine = Engine(a_registry(), {}, store, SystemClock(), limits)
+async def start(store: Store) -> Bench:
+    engine = Engine(a_registry(), {}, store, SystemClock(), Limits())
     events: list[Event] = []
     engine.subscribe(events.append)
     await engine.start()
@@ -300,7 +305,9 @@ async def test_a_pending_job_can_be_taken_back(bench):
     bench.hold()
     first = await bench.submit(an_image_prompt(text="a", checkpoint="a"))
     await bench.settle()
-    second = await bench.submit({"6": {"class_type": "Show", "inputs": {"value": ["2", 0]}}, **_text_only("b")})
+    second = await bench.submit(
+        {"6": {"class_type": "Show", "inputs": {"value": ["2", 0]}}, **_text_only("b")}
+    )
     running, pending = bench.engine.queue()
     assert [r.id for r in running] == [first]
     assert [r.id for r in pending] == [second]
@@ -337,10 +344,17 @@ async def test_what_can_not_run_is_refused_and_leaves_no_trace(bench):
 
 async def test_jobs_go_by_number_then_by_arrival(bench):
     bench.hold()
-    ids = [await bench.submit(an_image_prompt(seed=i, checkpoint=f"c{i}"), number=n) for i, n in enumerate((5.0, 2.0, 5.0))]
+    ids = [
+        await bench.submit(an_image_prompt(seed=i, checkpoint=f"c{i}"), number=n)
+        for i, n in enumerate((5.0, 2.0, 5.0))
+    ]
     running, pending = bench.engine.queue()
     assert [r.id for r in (*running, *pending)] != []
-    assert [r.id for r in sorted([*running, *pending], key=lambda r: (r.number, r.sequence))] == [ids[1], ids[0], ids[2]]
+    assert [r.id for r in sorted([*running, *pending], key=lambda r: (r.number, r.sequence))] == [
+        ids[1],
+        ids[0],
+        ids[2],
+    ]
 
 
 async def test_unfinished_jobs_run_after_a_restart_each_once(tmp_path):

@@ -61,7 +61,9 @@ def test_a_second_equal_result_is_given_back():
     assert (first.value.closed, second.value.closed) == (0, 1)
 
 
-@given(st.lists(st.tuples(st.integers(0, 20), st.floats(0.01, 2), st.floats(0, 10), st.booleans()), max_size=60))
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.floats(0.01, 2), st.floats(0, 10), st.booleans()), max_size=60)
+)
 def test_the_budget_holds_whatever_comes_and_what_goes_is_closed_once(puts):
     results, made = Results(3 << 20), list[Result]()
     for name, mib, seconds, use in puts:

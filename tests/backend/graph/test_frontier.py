@@ -49,7 +49,7 @@ def test_a_job_that_joins_a_running_op_waits_for_it():
     graph = LiveGraph()
     graph.add(JobKey(1), ops(a=""), none)
     graph[OpKey("a")].state = State.RUNNING
-    new, ready = graph.add(JobKey(2), ops(a="", b="a"), none)
+    _, ready = graph.add(JobKey(2), ops(a="", b="a"), none)
     assert ready == []
     assert [live.key for live in graph.finish(OpKey("a"))] == ["b"]
 

@@ -11,7 +11,9 @@ from backend.types import ClientId, JobKey, Latent, NodeId, OpKey
 from tests.backend.graph.toys import a_registry, a_sum_prompt, an_image_prompt, sample
 
 
-def lowering(prompt: object, outputs: tuple[str, ...] = ("6",), client: str = "c", *more: NodeSpec) -> Lowering:
+def lowering(
+    prompt: object, outputs: tuple[str, ...] = ("6",), client: str = "c", *more: NodeSpec
+) -> Lowering:
     submitter = Submitter(JobKey(1), ClientId(client))
     nodes = [NodeId(o) for o in outputs]
     return Lowering(parse_prompt(prompt), nodes, a_registry(*more), {}, submitter)
@@ -59,7 +61,9 @@ def test_equal_work_has_equal_keys_whatever_the_node_ids():
     }
     low = lowering(renumbered, ("x6",))
     low.advance(nothing, unknown)
-    assert {f"x{id}": key for id, key in keys_of(prompt).items()} == {id: n.key for id, n in low.nodes.items()}
+    assert {f"x{id}": key for id, key in keys_of(prompt).items()} == {
+        id: n.key for id, n in low.nodes.items()
+    }
 
 
 @pytest.mark.parametrize(
