@@ -42,8 +42,8 @@ _log = logging.getLogger(__name__)
 def run(mailbox: Mailbox, setup: Setup) -> None:
     """Work until the mailbox ends the process."""
     torch.set_num_threads(device.threads(setup))
-    torch.set_grad_enabled(False)
-    Worker(mailbox, setup).run()
+    with torch.inference_mode():
+        Worker(mailbox, setup).run()
 
 
 class Worker:

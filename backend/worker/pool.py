@@ -6,6 +6,7 @@ one hands its output to the log. The process has its own interpreter and shares 
 
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -183,7 +184,9 @@ class WorkerProcess:
         """The sender thread: packs values, which may copy gigabytes, and writes messages."""
         while (item := self._outbox.get()) is not None:
             try:
-                connection.send(self._packed(item) if isinstance(item, _ToRun) else item)
+                message = self._packed(item) if isinstance(item, _ToRun) else item
+                # Not `send`: its pickler hands tensors over by way of torch's sharing server, which needs one.
+                connection.send_bytes(pickle.dumps(message, protocol=5))
             except (BrokenPipeError, ConnectionError):
                 return  # the reader reports the loss, of this op too
             except Exception as error:  # around an operation: a value that can't be packed fails its op alone

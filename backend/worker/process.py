@@ -8,6 +8,7 @@ on without its server, and `Stop` needs no answer.
 import importlib
 import logging
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -41,7 +42,7 @@ class Mailbox:
     def send(self, message: FromWorker) -> None:
         with self._lock:
             try:
-                self._connection.send(message)
+                self._connection.send_bytes(pickle.dumps(message, protocol=5))
             except OSError:
                 os._exit(0)
 

@@ -62,7 +62,9 @@ class Case:
     def op(self):
         i = self.inputs
         batch = self._node("EmptyLatentImage")["inputs"]
-        guider = CfgGuider(Model(self.weights["denoiser"]), self._text("positive"), self._text("negative"), i["cfg"])
+        guider = CfgGuider(
+            Model(self.weights["denoiser"]), self._text("positive"), self._text("negative"), i["cfg"]
+        )
         samples = torch.zeros(batch["batch_size"], 4, batch["height"] // 8, batch["width"] // 8)
         schedule = Schedule(i["scheduler"], i["steps"], i["denoise"])
         return Denoise(guider, Latent(samples), Noise(i["seed"]), Sampler(i["sampler_name"]), schedule)
@@ -87,7 +89,9 @@ def error(ours, theirs):
 
 
 @pytest.mark.filterwarnings("ignore:Should have tb<=t1")  # torchsde rounds a range's end, and says so
-@pytest.mark.parametrize("name", ["sampler-euler", "sampler-euler_ancestral", "sampler-dpmpp_2m_sde", "batch-3", "cfg-1"])
+@pytest.mark.parametrize(
+    "name", ["sampler-euler", "sampler-euler_ancestral", "sampler-dpmpp_2m_sde", "batch-3", "cfg-1"]
+)
 def test_a_sampling_run_equals_comfyuis(name, bench):
     case = Case(name, bench)
     (samples,), _, reports = together(bench, [case.op()], previews=64)
@@ -97,7 +101,10 @@ def test_a_sampling_run_equals_comfyuis(name, bench):
 
 
 def test_two_runs_share_passes_and_each_equals_its_solo_run(bench):
-    one, other = Case("sampler-euler", bench), Case("sampler-euler", bench, seed=99, cfg=4.0, sampler_name="heun")
+    one, other = (
+        Case("sampler-euler", bench),
+        Case("sampler-euler", bench, seed=99, cfg=4.0, sampler_name="heun"),
+    )
     lora = LoraUse(Storage(bench.residents._settings).file("loras", "lora_sd15.safetensors"), 0.8)
     changed = other.op()
     model = changed.guider.model.with_lora(lora.file, lora.strength)

@@ -10,12 +10,13 @@ from queue import Empty, Queue
 import pytest
 import torch
 
-from backend.ops import DecodeLatent, ModelSigmas
-from backend.references import File, Model, Ref, Schedule, Vae, Weights
+from backend.ops import DecodeLatent, Denoise, EncodeText, ModelSigmas
+from backend.references import CfgGuider, Clip, File, Model, Noise, Ref, Sampler, Schedule, Vae, Weights
 from backend.settings import Settings
+from backend.storage import Storage
 from backend.types import DeviceId, Latent, OpKey
 from backend.worker.exchange import Value
-from backend.worker.messages import Failed, Finished, Lost, Ready, Started
+from backend.worker.messages import Failed, Finished, Lost, Progress, Ready, Started
 from backend.worker.pool import WorkerProcess
 
 NOWHERE = Weights("denoiser", (File("/nowhere/model.safetensors", 1, 1, 1),))
@@ -25,10 +26,11 @@ SIGMAS = ModelSigmas(Model(NOWHERE), Schedule("normal", 4))
 class Worker:
     """A worker process and what it reported."""
 
-    def __init__(self, tmp_path):
+    def __init__(self, settings):
         self.reports = Queue()
-        settings = Settings(base_directory=tmp_path, cpu=True, threads=1)
-        self.process = WorkerProcess(DeviceId("w"), settings, 0, lambda device, report: self.reports.put(report))
+        self.process = WorkerProcess(
+            DeviceId("w"), settings, 0, lambda device, report: self.reports.put(report)
+        )
 
     def next(self, kind, within=60):
         """The next report of that kind; others on the way are dropped."""
@@ -39,11 +41,15 @@ class Worker:
                 return report
 
 
-@pytest.fixture
-def worker(tmp_path):
-    worker = Worker(tmp_path)
+@pytest.fixture(scope="module")
+def worker(tiny_settings):
+    """One for the tests that leave it as it is: a start takes seconds."""
+    worker = Worker(tiny_settings)
+    worker.ready = worker.next(Ready)
     yield worker
     worker.process.stop()
+    assert gone(worker.process.pid)
+    assert not any(isinstance(report, Lost) for report in worker.reports.queue)
 
 
 def gone(pid):
@@ -55,9 +61,9 @@ def gone(pid):
 
 
 def test_a_failing_op_is_reported_and_the_worker_goes_on(worker):
-    ready = worker.next(Ready)
-    assert (ready.info.type, ready.pid) == ("cpu", worker.process.pid)
-    assert ready.info.total >= ready.info.free > 0
+    info, pid = worker.ready.info, worker.ready.pid
+    assert (info.type, pid) == ("cpu", worker.process.pid)
+    assert info.total >= info.free > 0
     for key in ("a", "b"):
         worker.process.run(OpKey(key), SIGMAS, {})
         assert worker.next(Started).key == key
@@ -80,42 +86,51 @@ def test_inputs_reach_the_worker_and_one_that_cannot_be_packed_fails_its_op_alon
     assert "Tensor(torch.float32, [1, 4, 8, 8])" in failure.inputs["latent"][0]
 
 
-def test_a_killed_worker_is_reported_lost_once_with_its_signal(worker):
-    worker.next(Ready)
+def test_a_worker_killed_in_mid_sampling_is_lost_once_and_what_it_gave_stays(tiny_settings):
+    worker = Worker(tiny_settings)
+    file = Storage(tiny_settings).file("checkpoints", "tiny.safetensors")
+    worker.process.run(OpKey("t"), EncodeText(Clip(Weights("text_encoder", (file,))), "a fox"), {})
+    text = worker.next(Finished).value
+    guider = CfgGuider(Model(Weights("denoiser", (file,))), Ref(OpKey("t")), Ref(OpKey("t")), 2.0)
+    latent = Latent(torch.zeros(1, 4, 8, 8))
+    op = Denoise(guider, latent, Noise(0), Sampler("euler"), Schedule("normal", 900))
+    worker.process.run(OpKey("d"), op, {OpKey("t"): text})
+    assert worker.next(Progress).max == 900
     os.kill(worker.process.pid, signal.SIGKILL)
     assert "killed by SIGKILL" in worker.next(Lost).reason
     assert worker.process.wait(5)
     with pytest.raises(Empty):
         worker.reports.get(timeout=0.2)
+    ((conditioning,),) = text.get()
+    text.close()
+    assert conditioning[0].tokens.shape[1] == 77
 
 
-def test_a_stopped_worker_is_gone_and_not_called_lost(worker):
-    worker.next(Ready)
-    worker.process.stop()
-    assert gone(worker.process.pid)
-    assert worker.reports.empty()
-
-
-def test_a_worker_may_be_stopped_before_it_is_up(worker):
+def test_a_worker_may_be_stopped_before_it_is_up(tiny_settings):
+    worker = Worker(tiny_settings)
     started = time.monotonic()
     worker.process.stop()
     assert time.monotonic() - started < 8
     assert worker.process.pid is None or gone(worker.process.pid)
+    assert worker.reports.empty()
 
 
-def test_a_worker_ends_when_its_server_is_killed(tmp_path):
+def test_a_worker_ends_when_its_server_is_killed_even_while_it_starts(tmp_path):
     script = (
-        "import sys, time; from pathlib import Path; from backend.settings import Settings\n"
-        "from backend.worker.messages import Ready; from backend.worker.pool import WorkerProcess\n"
+        "import time; from pathlib import Path; from backend.settings import Settings\n"
+        "from backend.worker.pool import WorkerProcess\n"
         f"settings = Settings(base_directory=Path({str(tmp_path)!r}), cpu=True, threads=1)\n"
-        "worker = WorkerProcess('w', settings, 0, lambda d, r: print(r.pid if isinstance(r, Ready) else '', flush=True))\n"
+        "worker = WorkerProcess('w', settings, 0, lambda device, report: None)\n"
+        "while not worker.pid: time.sleep(0.01)\n"
+        "print(worker.pid, flush=True)\n"
         "time.sleep(600)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as server:
-        pid = int(next(line for line in server.stdout if line.strip()))
+        pid = int(server.stdout.readline())
+        time.sleep(0.5)
         assert not gone(pid)
         server.kill()
-    end = time.monotonic() + 5
+    end = time.monotonic() + 10
     while not gone(pid) and time.monotonic() < end:
         time.sleep(0.05)
     assert gone(pid)
