@@ -16,10 +16,26 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule
 from sqlalchemy import select
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from backend.engine.record import JobRecord, JobStatus
 from backend.engine.store import Store
-from backend.engine.tables import JOBS, chosen, count_query, page_query
+from backend.engine.tables import (
+    COUNT,
+    COUNTERS,
+    FINISH,
+    FORGET_ENDED,
+    FORGET_PENDING,
+    HISTORY_SIZE,
+    INSERT,
+    JOBS,
+    REPLACE,
+    START,
+    chosen,
+    count_query,
+    page_query,
+)
 from backend.errors import StoreFailed
 
 ROOT = Path(__file__).parents[3]
@@ -319,6 +335,17 @@ def test_a_store_of_another_version_is_left_alone(tmp_path):
     raw.close()
     with pytest.raises(StoreFailed, match="layout is version 99"):
         Store.open(tmp_path / "jobs.db")
+
+
+def test_every_statement_is_postgresql_too():
+    dialect = postgresql.dialect()
+    statements = [INSERT, START, FINISH, REPLACE, FORGET_PENDING, FORGET_ENDED, COUNT, HISTORY_SIZE]
+    wanted = chosen(["completed"], "w")
+    statements += [page_query(wanted, "execution_duration", "asc", 5, 5), count_query(wanted)]
+    for statement in (CreateTable(JOBS), CreateTable(COUNTERS), *map(CreateIndex, JOBS.indexes), *statements):
+        assert str(statement.compile(dialect=dialect))
+    assert "sequence BIGINT NOT NULL" in str(CreateTable(JOBS).compile(dialect=dialect))
+    assert "number FLOAT(53) NOT NULL" in str(CreateTable(JOBS).compile(dialect=dialect))
 
 
 def test_an_unknown_kind_of_database_is_refused():

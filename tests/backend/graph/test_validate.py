@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backend.errors import GraphError, Refused
-from backend.graph.parse import parse_prompt
+from backend.graph.parse import Link, parse_prompt
 from backend.graph.validate import Validated, validate
 from backend.node import Boolean, Choice, Float, Int, OutputSpec, Result, String, node
 from backend.settings import Settings
@@ -455,3 +457,70 @@ def test_time_grows_with_the_number_of_nodes_and_no_faster():
         return min(once() for _ in range(3))
 
     assert seconds(4000) < 20 * seconds(500) + 0.01  # 8 times the nodes
+
+
+# -- laws ------------------------------------------------------------------------------------------
+
+IDS = st.sampled_from(["1", "2", "3", "4", "5", "absent"])
+NAMES = ("images", "image", "a", "b", "v", "combo", "width", "height", "value", "upscale_method", "stray")
+GIVEN = (
+    st.tuples(IDS, st.integers(-1, 1)).map(list)
+    | st.none()
+    | st.integers(-5, 5)
+    | st.sampled_from(
+        ["a", "7", "x", "", 1.5, True, [], ["1"], {}, {"__value__": [1]}, {"k": [None]}, 10**400]
+    )
+)
+CLASSES = st.sampled_from([spec.name for spec in probes.a_registry()])
+PROMPTS = st.dictionaries(
+    st.sampled_from(["1", "2", "3", "4", "5"]),
+    st.fixed_dictionaries(
+        {"class_type": CLASSES},
+        optional={"inputs": st.dictionaries(st.sampled_from(NAMES), GIVEN, max_size=4)},
+    ),
+    max_size=5,
+)
+
+
+def reached(prompt: Any, start: str) -> set[str]:
+    """Ids that `start` depends on, itself too, where they are in the prompt."""
+    found, left = set(), [start]
+    while left:
+        id = left.pop()
+        if id in prompt.nodes and id not in found:
+            found.add(id)
+            left += [v.node for v in prompt.nodes[id].inputs.values() if isinstance(v, Link)]
+    return found
+
+
+@given(PROMPTS)
+def test_whatever_comes_in_is_sorted_into_what_runs_and_what_is_wrong(value):
+    prompt = parse_prompt(value)
+    outputs = [
+        id
+        for id, node in prompt.nodes.items()
+        if node.class_type in ("PreviewImage", "ProbeEcho", "ProbeValidate")
+    ]
+    try:
+        answer = validate(prompt, probes.a_registry(), {})
+        good, errors = answer.outputs, answer.errors
+    except Refused as refused:
+        good, errors = (), refused.node_errors
+        assert (refused.code == "prompt_no_outputs") == (not outputs)  # noqa: PT017  # one of two good ends
+    needed = {output: reached(prompt, output) for output in outputs}
+    for output in outputs:
+        assert (output in good) == needed[output].isdisjoint(errors)
+    for id, told in errors.items():
+        assert set(told.dependents) == {output for output in outputs if id in needed[output]}
+        assert told.errors
+        json.dumps([wire(error) for error in told.errors], allow_nan=False)
+
+
+@given(PROMPTS)
+def test_what_was_validated_is_valid_and_stays_as_it_is(value):
+    try:
+        answer = validate(parse_prompt(value), probes.a_registry(), {})
+    except Refused:
+        return
+    again = validate(parse_prompt(answer.prompt.to_json()), probes.a_registry(), {}, answer.outputs)
+    assert (again.prompt, again.outputs, again.errors) == (answer.prompt, answer.outputs, {})
