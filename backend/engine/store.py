@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -252,7 +252,12 @@ class Store:
 
     def finish(self, record: JobRecord) -> None:
         """Keep how a job ended. Takes the place of an earlier history entry of the same id."""
-        self._writer.put(_Write(_Finish(record.sequence, record.id, to_result(record))))
+        try:
+            row = to_result(record)
+        except StoreFailed as failure:  # a node's fault: the job has ended all the same
+            log.error("%s. Its outputs are left out of the history.", failure)
+            row = to_result(replace(record, outputs={}, meta={}))
+        self._writer.put(_Write(_Finish(record.sequence, record.id, row)))
 
     async def remove_pending(self, sequences: Sequence[int]) -> None:
         """Forget jobs that did not start, durably."""

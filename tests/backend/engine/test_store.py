@@ -311,6 +311,14 @@ async def test_outputs_that_are_no_json_are_kept_as_text(store):
     assert (await store.job(record.id)).outputs == {"1": {"v": [repr(Path("x"))]}}
 
 
+async def test_outputs_that_cant_be_written_at_all_are_left_out_and_the_job_ends(store, caplog):
+    record = a_job(store)
+    await store.add(record)
+    store.finish(ended(record, outputs={"1": {("no", "key"): [1]}}))
+    assert (await store.history_one(record.id)).outputs == {}
+    assert "keys must be strings" in caplog.text
+
+
 async def test_a_closed_store_says_so(tmp_path):
     store = Store.open(tmp_path / "jobs.db")
     record = a_job(store)
