@@ -93,11 +93,11 @@ def ipndm_v(x: Tensor, sigmas: Tensor, facts: RunFacts, *, max_order: int = 4) -
 
 
 def variable_weights(lengths: Sequence[Tensor]) -> list[Tensor]:
-    """Weights of the newest slopes, newest first, from the lengths of as many steps, the coming one first
-    (1..4).
+    """Weights of the newest slopes, newest first.
 
-    Each order adds a divided difference of the slopes to the order below it. The third-order term is that of
-    the published solver, which differs from the exact one by a factor that equal steps make 1.
+    lengths: of as many steps (1..4), the coming one first. Each order adds a divided difference of the slopes
+    to the order below it. Kept as published, for equal images: order 3 is exact for equal steps alone, order
+    4 not even there.
     """
     h = lengths[0]
     one = torch.ones_like(h)

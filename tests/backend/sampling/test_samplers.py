@@ -70,7 +70,7 @@ def test_one_step_to_zero_is_the_denoised_estimate(name, kind):
 
 @pytest.mark.parametrize("name", sorted(NOT_IN_ONE_STEP))
 def test_some_samplers_do_not_move_in_one_step(name):
-    """The ends of their range fall together; uni_pc still scales x from its variance to that of a clean latent."""
+    """The ends of their range fall together; uni_pc still scales x to a clean latent's variance."""
     x = torch.arange(6.0).reshape(1, 1, 2, 3)
     ran = a_run(name, x=x, sigmas=torch.tensor([3.0, 0.0]))
     assert torch.allclose(ran.result, x / 10**0.5 if name.startswith("uni_pc") else x)
