@@ -15,6 +15,7 @@ from backend.worker import device
 from backend.worker.exchange import Outputs, Value, write
 from backend.worker.execute import Bench, concrete, execute, start
 from backend.worker.failure import failed
+from backend.worker.mailbox import Mailbox
 from backend.worker.messages import (
     CancelOp,
     Done,
@@ -30,7 +31,6 @@ from backend.worker.messages import (
     ToWorker,
     Unload,
 )
-from backend.worker.process import Mailbox
 from backend.worker.residents import Residents
 from backend.worker.steploop import Ended, StepLoop, described
 

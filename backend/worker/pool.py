@@ -185,7 +185,7 @@ class WorkerProcess:
         while (item := self._outbox.get()) is not None:
             try:
                 message = self._packed(item) if isinstance(item, _ToRun) else item
-                # Not `send`: its pickler hands tensors over by way of torch's sharing server, which needs one.
+                # Not `send`: its pickler leaves tensors to torch's sharing server, and there is none.
                 connection.send_bytes(pickle.dumps(message, protocol=5))
             except (BrokenPipeError, ConnectionError):
                 return  # the reader reports the loss, of this op too

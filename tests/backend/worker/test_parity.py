@@ -88,7 +88,6 @@ def error(ours, theirs):
     return float((ours - theirs).norm() / theirs.norm())
 
 
-@pytest.mark.filterwarnings("ignore:Should have tb<=t1")  # torchsde rounds a range's end, and says so
 @pytest.mark.parametrize(
     "name", ["sampler-euler", "sampler-euler_ancestral", "sampler-dpmpp_2m_sde", "batch-3", "cfg-1"]
 )
