@@ -78,6 +78,11 @@ def a_gate_node(gate: threading.Event) -> NodeSpec:
     return wait
 
 
+@node("Fail", category="toys", output_node=True)
+def fail(*, value: AnyValue) -> Result:
+    raise ValueError(f"no {value}")
+
+
 @pytest.fixture
 async def open_house(
     tmp_path: Path, aiohttp_client: Callable[..., Awaitable[TestClient]]
@@ -88,13 +93,13 @@ async def open_house(
         chosen = Settings(base_directory=tmp_path, **settings)
         storage, gate, logs = Storage(chosen), threading.Event(), LogBuffer()
         storage.prepare()
-        registry = a_registry(a_gate_node(gate))
+        registry = a_registry(a_gate_node(gate), fail)
         services = {Storage: storage, Settings: chosen}
         store = Store.open(tmp_path / "jobs.db")
         engine = Engine(registry, services, store, SystemClock(), Limits())
-        host = Host(registry, services, engine.report, threads=2)
+        host = Host(registry, services, engine.report, threads=1)
         await engine.start()
-        engine.add_device(HOST, lambda: host, slots=2)
+        engine.add_device(HOST, lambda: host, slots=1)
         app = build_app(engine, registry, storage, chosen, logs)
         house = House(await aiohttp_client(TestServer(app)), engine, storage, logs, gate)
         opened.append((house, store))
@@ -123,3 +128,7 @@ def a_prompt(value: object = 1, **more: object) -> dict:
 def a_held_prompt(value: object = 1) -> dict:
     """A prompt that runs until the gate opens."""
     return {"1": {"class_type": "Gate", "inputs": {"value": value}}}
+
+
+def a_failing_prompt(value: object = "luck") -> dict:
+    return {"1": {"class_type": "Fail", "inputs": {"value": value}}}

@@ -1,0 +1,119 @@
+import pytest
+
+from tests.web.conftest import House, a_failing_prompt, a_held_prompt, a_prompt, recorded
+
+WORKFLOW = {"extra_pnginfo": {"workflow": {"id": "flow-1", "nodes": []}}}
+
+
+def shape(value: object) -> object:
+    """The names in a reply and the kinds of its values."""
+    if isinstance(value, dict):
+        return {k: shape(v) for k, v in value.items()}
+    return float if isinstance(value, int | float) and not isinstance(value, bool) else type(value)
+
+
+def matches(value: dict, wanted: dict) -> None:
+    """Every name of `wanted` is there, with the same kind of value; <TS> is a number."""
+    for name, sample in wanted.items():
+        number = sample == "<TS>" or isinstance(sample, int)
+        assert isinstance(value[name], int | float) if number else isinstance(value[name], type(sample)), name
+
+
+async def test_jobs_of_every_state_have_the_recorded_names(house: House):
+    done = await house.run(a_prompt(), client_id="client-a", extra_data=WORKFLOW)
+    failed = await house.run(a_failing_prompt())
+    cancelled = await house.submit(a_held_prompt(1))
+    await house.client.post("/interrupt")
+    await house.ended(cancelled)
+    house.gate.clear()
+    running, pending = await house.submit(a_held_prompt(2)), await house.submit(a_held_prompt(3))
+    ours = {j["id"]: j for j in (await house.json("/api/jobs?limit=50"))["jobs"]}
+    assert list(ours) == [pending, running, cancelled, failed, done]
+
+    replies = [case["response"] for case in recorded("jobs_api")["cases"] if "response" in case]
+    samples = {j["status"]: j for r in replies for j in r.get("jobs", ())}
+    states = dict(zip([done, failed, cancelled, running, pending], samples and _states(), strict=True))
+    for id, state in states.items():
+        assert ours[id]["status"] == state
+        sample = {k: v for k, v in samples[state].items() if k != "preview_output"}
+        matches(ours[id], sample)
+        assert ours[id].keys() <= samples[state].keys() | {"workflow_id"}
+    assert ours[done]["workflow_id"] == "flow-1"
+    error = ours[failed]["execution_error"]
+    assert (error["node_id"], error["node_type"], error["exception_type"]) == ("1", "Fail", "ValueError")
+    assert isinstance(error["traceback"], list)
+
+
+def _states() -> list[str]:
+    return ["completed", "failed", "cancelled", "in_progress", "pending"]
+
+
+async def test_a_job_in_detail_opens_its_workflow(house: House):
+    id = await house.run(a_prompt(), client_id="client-a", extra_data=WORKFLOW)
+    job = await house.json(f"/api/jobs/{id}")
+    cases = recorded("jobs_api")["cases"]
+    sample = next(c["response"] for c in cases if "workflow" in c.get("response", ()))
+    matches(job, {k: v for k, v in sample.items() if k != "preview_output"})
+    assert job["outputs"] == {"2": {"shown": [2]}}
+    assert job["execution_status"]["status_str"] == "success"
+    assert job["workflow"]["prompt"] == a_prompt()
+    assert job["workflow"]["extra_data"]["extra_pnginfo"] == WORKFLOW["extra_pnginfo"]
+    assert isinstance(job["workflow"]["extra_data"]["create_time"], int)
+
+
+async def test_an_unknown_job_is_404(house: House):
+    reply = await house.client.get("/api/jobs/absent")
+    assert (reply.status, await reply.json()) == (404, {"error": "Job not found"})
+
+
+async def test_pages_say_whether_there_is_more(house: House):
+    for n in range(5):
+        await house.run(a_prompt(n), prompt_id=f"j{n}")
+    page = await house.json("/api/jobs?status=completed&limit=2&offset=1")
+    assert [j["id"] for j in page["jobs"]] == ["j3", "j2"]
+    assert page["pagination"] == {"offset": 1, "limit": 2, "total": 5, "has_more": True}
+    last = await house.json("/api/jobs?limit=2&offset=4&sort_order=asc")
+    assert [j["id"] for j in last["jobs"]] == ["j4"]
+    assert last["pagination"]["has_more"] is False
+
+
+async def test_a_page_without_a_limit_has_a_number_all_the_same(house: House):
+    pagination = (await house.json("/api/jobs?offset=-3"))["pagination"]
+    assert isinstance(pagination["limit"], int)
+    assert pagination["offset"] == 0
+
+
+async def test_jobs_of_one_workflow_can_be_asked_for(house: House):
+    mine = await house.run(a_prompt(1), extra_data=WORKFLOW)
+    await house.run(a_prompt(2))
+    assert [j["id"] for j in (await house.json("/api/jobs?workflow_id=flow-1"))["jobs"]] == [mine]
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["status=done", "sort_by=name", "sort_order=up", "limit=0", "limit=-1", "limit=x", "offset=x", "limit=1.5"],
+)
+async def test_a_bad_query_is_400_and_says_why(house: House, query: str):
+    reply = await house.client.get(f"/api/jobs?{query}")
+    assert reply.status == 400
+    assert query.partition("=")[2] in (await reply.json())["error"]
+
+
+async def test_cancel_removes_what_waits_and_stops_what_runs(house: House):
+    running, waiting = await house.submit(a_held_prompt(1)), await house.submit(a_held_prompt(2))
+    assert (await house.client.post(f"/api/jobs/{waiting}/cancel")).status == 200
+    assert (await house.client.get(f"/api/jobs/{waiting}")).status == 404
+    reply = await house.client.post("/api/jobs/cancel", json={"job_ids": [running, "absent"]})
+    assert reply.status == 200
+    assert (await house.json(f"/api/jobs/{running}"))["status"] == "cancelled"
+
+
+async def test_cancel_leaves_a_finished_job_alone(house: House):
+    done = await house.run(a_prompt())
+    assert (await house.client.post(f"/api/jobs/{done}/cancel")).status == 200
+    assert (await house.json(f"/api/jobs/{done}"))["status"] == "completed"
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"job_ids": "x"}', b"[]"])
+async def test_cancel_without_a_list_of_ids_is_400(house: House, body: bytes):
+    assert (await house.client.post("/api/jobs/cancel", data=body)).status == 400
