@@ -22,7 +22,7 @@ def test_adaptive_steps_shorten_as_the_tolerance_does():
 @pytest.mark.parametrize("order", [2, 3])
 def test_adaptive_steps_end_near_the_exact_solution(order):
     ran = a_run(
-        "dpm_adaptive", x=X, model=gaussian, options=(("order", order), ("rtol", 0.005), ("atol", 0.001))
+        "dpm_adaptive", x=X, model=gaussian, options=(("order", order), ("rtol", 0.0005), ("atol", 0.0001))
     )
     least = 0.0291671  # where the schedule's last sigma above 0 lies
     exact = X * ((1 + least**2) / (1 + 14.6146412**2)) ** 0.5
