@@ -12,11 +12,9 @@ def tiled(
     """`function` over tiles of `samples`, blended.
 
     Args: samples [B, C, H, W]; function: [1, C, h, w] -> [1, D, h * scale, w * scale]; tile: (height, width)
-        and overlap, in pixels of samples, with 0 <= overlap < both; scale: the result's size over samples'.
+        and overlap, in pixels of samples, 0 <= overlap < tile; scale: the result's size over samples'.
     Returns: float32 [B, D, H * scale, W * scale]. Raises: ValueError for a bad overlap.
     """
-    if not 0 <= overlap < min(tile):
-        raise ValueError(f"an overlap of {overlap} does not fit tiles of {tile[0]} x {tile[1]}")
     return torch.cat([_one(row[None], function, tile, overlap, scale) for row in samples])
 
 
@@ -48,6 +46,8 @@ def _spans(length: int, tile: int, overlap: int) -> Iterator[tuple[int, int]]:
     if length <= tile:
         yield 0, length
         return
+    if not 0 <= overlap < tile:
+        raise ValueError(f"an overlap of {overlap} does not fit tiles of {tile}: choose larger tiles")
     for start in range(0, length - overlap, tile - overlap):
         yield start, min(start + tile, length)
 

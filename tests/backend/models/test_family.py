@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.errors import UnknownFamily
@@ -53,6 +53,7 @@ def test_a_layout_is_read_back_from_its_own_file(prefix: str, in_channels: int):
     assert (family.name, found, place) == ("sd15", layout, prefix)
 
 
+@settings(deadline=None, max_examples=40)  # a whole network is laid out for each
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.booleans()), min_size=1, max_size=4))
 def test_widths_and_depths_are_read_and_every_name_finds_its_way_back(drawn: list[tuple[int, int, bool]]):
     levels = tuple(Level(32 * width, blocks, int(attention)) for width, blocks, attention in drawn)
@@ -63,6 +64,7 @@ def test_widths_and_depths_are_read_and_every_name_finds_its_way_back(drawn: lis
         assert to_diffusers(f"{to_original(site, table)}.{kind}", table) == name
 
 
+@settings(deadline=None, max_examples=40)  # a whole network is laid out for each
 @given(st.integers(1, 3), st.integers(1, 3), st.sampled_from([64, 768]))
 def test_exactly_one_family_claims_a_header(width: int, blocks: int, context: int):
     header = file_of_layout(Sd15((Level(32 * width, blocks, 1),), 4, context, 128 * width), prefix="")
