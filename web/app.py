@@ -51,7 +51,7 @@ def build_app(
         "supports_preview_metadata": True,
         "max_upload_size": int(limit) if limit.is_integer() else limit,
     }
-    sockets = Sockets(features)
+    sockets = Sockets(features, engine)
     app = web.Application(client_max_size=round(limit), middlewares=[guard])
     app[SERVICES] = Services(
         engine=engine,

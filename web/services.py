@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from aiohttp import web
 
@@ -20,10 +20,8 @@ from backend.types import ClientId, JobId, NodeId
 from backend.worker.messages import DeviceInfo
 from web.assets import Templates
 from web.logs import LogBuffer
+from web.socket import Sockets
 from web.users import Users
-
-if TYPE_CHECKING:  # it handles requests and so needs the key below
-    from web.socket import Sockets
 
 
 class Engine(Protocol):
@@ -52,7 +50,7 @@ class Services:
     storage: Storage
     settings: Settings
     users: Users
-    sockets: "Sockets"
+    sockets: Sockets
     logs: LogBuffer
     front_end: Path | None
     templates: Templates

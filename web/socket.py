@@ -12,7 +12,7 @@ import struct
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import Protocol, assert_never
 
 from aiohttp import WSMsgType, web
 
@@ -20,7 +20,6 @@ from backend.engine import events as ev
 from backend.types import ClientId, JobId, NodeId
 from web import wire
 from web.logs import LogEntry
-from web.services import SERVICES
 
 SOFT_LIMIT = 64  # waiting frames, from which on replaceable ones replace each other
 HARD_LIMIT = 4096  # waiting frames at which a client is given up
@@ -84,11 +83,18 @@ class Client:
                 await self.socket.send_frame(frame.data, WSMsgType.BINARY if frame.binary else WSMsgType.TEXT)
 
 
+class Work(Protocol):
+    """What a new connection is told about the engine."""
+
+    def remaining(self) -> int: ...
+    def running_node(self, client: ClientId) -> NodeId | None: ...
+
+
 class Sockets:
     """All websocket clients, by sid."""
 
-    def __init__(self, features: dict[str, object]) -> None:
-        self._features = features
+    def __init__(self, features: dict[str, object], work: Work) -> None:
+        self._features, self._work = features, work
         self._clients: dict[ClientId, Client] = {}
         self._log_readers: set[ClientId] = set()
         self._shown: dict[
@@ -103,10 +109,9 @@ class Sockets:
         socket = web.WebSocketResponse(compress=False)
         await socket.prepare(request)
         sid = ClientId(request.query.get("clientId") or uuid.uuid4().hex)
-        engine = request.app[SERVICES].engine
         client = Client(sid, socket, request.transport)
-        client.put(_text("status", wire.status(engine.remaining(), sid)))
-        if (node := engine.running_node(sid)) is not None:
+        client.put(_text("status", wire.status(self._work.remaining(), sid)))
+        if (node := self._work.running_node(sid)) is not None:
             client.put(_text("executing", {"node": node}))
         self._clients[sid] = client  # a second connection of a sid takes over
         sender = asyncio.create_task(client.send_waiting())
