@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from collections import Counter
 from dataclasses import asdict
@@ -16,13 +17,17 @@ def main() -> int:
     parser.add_argument("--only", default="", help="run the cases whose name holds this")
     parser.add_argument("--json", type=Path, help="write the rows to this file too")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))  # and its server with it
     reference = find_reference()
     if reference is None:
         sys.exit(ABSENT)
     rows = []
     for row in run_all(reference, asked.only):
         rows.append(row)
-        print(f"{row.verdict:6} {row.case:38} {row.detail:60} [{row.criterion}]", flush=True)
+        print(
+            f"{row.verdict:6} {row.case:38} {' '.join(row.detail.split())[:200]:60} [{row.criterion}]",
+            flush=True,
+        )
     count = Counter(row.verdict for row in rows)
     print(", ".join(f"{n} {verdict}" for verdict, n in sorted(count.items())))
     if asked.json:

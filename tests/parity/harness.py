@@ -2,9 +2,11 @@
 
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
 from safetensors.numpy import load_file, save_file
 
@@ -35,19 +37,24 @@ class Harness:
 
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
-        self.results = CACHE / "results"
-        self.server = Server(CACHE / "base", ("--cpu", "--force-fp32", "--workers", "1"))
+        self.folder = Path(tempfile.mkdtemp(prefix="tessera-parity-"))  # of its own: runs may go side by side
+        self.results = self.folder / "results"
+        self.server = Server(self.folder, ("--cpu", "--force-fp32", "--workers", "1"))
         self._classes: frozenset[str] = frozenset()
-        shutil.rmtree(self.results, ignore_errors=True)
-        self.results.mkdir(parents=True)
-        for place in ("output", "user"):  # yesterday's jobs and files are no part of this run
-            shutil.rmtree(self.server.base / place, ignore_errors=True)
 
-    def start(self) -> None:
+    def __enter__(self) -> Self:
         needed = {m for c in self.reference.cases.values() if not c.direct for m in c.models}
-        self.reference.prepare(self.server.base, needed - LATER_MODELS)
+        self.reference.prepare(CACHE / "base", needed - LATER_MODELS)
+        for shared in ("models", "input"):
+            (self.folder / shared).symlink_to(CACHE / "base" / shared)
+        self.results.mkdir()
         self.server.start()
         self._classes = frozenset(self.server.get("/object_info"))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.server.stop()
+        shutil.rmtree(self.folder)
 
     def missing(self, case: Case) -> list[str]:
         """Node classes and models of the case that the server does not have."""
@@ -88,14 +95,10 @@ class Harness:
 
 def run_all(reference: Reference, only: str = "") -> Iterator[Outcome]:
     """Every case whose name holds `only`, one after the other, on a server of their own."""
-    harness = Harness(reference)
-    harness.start()
-    try:
+    with Harness(reference) as harness:
         for case in reference.cases.values():
             if only in case.name:
                 yield harness.run(case)
-    finally:
-        harness.server.stop()
 
 
 def _criterion(case: Case) -> str:

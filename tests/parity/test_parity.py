@@ -20,10 +20,8 @@ LATER_CLASSES: frozenset[str] = frozenset()
 def harness() -> Iterator[Harness]:
     if REFERENCE is None:
         pytest.skip(ABSENT)
-    harness = Harness(REFERENCE)
-    harness.start()
-    yield harness
-    harness.server.stop()
+    with Harness(REFERENCE) as harness:
+        yield harness
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
