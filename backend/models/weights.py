@@ -71,7 +71,8 @@ def load_pickle(path: str) -> object:
         remedy = "Convert it to safetensors where you trust it: files that run code are never loaded."
         raise BadFile(path, f"this pickle holds more than tensors ({_first_line(error)})", remedy) from error
     except _DAMAGE as error:
-        raise BadFile(path, f"this pickle can't be read ({_first_line(error)})", "Check the name, or download the file again.") from error
+        problem, remedy = f"this pickle can't be read ({_first_line(error)})", "Download the file again."
+        raise BadFile(path, problem, remedy) from error
 
 
 def open_model(path: str) -> ModelFile:
