@@ -29,7 +29,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     if request.method == "OPTIONS":
         return web.Response()
     try:
-        return await handler(request)
+        return compressed(request, await handler(request))
     except (web.HTTPException, ConnectionResetError, asyncio.CancelledError):
         raise
     except UnknownUser as error:
@@ -39,6 +39,15 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception as error:
         log.exception("%s %s failed", request.method, request.path)
         return web.Response(status=500, text=f"500 Internal Server Error: {type(error).__name__}: {error}")
+
+
+def compressed(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """JSON and text in gzip, where the server was told to and the client takes it."""
+    if request.app[SERVICES].settings.compress_responses and isinstance(response, web.Response):
+        text = response.content_type in ("application/json", "text/plain") and response.body
+        if text and "gzip" in request.headers.get("Accept-Encoding", "").lower():
+            response.enable_compression(web.ContentCoding.gzip)
+    return response
 
 
 async def same_origin(host: str, origin: str) -> bool:
@@ -80,7 +89,7 @@ async def is_loopback(host: str) -> bool:
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Just before an answer leaves: caching, CORS and compression."""
+    """Just before an answer leaves: caching and CORS."""
     settings = request.app[SERVICES].settings
     for name, value in cache_headers(request.path, response.status).items():
         response.headers.setdefault(name, value)
@@ -93,6 +102,3 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
                 "Access-Control-Allow-Credentials": "true",
             }
         )
-    text = response.content_type in ("application/json", "text/plain")
-    if settings.compress_responses and text and isinstance(response, web.Response) and response.body:
-        response.enable_compression()

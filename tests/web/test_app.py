@@ -1,4 +1,5 @@
 import gzip
+import io
 
 import pytest
 
@@ -20,7 +21,9 @@ async def test_every_route_is_there_twice_and_internal_ones_once(house: House):
     assert (await house.client.get("/api/internal/logs")).status == 404
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/api/nothing", "/index", "/assets/absent.js", "/prompt/x", "/api"])
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/api/nothing", "/index", "/assets/absent.js", "/prompt/x", "/api"]
+)
 async def test_an_unknown_path_is_never_a_page(house: House, path: str):
     reply = await house.client.get(path)
     assert reply.status == 404
@@ -55,7 +58,9 @@ async def test_options_are_always_answered(house: House, path: str):
         ("127.0.0.1:8188", "http://127.0.0.1:x", 200),
     ],
 )
-async def test_pages_of_other_sites_are_refused_on_the_loopback(house: House, host: str, origin: str, status: int):
+async def test_pages_of_other_sites_are_refused_on_the_loopback(
+    house: House, host: str, origin: str, status: int
+):
     headers = {"Host": host, "Origin": origin}
     reply = await house.client.post("/free", data=b"{}", headers=headers)
     assert reply.status == status
@@ -96,7 +101,7 @@ async def test_long_texts_are_compressed_when_asked_for(open_house):
 async def test_a_body_above_the_limit_is_413(open_house):
     house = await open_house(max_upload_size=0.001)
     assert (await house.client.post("/prompt", data=b"x" * 1100)).status == 413
-    assert (await house.client.post("/upload/image", data={"image": b"x" * 1100})).status == 413
+    assert (await house.client.post("/upload/image", data={"image": io.BytesIO(b"x" * 1100)})).status == 413
 
 
 async def test_what_breaks_inside_is_told_as_text(house: House, monkeypatch):

@@ -61,7 +61,9 @@ async def test_the_chosen_front_end_is_served(fronted: House):
     assert (await fronted.client.get("/scripts")).status == 403
 
 
-@pytest.mark.parametrize("path", ["/..%2fsecret", "/%2e%2e/secret", "/scripts/..%2f..%2fsecret", "/%2fetc%2fpasswd"])
+@pytest.mark.parametrize(
+    "path", ["/..%2fsecret", "/%2e%2e/secret", "/scripts/..%2f..%2fsecret", "/%2fetc%2fpasswd"]
+)
 async def test_no_path_leaves_the_front_end(fronted: House, path: str):
     from yarl import URL
 

@@ -105,7 +105,9 @@ async def test_a_run_is_told_in_comfyuis_order(house: House):
     in_order = [(f["type"], f["data"].get("node")) for f in received if f["type"] != "status"]
     assert in_order[2:5] == [("progress_state", None), ("executing", "1"), ("progress_state", None)]
     assert received[-1] == {"type": "executing", "data": {"node": None, "prompt_id": job}}
-    assert [f["data"]["status"]["exec_info"]["queue_remaining"] for f in received if f["type"] == "status"] == [1, 1, 0]
+    assert [
+        f["data"]["status"]["exec_info"]["queue_remaining"] for f in received if f["type"] == "status"
+    ] == [1, 1, 0]
     shown = next(f for f in received if f["type"] == "executed")
     assert shown["data"] == {"node": "2", "display_node": "2", "output": {"shown": [2]}, "prompt_id": job}
     state = next(f for f in received if f["type"] == "progress_state")

@@ -43,7 +43,10 @@ def picture(body: bytes) -> Image.Image:
 
 async def test_uploads_and_views_answer_as_recorded(house: House):
     exchange = recorded("upload_and_view")
-    contents = {"A": a_png(mode="RGBA", colour=(1, 2, 3, 99)), "other bytes": a_png(mode="RGBA", colour=(9, 9, 9, 9))}
+    contents = {
+        "A": a_png(mode="RGBA", colour=(1, 2, 3, 99)),
+        "other bytes": a_png(mode="RGBA", colour=(9, 9, 9, 9)),
+    }
     for case in exchange["uploads"]:
         content = contents[case["content"]]
         reply = await upload(house, content, case["filename"], case["path"], **case["fields"])
@@ -181,7 +184,9 @@ async def test_a_mask_is_joined_to_its_picture_and_keeps_its_texts(house: House)
 async def test_a_mask_of_another_size_is_refused(house: House):
     await upload(house, a_png(), "a.png")
     reference = json.dumps({"filename": "a.png", "type": "input"})
-    reply = await upload(house, a_png(size=(4, 4), mode="RGBA"), "m.png", "/upload/mask", original_ref=reference)
+    reply = await upload(
+        house, a_png(size=(4, 4), mode="RGBA"), "m.png", "/upload/mask", original_ref=reference
+    )
     assert reply.status == 400
     assert "4x4" in await reply.text()
 

@@ -109,5 +109,7 @@ async def test_a_body_that_is_no_object_is_400(house: House, path: str, body: by
 
 
 async def test_a_body_counts_whatever_its_type(house: House):
-    reply = await house.client.post("/free", data=b'{"free_memory": true}', headers={"Content-Type": "text/plain"})
+    reply = await house.client.post(
+        "/free", data=b'{"free_memory": true}', headers={"Content-Type": "text/plain"}
+    )
     assert (reply.status, await reply.text()) == (200, "")

@@ -39,7 +39,9 @@ async def test_a_name_encoded_twice_is_decoded_twice(house: House):
     assert await reply.json() == "workflows/a.json"
 
 
-@pytest.mark.parametrize("name", ["..%2F..%2Fx", "%2Fetc%2Fpasswd", "a%2F..%2F..%2Fother%2Fx", "..%252F..%252Fx"])
+@pytest.mark.parametrize(
+    "name", ["..%2F..%2Fx", "%2Fetc%2Fpasswd", "a%2F..%2F..%2Fother%2Fx", "..%252F..%252Fx"]
+)
 async def test_no_name_leaves_the_users_folder(house: House, name: str):
     url = URL(f"/userdata/{name}", encoded=True)
     for method in ("GET", "POST", "DELETE"):
