@@ -26,7 +26,8 @@ class Size:
     """How large the networks are. unet: channels of the first level, a multiple of 32 (group norms)."""
 
     unet: int = 64
-    levels: tuple[int, ...] = (1, 2)  # channels of each level, in multiples of the first
+    levels: tuple[int, ...] = (1, 2, 2)  # channels of each level, in multiples of the first
+    attends: tuple[bool, ...] = (False, True, True)  # not where a latent is largest: a CPU would crawl
     text_width: int = 768  # what SD1.5's cross-attention reads
     text_layers: int = 2
     vae: int = 32
@@ -76,7 +77,7 @@ def attention(name: str, width: int, context: int) -> Shapes:
 
 
 def unet(size: Size) -> Shapes:
-    """One residual block a level, attention on the first level and in the middle."""
+    """One residual block a level, attention where `size` says and in the middle."""
     root, time = "model.diffusion_model", 4 * size.unet
     widths = [size.unet * m for m in size.levels]
     yield from linear(f"{root}.time_embed.0", size.unet, time)
@@ -85,7 +86,7 @@ def unet(size: Size) -> Shapes:
     skips, now, n = [widths[0]], widths[0], 1
     for level, width in enumerate(widths):
         yield from unet_block(f"{root}.input_blocks.{n}.0", now, width, time)
-        if level == 0:
+        if size.attends[level]:
             yield from attention(f"{root}.input_blocks.{n}.1", width, size.text_width)
         now, n = width, n + 1
         skips.append(now)
@@ -106,7 +107,7 @@ def unet_output(root: str, widths: list[int], skips: list[int], size: Size, time
         for last in (False, True):
             yield from unet_block(f"{root}.output_blocks.{n}.0", now + skips.pop(), width, time)
             now, place = width, 1
-            if level == 0:
+            if size.attends[level]:
                 yield from attention(f"{root}.output_blocks.{n}.1", width, size.text_width)
                 place = 2
             if last and level > 0:
