@@ -16,7 +16,7 @@ from backend.settings import Settings, visible_gpus
 from backend.storage import Storage
 from backend.types import DeviceId
 from backend.worker.exchange import sweep, sweep_own
-from backend.worker.host import HOST, Host
+from backend.worker.host import Host
 from backend.worker.pool import WorkerProcess
 from nodes.catalogue import builtin_registry
 from web.lock import FolderLock
@@ -53,7 +53,7 @@ class Assembly:
     def start_devices(self) -> None:
         """Start the host's threads and one process per device. Call after the engine's start()."""
         cores = os.cpu_count() or 1
-        self.engine.add_device(HOST, lambda: self.host, slots=max(2, cores))
+        self.engine.add_host(self.host, slots=max(2, cores))
         gpus = visible_gpus(self.settings)
         count = self.settings.workers or max(1, gpus)
         name, rows = ("gpu", GPU_ROWS) if gpus else ("cpu", ROWS)

@@ -185,6 +185,7 @@ class Sockets:
             case ev.QueueChanged():
                 _put(self._to(None), _text("status", wire.status(event.remaining), ("status",)))
             case ev.StateChanged():
+                self._show_last_preview(event)
                 self._shown[event.job] = event.nodes
                 if targets := self._to(event.client):
                     data = wire.progress_state(event)
@@ -242,6 +243,13 @@ class Sockets:
                 client.put(_text("execution_error", wire.execution_error(event)))
             case _:
                 assert_never(event)
+
+    def _show_last_preview(self, event: ev.StateChanged) -> None:
+        """A preview that waits for a node's step comes before the node's end."""
+        held = self._held.get(event.job)
+        ended = (n.node for n in event.nodes if n.state == "finished")
+        if held is not None and held[0].node in ended:
+            self._show_held(event.job)
 
     def _hold(self, event: ev.PreviewImage) -> None:
         """Keep a preview for a moment: its step's `progress` belongs between its two forms."""

@@ -202,6 +202,13 @@ async def test_a_preview_after_its_progress_is_not_lost(house: House):
     assert kinds([f async for f in frames(socket)]) == [1, "executing"]
 
 
+async def test_the_last_preview_comes_before_the_nodes_end(house: House):
+    socket = await connect(house, "me")
+    ended = ev.NodeProgress(NodeId("3"), "finished", 4, 4)
+    emit(house, *a_step(), a_preview(), ev.StateChanged(JobId("j"), ClientId("me"), (ended,)))
+    assert kinds([f async for f in frames(socket)]) == ["progress_state", "progress", 1, "progress_state"]
+
+
 async def test_previews_go_to_nobody_else(house: House):
     other = await connect(house, "other")
     emit(house, *a_step("absent"), a_preview("absent"))
