@@ -8,7 +8,7 @@ from dataclasses import replace
 from sortedcontainers import SortedKeyList
 
 from backend.engine.clock import Clock
-from backend.engine.fleet import HOST, STARTS, Fleet, Seat, Worker
+from backend.engine.fleet import HOST, STARTS, Fleet, HostThreads, Seat, Worker
 from backend.engine.ready import ready_op
 from backend.engine.results import Result, Results
 from backend.errors import NoDevice, TesseraError, WorkerLost
@@ -18,10 +18,11 @@ from backend.registry import Registry
 from backend.schedule.policy import plan
 from backend.schedule.pool import Pool, ReadyOp, Run
 from backend.types import DeviceId, JobKey, OpKey
-from backend.worker.messages import Finished, Table
+from backend.worker.messages import Finished, HostCall, Stored, Table
 
 log = logging.getLogger(__name__)
 DEATHS = 3  # workers that an op may take down before it is given up
+CHAIN = 16  # most calls that one thread runs in a row
 DECISIONS = 64  # last decisions kept for the pool view
 
 
@@ -40,11 +41,16 @@ class Board:
         self._ready: SortedKeyList[ReadyOp] = SortedKeyList(key=_order)
         self._ready_by_key: dict[OpKey, ReadyOp] = {}
         self._deaths: dict[OpKey, int] = {}
+        self._host: HostThreads
 
     def add_device(self, id: DeviceId, make: Callable[[], Worker], slots: int, max_rows: int) -> None:
         """`make` starts the device's worker, now and after each death."""
         self._make[id] = make
         self.fleet.add(Seat(id, make(), slots, max_rows))
+
+    def add_host(self, host: HostThreads, slots: int) -> None:
+        self._host = host
+        self.fleet.add(Seat(HOST, host, slots, 0))
 
     # -- what jobs want --------------------------------------------------------------------------
 
@@ -81,10 +87,41 @@ class Board:
             seat = self.fleet.assign(decision.device, self._ready_by_key[decision.key])
             self._unready(decision.key)
             live.state = State.RUNNING
-            inputs = {key: found.value for key in live.inputs if (found := self.results.get(key)) is not None}
-            seat.worker.run(live.key, live.op, inputs, preview(live), preview_size)
+            if seat.id == HOST:
+                self._run_chain(live)
+            else:
+                seat.worker.run(live.key, live.op, self._inputs(live), preview(live), preview_size)
             started.append(live)
         return started
+
+    def _run_chain(self, head: LiveOp) -> None:
+        """Start a call, and behind it in the same thread the calls that wait for nothing else: each hand-over
+        between threads costs more than a small call takes.
+        """
+        chain = [head]
+        while len(chain) < CHAIN and (follower := self._follower(chain[-1])) is not None:
+            follower.state = State.RUNNING
+            self.fleet.follow(follower.key)
+            chain.append(follower)
+        calls = [
+            HostCall(live.key, live.op, self._inputs(live)) for live in chain if isinstance(live.op, Call)
+        ]
+        self._host.run_chain(calls)
+
+    def _follower(self, live: LiveOp) -> LiveOp | None:
+        if self._is_serial(live.op):
+            return None
+        users = (self.graph[key] for key in self.graph.graph.successors(live.key))
+        fitting = (u for u in users if u.state is State.WAITING and u.missing == 1 and isinstance(u.op, Call))
+        return next((u for u in fitting if not self._is_serial(u.op)), None)
+
+    def _inputs(self, live: LiveOp) -> dict[OpKey, Stored]:
+        found = ((key, self.results.get(key)) for key in live.inputs)
+        return {key: result.value for key, result in found if result is not None}
+
+    def _is_serial(self, op: Op[object]) -> bool:
+        spec = self._registry.find(op.node) if isinstance(op, Call) else None
+        return spec is not None and spec.serial
 
     def finished(self, done: Finished) -> LiveOp | None:
         """Keep a result, ready what waited for it. Returns: the op, None where nobody wants it any more."""
@@ -114,8 +151,9 @@ class Board:
         self.fleet.release(key)
         if key in self.graph:
             live = self.graph[key]
-            live.state = State.READY
-            self._make_ready(live)
+            live.state = State.WAITING if live.missing else State.READY
+            if live.state is State.READY:
+                self._make_ready(live)
 
     def lost(self, seat: Seat, reason: str) -> list[tuple[LiveOp, TesseraError]]:
         """A worker's process is gone: its ops are ready again, and a new process takes its place.
@@ -149,9 +187,8 @@ class Board:
     def _make_ready(self, live: LiveOp) -> None:
         if self.fleet.busy(live.key):
             return  # a device is still dropping this op for someone who cancelled; `released` comes then
-        spec = self._registry.find(live.op.node) if isinstance(live.op, Call) else None
         order = min(self._orders[job] for job in live.jobs)
-        ready = ready_op(live, order, self._clock.now(), serial=spec is not None and spec.serial)
+        ready = ready_op(live, order, self._clock.now(), self._is_serial(live.op))
         if self._deaths.get(live.key):
             ready = replace(ready, alone=True)
         self._ready_by_key[live.key] = ready

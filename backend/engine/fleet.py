@@ -1,13 +1,13 @@
 """The devices, what runs on each, and their replacement when a process dies. Decides nothing."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from backend.ops import Op
 from backend.schedule.pool import Device, ReadyOp
 from backend.types import DeviceId, OpKey
-from backend.worker.messages import DeviceInfo, Report, Stored, Table
+from backend.worker.messages import DeviceInfo, HostCall, Report, Stored, Table
 
 HOST = DeviceId("host")
 STARTS = 5  # deaths in a row without a single finished op, after which a device is given up
@@ -36,6 +36,12 @@ class Worker(Protocol):
     def stop(self) -> None:
         """End it and wait until it has ended."""
         ...
+
+
+class HostThreads(Worker, Protocol):
+    """The host: it also takes calls that wait for nothing but each other, for one thread to run in a row."""
+
+    def run_chain(self, calls: Sequence[HostCall]) -> None: ...
 
 
 @dataclass(slots=True)
@@ -93,6 +99,10 @@ class Fleet:
         seat.running[op.key] = op
         self._where[op.key] = device
         return seat
+
+    def follow(self, key: OpKey) -> None:
+        """A call that the host runs behind another: it takes no thread of its own."""
+        self._where[key] = HOST
 
     def release(self, key: OpKey) -> ReadyOp | None:
         """The op has left its device. Returns: what it was, None if no device had it."""

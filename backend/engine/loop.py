@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from backend.engine.board import Board
 from backend.engine.clock import Clock
 from backend.engine.events import Event, QueueChanged
-from backend.engine.fleet import Worker
+from backend.engine.fleet import HostThreads, Worker
 from backend.engine.jobs import Accepted, Job, Submission
 from backend.engine.narrate import Narrator
 from backend.engine.record import SECRETS, JobRecord, JobStatus, refused_error, without_secrets
@@ -79,6 +79,11 @@ class Engine:
     def add_device(self, id: DeviceId, make: Callable[[], Worker], slots: int, max_rows: int = 0) -> None:
         """Give the engine a device; `make` starts its worker, now and after each death. After start()."""
         self._board.add_device(id, make, slots, max_rows)
+        self._dispatch()
+
+    def add_host(self, host: HostThreads, slots: int) -> None:
+        """Give the engine the host's threads. After start()."""
+        self._board.add_host(host, slots)
         self._dispatch()
 
     async def start(self) -> None:
@@ -368,16 +373,19 @@ class Engine:
                     self._fail_all(live, _given_up(live, error))
 
     def _tell(self, report: Progress | Preview | Started) -> None:
-        """Tell every job that waits for an op how far it is; that it began was told when it was sent."""
+        """Tell every job that waits for an op how far it is."""
         if report.key not in self._board.graph:
             return
         for key in self._board.graph[report.key].jobs:
             job = self._jobs[key]
             for id in job.nodes_of.get(report.key, ()):
-                if isinstance(report, Progress):
-                    job.narrator.node_progress(id, report.value, report.max)
-                elif isinstance(report, Preview):
-                    job.narrator.node_preview(id, report.image)
+                match report:
+                    case Progress(value=value, max=maximum):
+                        job.narrator.node_progress(id, value, maximum)
+                    case Preview(image=image):
+                        job.narrator.node_preview(id, image)
+                    case Started():  # most were told when the op was sent; a call behind another begins now
+                        job.narrator.node_running(id)
 
     def _finished(self, done: Finished) -> None:
         live = self._board.finished(done)

@@ -85,7 +85,7 @@ class LiveGraph:
         for user in list(self.graph.successors(key)):
             live = self[user]
             live.missing -= 1
-            if live.missing == 0:
+            if live.missing == 0 and live.state is State.WAITING:
                 live.state = State.READY
                 ready.append(live)
         self._remove(key)

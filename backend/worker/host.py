@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
 from backend.deferred import torch
@@ -14,7 +14,7 @@ from backend.registry import Registry
 from backend.types import DeviceId, OpKey
 from backend.worker.exchange import Outputs, Value
 from backend.worker.failure import failed
-from backend.worker.messages import Failed, Finished, OpCancelled, Report, Started, Stored
+from backend.worker.messages import Failed, Finished, HostCall, OpCancelled, Report, Started, Stored
 
 HOST = DeviceId("host")
 _log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Host:
         self._registry, self._services, self._report = registry, services, report
         self._threads = ThreadPoolExecutor(threads, "host")
         self._serial = ThreadPoolExecutor(1, "host-serial")  # third-party code: one call at a time
-        self._waiting: dict[OpKey, Future[None]] = {}
+        self._waiting: set[OpKey] = set()
         self._lock = threading.Lock()
 
     def warm(self, torch_threads: int | None = None) -> None:
@@ -54,19 +54,18 @@ class Host:
         """Start a call soon. inputs: the result of every op that `op` refers to. Calls have no previews."""
         if not isinstance(op, Call):
             raise TypeError(f"the host runs Call ops, and {key} is a {type(op).__name__}")
-        spec = self._registry.find(op.node)
-        threads = self._serial if spec is not None and spec.serial else self._threads
+        self.run_chain([HostCall(key, op, inputs)])
+
+    def run_chain(self, calls: Sequence[HostCall]) -> None:
+        """Start calls that one thread runs in a row, each free to read the results of those before it."""
         with self._lock:
-            self._waiting[key] = threads.submit(self._run, key, spec, op, inputs)
+            self._waiting.update(call.key for call in calls)
+        serial = any(self._is_serial(call.op) for call in calls)
+        (self._serial if serial else self._threads).submit(self._run, calls)
 
     def cancel(self, key: OpKey) -> None:
         """Drop a call that has not started; one that runs, runs to its end."""
-        with self._lock:
-            future = self._waiting.get(key)
-            dropped = future is not None and future.cancel()
-            if dropped:
-                del self._waiting[key]
-        if dropped:
+        if self._take(key):
             self._report(HOST, OpCancelled(key))
 
     def unload(self) -> None:
@@ -77,15 +76,35 @@ class Host:
         for threads in (self._threads, self._serial):
             threads.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self, key: OpKey, spec: NodeSpec | None, op: Call, inputs: Mapping[OpKey, Stored]) -> None:
-        with self._lock:
-            self._waiting.pop(key, None)
-        self._report(HOST, Started(key))
-        self._report(HOST, self._answer(key, spec, op, inputs))
+    def _run(self, calls: Sequence[HostCall]) -> None:
+        made: dict[OpKey, Stored] = {}
+        broken = False
+        for call in calls:
+            if not self._take(call.key):
+                continue  # cancelled, and reported by who cancelled it
+            if broken:
+                self._report(HOST, OpCancelled(call.key))
+                continue
+            self._report(HOST, Started(call.key))
+            answer = self._answer(call.key, call.op, {**call.inputs, **made})
+            self._report(HOST, answer)
+            if isinstance(answer, Finished):
+                made[call.key] = answer.value
+            broken = isinstance(answer, Failed)
 
-    def _answer(
-        self, key: OpKey, spec: NodeSpec | None, op: Call, inputs: Mapping[OpKey, Stored]
-    ) -> Finished | Failed:
+    def _take(self, key: OpKey) -> bool:
+        """Whether the call was still waiting; it no longer is."""
+        with self._lock:
+            waited = key in self._waiting
+            self._waiting.discard(key)
+        return waited
+
+    def _is_serial(self, op: Call) -> bool:
+        spec = self._registry.find(op.node)
+        return spec is not None and spec.serial
+
+    def _answer(self, key: OpKey, op: Call, inputs: Mapping[OpKey, Stored]) -> Finished | Failed:
+        spec = self._registry.find(op.node)
         resolved: Mapping[str, Sequence[object]] = op.inputs
         given: dict[str, object] = {}
         try:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
-from backend.ops import Op
+from backend.ops import Call, Op
 from backend.settings import Settings
 from backend.types import ComponentId, OpKey, Seconds
 
@@ -42,6 +42,15 @@ class RunOp:
     inputs: Mapping[OpKey, Segment]
     preview: str = "none"  # none, latent2rgb
     preview_size: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class HostCall:
+    """A call for the host's threads. inputs: results that it reads, but for those of calls before it."""
+
+    key: OpKey
+    op: Call
+    inputs: Mapping[OpKey, "Stored"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,10 +28,12 @@ from backend.worker.messages import (
     DeviceInfo,
     Failed,
     Finished,
+    HostCall,
     Lost,
     OpCancelled,
     Progress,
     Ready,
+    Started,
     Stored,
 )
 from tests.backend.graph.toys import a_registry, a_sum_prompt, an_image_prompt
@@ -63,6 +65,7 @@ class FakeWorker:
     ran: list[tuple[str, OpKey]] = field(default_factory=list)
     auto: bool = True
     stopped: bool = False
+    last: FakeValue | None = None
 
     def run(
         self,
@@ -78,6 +81,14 @@ class FakeWorker:
         if self.auto:
             self.finish(key, inputs)
 
+    def run_chain(self, calls: Sequence[HostCall]) -> None:
+        made: dict[OpKey, Stored] = {}
+        for call in calls:
+            self.report(self.id, Started(call.key))
+            self.run(call.key, call.op, {**call.inputs, **made})
+            if self.last is not None:
+                made[call.key] = self.last
+
     def finish(self, key: OpKey, inputs: Mapping[OpKey, Stored] | None = None) -> None:
         op = self.running.pop(key)
         outputs, ui = (((f"{type(op).__name__}",),) * 2, None)
@@ -90,7 +101,8 @@ class FakeWorker:
                 outputs = ((read["a"][0] + read["b"][0],),)
             if op.node == "Show":
                 outputs, ui = (), {"shown": read["value"]}
-        self.report(self.id, Finished(key, FakeValue(outputs), tuple(len(o) for o in outputs), 0.1, ui))
+        self.last = FakeValue(outputs)
+        self.report(self.id, Finished(key, self.last, tuple(len(o) for o in outputs), 0.1, ui))
 
     def one(self, kind: str) -> OpKey:
         """The running op of a kind."""
@@ -160,7 +172,7 @@ async def start(store: Store) -> Bench:
         engine.report(GPU, Ready(DeviceInfo("fake", "cpu", None, 1, 1), pid=1))
         return workers[-1]
 
-    engine.add_device(HOST, lambda: host, slots=4)
+    engine.add_host(host, slots=4)
     engine.add_device(GPU, make, slots=1, max_rows=8)
     return Bench(engine, host, workers, events, automatic)
 
