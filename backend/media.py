@@ -125,6 +125,24 @@ def resize_lanczos(pixels: Pixels, width: int, height: int) -> Pixels:
     return sized.reshape(height, width, pixels.shape[-1])
 
 
+def quantize(pixels: Pixels, colours: int, *, dither: bool = False, offsets: Floats | None = None) -> Pixels:
+    """[H, W, 3] reduced to a palette of its own.
+
+    dither: Floyd and Steinberg's; offsets: a square added to the values, tile by tile, before the nearest
+    colour is chosen (ordered dithering), in units of the distance between colours.
+    """
+    image = Image.fromarray(pixels)
+    palette = image.quantize(colors=colours)  # Pillow dithers only towards a given palette
+    if offsets is not None:
+        spread = 2 * 256 / (len(palette.getpalette() or ()) // 3)
+        height, width = pixels.shape[:2]
+        tiles = np.tile(offsets, (-(-height // offsets.shape[0]), -(-width // offsets.shape[1])))
+        moved = pixels + (spread * tiles[:height, :width, None] + 0.5)
+        image = Image.fromarray(np.clip(moved, 0, 255).astype(np.uint8))
+    how = Image.Dither.FLOYDSTEINBERG if dither else Image.Dither.NONE
+    return np.asarray(image.quantize(palette=palette, dither=how).convert("RGB"))
+
+
 def encode_png(pixels: Pixels, text: Mapping[str, str] | None = None) -> bytes:
     """A PNG of [H, W] or [H, W, C] pixels, C of 1 to 4, with text chunks before the pixels.
 

@@ -15,6 +15,7 @@ BUILTIN = (
     "nodes.image_edit",
     "nodes.image_filters",
     "nodes.image_files",
+    "nodes.animation",
     "nodes.composite",
     "nodes.mask",
     "nodes.latent_files",

@@ -143,8 +143,8 @@ PORTER_DUFF = (
     "ADD CLEAR DARKEN DST DST_ATOP DST_IN DST_OUT DST_OVER LIGHTEN MULTIPLY OVERLAY SCREEN SRC SRC_ATOP "
     "SRC_IN SRC_OUT SRC_OVER XOR"
 )
-# What each operator keeps of source and of destination: all, nothing, "o" what the other leaves free, "i" what it
-# covers. Porter and Duff, "Compositing Digital Images", 1984.
+# What each operator keeps of source and of destination: all, nothing, "o" what the other leaves free, "i"
+# what it covers. Porter and Duff, "Compositing Digital Images", 1984.
 _SHARES = {
     "CLEAR": ("0", "0"),
     "SRC": ("1", "0"),

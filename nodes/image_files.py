@@ -6,7 +6,7 @@ from typing import Annotated
 
 from backend.deferred import torch
 from backend.media import Channel, encode_png, read_channel, read_picture, to_floats, to_pixels
-from backend.node import Choice, HiddenInput, Result, node
+from backend.node import Choice, HiddenInput, Result, Widget, node
 from backend.settings import Settings
 from backend.storage import PlaceKind, Storage
 from backend.types import Image, Mask
@@ -45,11 +45,43 @@ def load_image(
     *, image: Annotated[str, Choice(lambda s: s.input_files("image"), image_upload=True)], storage: Storage
 ) -> tuple[Image, Mask]:
     """A picture of the input folder, and 1 - alpha; several frames become a batch."""
+    return opened(storage, image)
+
+
+def opened(storage: Storage, image: str) -> tuple[Image, Mask]:
+    """Pixels, and 1 - alpha: [N, 64, 64] zeros where there is no alpha. Raises: BadFile."""
     picture = read_picture(storage.annotated(image))
     pixels = torch.from_numpy(to_floats(picture.rgb))
     if picture.alpha is None:
         return pixels, torch.zeros((pixels.shape[0], NO_MASK_SIDE, NO_MASK_SIDE))
     return pixels, 1.0 - torch.from_numpy(to_floats(picture.alpha))
+
+
+OUTPUT_PICTURES: Mapping[str, object] = {
+    "image_upload": True,
+    "image_folder": "output",
+    "remote": {
+        "route": "/internal/files/output",
+        "refresh_button": True,
+        "control_after_refresh": "first",
+    },
+}
+
+
+@node(
+    "LoadImageOutput",
+    category="image",
+    display_name="Load Image (from Outputs)",
+    fingerprint=image_fingerprint,
+    validate=image_exists,
+    validates=("image",),
+    experimental=True,
+)
+def load_image_output(
+    *, image: Annotated[str, Widget(OUTPUT_PICTURES, "COMBO")], storage: Storage
+) -> tuple[Image, Mask]:
+    """A picture of the output folder; the front end fetches the list of names itself."""
+    return opened(storage, image)
 
 
 @node(

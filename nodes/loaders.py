@@ -30,6 +30,9 @@ CLIP_TYPES = (
     "qwen_image",
     "hunyuan_image",
 )
+TextEncoderName = Annotated[str, Choice(lambda s: s.files("text_encoders"))]
+ListedEncoder = Annotated[str, Choice(lambda s: s.files("text_encoders"), style="COMBO", multiselect=False)]
+ClipDevice = Annotated[str, Choice(("default", "cpu"), advanced=True)]
 LoraStrength = Annotated[float, Float(-100.0, 100.0, step=0.01)]
 
 
@@ -72,13 +75,34 @@ def unet_loader(
 @node("CLIPLoader", category="advanced/loaders", display_name="Load CLIP")
 def clip_loader(
     *,
-    clip_name: Annotated[str, Choice(lambda s: s.files("text_encoders"))],
+    clip_name: TextEncoderName,
     type: Annotated[str, Choice(CLIP_TYPES)],
-    device: Annotated[str, Choice(("default", "cpu"), advanced=True)] | None = None,
+    device: ClipDevice | None = None,
     storage: Storage,
 ) -> Clip:
     """A text encoder from a file of its own. The scheduler chooses where it runs, whatever `device` asks."""
     return Clip(weights(storage, "text_encoder", "text_encoders", clip_name), type)
+
+
+@node("DualCLIPLoader", category="advanced/loaders")
+def dual_clip_loader(
+    *,
+    clip_name1: TextEncoderName,
+    clip_name2: TextEncoderName,
+    type: Annotated[str, Choice(("sdxl", "sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image"))],
+    device: ClipDevice | None = None,
+    storage: Storage,
+) -> Clip:
+    """Two text encoders that work together; their order does not matter."""
+    return Clip(weights(storage, "text_encoder", "text_encoders", clip_name1, clip_name2), type)
+
+
+@node("TripleCLIPLoader", category="advanced/loaders", module="comfy_extras.nodes_sd3")
+def triple_clip_loader(
+    *, clip_name1: ListedEncoder, clip_name2: ListedEncoder, clip_name3: ListedEncoder, storage: Storage
+) -> Clip:
+    """The three text encoders of SD3; their order does not matter."""
+    return Clip(weights(storage, "text_encoder", "text_encoders", clip_name1, clip_name2, clip_name3), "sd3")
 
 
 @node("VAELoader", category="loaders", display_name="Load VAE")

@@ -2,9 +2,11 @@
 
 from typing import Annotated
 
+from backend.errors import UnsupportedOption
 from backend.node import Choice, Float, Int, node
 from backend.references import Sampler
 from nodes.sampling import CUSTOM, EXTRAS
+from nodes.text import one_of
 
 CATEGORY = f"{CUSTOM}/samplers"
 Number = Annotated[float, Float(0.0, 100.0, step=0.01, round=False)]
@@ -43,6 +45,20 @@ def sampler_euler_ancestral_cfg_pp(
 def sampler_lms(*, order: Annotated[int, Int(1, 100)] = 4) -> Sampler:
     """Linear multistep."""
     return optioned("lms", order=order)
+
+
+@node(
+    "SamplerEulerCFGpp",
+    category="_for_testing",
+    module="comfy_extras.nodes_advanced_samplers",
+    display_name="SamplerEulerCFG++",
+    experimental=True,
+)
+def sampler_euler_cfg_pp(*, version: Annotated[str, one_of("regular", "alternative")]) -> Sampler:
+    """Euler steps with CFG++."""
+    if version != "regular":
+        raise UnsupportedOption("version", version, "Use 'regular'.")
+    return Sampler("euler_cfg_pp")
 
 
 @node("SamplerDPMPP_3M_SDE", category=CATEGORY, module=EXTRAS)

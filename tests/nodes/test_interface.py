@@ -45,6 +45,8 @@ def described_input(given: InputSpec) -> dict:
         entry["combo_wire"] = "list"
     elif given.choice is not None:
         entry["combo_wire"] = "COMBO"
+    elif given.type == "COMBO":  # its options are fetched by the front end
+        entry |= {"combo_wire": "COMBO", "options_from": "files"}
     if given.choice is not None and callable(given.choice.among):
         entry["options_from"] = "files"
     elif given.choice is not None and given.choice.among:
@@ -62,7 +64,7 @@ def test_every_class_of_ours_equals_the_contract():
             differences.append(f"{spec.name}: not a class of the contract")
             continue
         want.pop("not_served_here", None)
-        want["display_name"] = want["display_name"] or spec.name  # null where the class has no name of its own
+        want["display_name"] = want["display_name"] or spec.name  # null: the class has no other name
         for entry in [i for section in ("required", "optional") for i in want["inputs"].get(section, [])]:
             if "options_from" in entry:
                 entry["options_from"] = "files"
