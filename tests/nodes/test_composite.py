@@ -50,8 +50,8 @@ def test_alpha_is_split_off_and_joined_again():
 
 @pytest.mark.parametrize(
     ("mode", "colour", "alpha"),
-    [("SRC", 1.0, 0.5), ("DST", 0.2, 1.0), ("SRC_OVER", 0.6, 1.0), ("DST_IN", 0.2, 0.5), ("SRC_OUT", 0.0, 0.0),
-     ("XOR", 0.2, 0.5), ("CLEAR", 0.0, 0.0),
+    [("SRC", 1.0, 0.5), ("DST", 0.2, 1.0), ("SRC_OVER", 0.6, 1.0), ("DST_IN", 0.2, 0.5),
+     ("SRC_OUT", 0.0, 0.0), ("XOR", 0.2, 0.5), ("CLEAR", 0.0, 0.0),
      ("MULTIPLY", 0.2, 0.5), ("ADD", 0.7, 1.0), ("SCREEN", 0.6, 1.0)],
 )  # fmt: skip
 def test_a_white_half_cover_over_grey(mode, colour, alpha):
