@@ -180,6 +180,10 @@ def vae(size: Size) -> Shapes:
 RESIDUAL = ("to_out.0.", "proj_out.", "ff.net.2.", "out_layers.3.", "conv2.", "fc2.", "out_proj.")
 
 
+# A soft 3 x 3 kernel of unit energy: what a decoder of such kernels paints is shapes, not dust.
+SOFT = np.outer((1, 2, 1), (1, 2, 1)).astype(np.float32) / 6
+
+
 def values(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float16]:
     """Weights that keep a signal's variance: norms near 1, matrices scaled by their fan-in."""
     noise = rng.standard_normal(shape, dtype=np.float32)
@@ -188,6 +192,8 @@ def values(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> NDArr
         return around.astype(np.float16)
     if "embedding" in name:
         return (0.5 * noise).astype(np.float16)
+    if len(shape) == 4 and shape[2:] == SOFT.shape and name.startswith("first_stage_model.decoder."):
+        noise = noise[:, :, :1, :1] * SOFT * 3 / (2 if "conv_out" in name else 1)
     gain = 0.5 if any(mark in name for mark in RESIDUAL) else 1.0
     return (gain / math.sqrt(math.prod(shape[1:])) * noise).astype(np.float16)
 
