@@ -43,7 +43,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """packs: a node pack's name -> the folder of its front-end files."""
+    """packs: a node pack's name -> the folder of its scripts. writing: held while a free name is used."""
 
     engine: Engine
     registry: Registry
@@ -56,9 +56,7 @@ class Services:
     templates: Templates
     features: Mapping[str, object]
     packs: Mapping[str, Path] = field(default_factory=dict)
-    writing: asyncio.Lock = field(
-        default_factory=asyncio.Lock
-    )  # a free name must still be free when it is used
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 SERVICES = web.AppKey("services", Services)

@@ -17,7 +17,7 @@ from backend.node import NodeSpec, Result, node
 from backend.settings import Settings
 from backend.storage import Storage
 from backend.types import AnyValue
-from backend.worker.host import HOST, Host
+from backend.worker.host import Host
 from tests.backend.graph.toys import a_registry
 from web.app import build_app
 from web.logs import LogBuffer
@@ -99,7 +99,7 @@ async def open_house(
         engine = Engine(registry, services, store, SystemClock(), Limits())
         host = Host(registry, services, engine.report, threads=1)
         await engine.start()
-        engine.add_device(HOST, lambda: host, slots=1)
+        engine.add_host(host, slots=1)
         app = build_app(engine, registry, storage, chosen, logs)
         house = House(await aiohttp_client(TestServer(app)), engine, storage, logs, gate)
         opened.append((house, store))
