@@ -34,14 +34,17 @@ class VaeModel:
     def encode(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] in 0..1 -> the mean of its latent, float32 [B, C, H / 8, W / 8] on the CPU."""
         with torch.no_grad():
-            inner = (pixels * 2.0 - 1.0).to(self.device, self.dtype)
+            inner = self._placed(pixels * 2.0 - 1.0)
             return self.module.encode(inner).latent_dist.mode().float().cpu()  # type: ignore[no-any-return]
 
     def decode(self, latent: Tensor) -> Tensor:
         """[B, C, h, w] -> float32 [B, 3, h * 8, w * 8], about -1..1, on the CPU."""
         with torch.no_grad():
-            (out,) = self.module.decode(latent.to(self.device, self.dtype), return_dict=False)
+            (out,) = self.module.decode(self._placed(latent), return_dict=False)
             return out.float().cpu()  # type: ignore[no-any-return]
+
+    def _placed(self, value: Tensor) -> Tensor:
+        return value.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
 
 
 def load_vae(weights: Weights, device: torch.device, dtype: torch.dtype) -> VaeModel:
@@ -52,6 +55,7 @@ def load_vae(weights: Weights, device: torch.device, dtype: torch.dtype) -> VaeM
     file, layout = _opened(weights.files[0].path)
     module = layout.build()
     nbytes = fill(module, file, layout.convert, device, dtype)
+    module.to(memory_format=torch.channels_last)  # an eighth faster here; the UNet gains nothing from it
     return VaeModel(layout, module, nbytes, device, dtype)
 
 

@@ -11,7 +11,15 @@ from backend.references import ComponentKind, File, Weights
 from scripts.demo import Size, write_checkpoint
 from tests.parity.reference import ABSENT, CACHE, Reference, find_reference
 
-TINY = Size(unet=32, text_width=64, text_layers=2, vae=32)
+TINY = Size(
+    unet=32,
+    levels=(1, 2),
+    attends=(True, False),
+    text_width=64,
+    text_layers=2,
+    vae=32,
+    vae_levels=(1, 2, 4, 4),
+)
 CPU = torch.device("cpu")
 
 
