@@ -25,7 +25,7 @@ def main() -> int:
     for row in run_all(reference, asked.only):
         rows.append(row)
         print(
-            f"{row.verdict:6} {row.case:38} {' '.join(row.detail.split())[:200]:60} [{row.criterion}]",
+            f"{row.verdict:6} {row.case:38} {row.detail[:200]:60} [{row.criterion}]",
             flush=True,
         )
     count = Counter(row.verdict for row in rows)

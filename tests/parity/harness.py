@@ -10,14 +10,9 @@ from typing import Any, Literal, Self
 
 from safetensors.numpy import load_file, save_file
 
+from tests.parity import later
 from tests.parity.reference import CACHE, Case, Reference
 from tests.serving import Server, error_of, succeeded
-
-# What the server does not have yet. A case that needs one of these is listed as such; once everything it
-# needs is there, `test_parity.py` fails until the name is taken out here.
-LATER_MODELS = frozenset(
-    {"sdxl", "lora_sdxl", "sd3", "clip_g", "flux", "wan", "qwen_image", "controlnet_sd15", "upscaler_esrgan"}
-)
 
 Verdict = Literal["pass", "FAIL", "note", "later", "direct"]
 
@@ -44,7 +39,7 @@ class Harness:
 
     def __enter__(self) -> Self:
         needed = {m for c in self.reference.cases.values() if not c.direct for m in c.models}
-        self.reference.prepare(CACHE / "base", needed - LATER_MODELS)
+        self.reference.prepare(CACHE / "base", needed - later.MODELS)
         for shared in ("models", "input"):
             (self.folder / shared).symlink_to(CACHE / "base" / shared)
         self.results.mkdir()
@@ -58,27 +53,39 @@ class Harness:
 
     def missing(self, case: Case) -> list[str]:
         """Node classes and models of the case that the server does not have."""
-        return sorted(case.classes - self._classes) + [f"model {m}" for m in case.models if m in LATER_MODELS]
+        return sorted(case.classes - self._classes) + [f"model {m}" for m in case.models if m in later.MODELS]
 
     def run(self, case: Case) -> Outcome:
-        criterion = _criterion(case)
+        """One row of the table. A case that passes although `later.py` excuses it is a FAIL."""
         if case.direct:
-            return Outcome(case.name, "direct", "a call of the sampling function, not a workflow", criterion)
+            return self._row(case, "direct", "a call of the sampling function, not a workflow")
         if missing := self.missing(case):
-            return Outcome(case.name, "later", "needs " + ", ".join(missing), criterion)
+            return self._row(case, "later", "needs " + ", ".join(missing))
+        passed, detail = self._try(case)
+        if (reason := later.CASES.get(case.name)) is not None:
+            stale = "passes now: take it out of tests/parity/later.py"
+            return self._row(case, "FAIL", stale) if passed else self._row(case, "later", f"needs {reason}")
+        excused = "environment_dependent" in case.limits
+        return self._row(case, "pass" if passed else "note" if excused else "FAIL", detail)
+
+    def _row(self, case: Case, verdict: Verdict, detail: str) -> Outcome:
+        return Outcome(case.name, verdict, " ".join(detail.split()), _criterion(case))
+
+    def _try(self, case: Case) -> tuple[bool, str]:
+        """Run a case: whether it passed, and the errors measured or what went wrong."""
         status, answer = self.server.post("/prompt", {"prompt": case.prompt})
         if status != 200:
-            return Outcome(case.name, "FAIL", f"refused: {_refusal(answer)}", criterion)
+            return False, f"refused: {_refusal(answer)}"
         entry = self.server.finished(str(answer["prompt_id"]))
         if not succeeded(entry):
             error = error_of(entry)
-            text = f"{error['node_type']}: {error['exception_type']}: {error['exception_message'].strip()}"
-            return Outcome(case.name, "FAIL", text, criterion)
+            return (
+                False,
+                f"{error['node_type']}: {error['exception_type']}: {error['exception_message'].strip()}",
+            )
         self._collect(case, entry)
         passed, notes = self.reference.check(case, self.results)
-        excused = "environment_dependent" in case.limits
-        verdict: Verdict = "pass" if passed else "note" if excused else "FAIL"
-        return Outcome(case.name, verdict, "; ".join(notes), criterion)
+        return passed, "; ".join(notes)
 
     def _collect(self, case: Case, entry: dict[str, Any]) -> None:
         """Gather what the case saved, under the names of the golden files."""

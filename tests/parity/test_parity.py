@@ -4,16 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.parity.harness import LATER_MODELS, Harness
+from tests.parity import later
+from tests.parity.harness import Harness
 from tests.parity.reference import ABSENT, Case, find_reference
 
 REFERENCE = find_reference()
 CASES = list(REFERENCE.cases.values()) if REFERENCE else []
 
 pytestmark = [pytest.mark.parity, pytest.mark.server]
-
-# Node classes that reference workflows use and that are not there yet: see the test at the end.
-LATER_CLASSES: frozenset[str] = frozenset()
 
 
 @pytest.fixture(scope="session")
@@ -35,4 +33,4 @@ def test_a_workflow_gives_what_comfyui_gives(case: Case, harness: Harness):
 @pytest.mark.skipif(REFERENCE is None, reason=ABSENT)
 def test_what_is_listed_as_not_there_yet_is_just_what_is_missing(harness: Harness):
     missing = {name for case in CASES if not case.direct for name in harness.missing(case)}
-    assert missing - {f"model {m}" for m in LATER_MODELS} == LATER_CLASSES
+    assert missing == later.CLASSES | {f"model {name}" for name in later.MODELS}
