@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from backend.models.header import Header
 
 _HEAD = 64  # channels of one attention head, in every CLIP
+_OTHERS = (1024, 1280)  # widths of OpenCLIP's H and G, whose activation and padding are others
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +27,14 @@ class ClipLayout:
 
 
 def detect(header: Header) -> ClipLayout | None:
-    """The layout of a CLIP text model (names from `text_model.` on); None where the header has none."""
+    """The layout of a CLIP-L text model (names from `text_model.` on); None where the header has none."""
     tokens, positions = (f"text_model.embeddings.{kind}_embedding.weight" for kind in ("token", "position"))
     first = "text_model.encoder.layers.0.mlp.fc1.weight"
     if any(name not in header for name in (tokens, positions, first)):
         return None
     vocabulary, width = header.shape(tokens)
+    if width in _OTHERS:
+        return None
     layers = header.count("text_model.encoder.layers.{}.")
     return ClipLayout(width, header.shape(first)[0], layers, vocabulary, header.shape(positions)[0])
 

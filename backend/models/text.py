@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backend.errors import BadFile, UnknownFamily
+from backend.errors import BadFile, UnknownFamily, UnsupportedOption
 from backend.models.adapters import adapt, applied
 from backend.models.clip_network import ClipLayout, ClipNetwork, detect
 from backend.models.clip_tokenizer import END, START, ClipTokenizer
@@ -29,6 +29,10 @@ _PREFIXES = (
     ("", ""),
     ("clip_l.transformer.", ""),
 )
+_OTHER_FAMILIES = (
+    "sd3",
+    "hidream",
+)  # what CLIPLoader makes of a lone CLIP-L for them is not SD 1.x's encoding
 _NOT_WEIGHTS = (".position_ids", "text_projection.weight", "logit_scale")  # SD 1.x uses none of them
 
 
@@ -90,7 +94,14 @@ def encode_text(
     Args: clip.stop_at: which layer's output is used, counted from the end (-1, or beyond the first layer: the
         last); find_embedding: an embedding's name -> its file; patches: the LoRAs of clip, loaded.
     Returns: one Cond, float32 on the CPU: tokens [1, 77 * chunks, C], pooled [1, C].
+    Raises: UnsupportedOption where clip.family wants another encoding.
     """
+
+    if clip.family in _OTHER_FAMILIES:
+        remedy = (
+            "Choose type stable_diffusion: this text encoder alone gives no conditioning for other models."
+        )
+        raise UnsupportedOption("type", clip.family, remedy)
 
     def vectors(name: str) -> Tensor | None:
         path = find_embedding(name)
@@ -116,7 +127,7 @@ def _opened(path: str) -> tuple[ModelFile, str, ClipLayout]:
         if (layout := detect(named)) is not None:
             return file.under(prefix), added, layout
     remedy = "Use a checkpoint with a text encoder, or a CLIP-L file with CLIPLoader."
-    raise UnknownFamily(path, "no CLIP text encoder in it", remedy)
+    raise UnknownFamily(path, "no CLIP-L text encoder in it", remedy)
 
 
 def _run(encoder: TextEncoder, chunks: Sequence[Chunk], stop_at: int | None) -> tuple[Tensor, Tensor]:

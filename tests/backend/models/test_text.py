@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from backend.errors import UnknownFamily
+from backend.errors import UnknownFamily, UnsupportedOption
 from backend.models.text import TextEncoder, encode_text, load_text_encoder
 from backend.references import Clip
 from tests.backend.models.conftest import CPU, relative, weights_of
@@ -65,8 +65,22 @@ def test_a_damaged_embedding_is_left_out_and_logged(
 def test_a_file_without_a_text_model_is_refused(tmp_path: Path):
     path = tmp_path / "a.safetensors"
     save_file({"weight": torch.zeros(1)}, path)
-    with pytest.raises(UnknownFamily, match="no CLIP text encoder"):
+    with pytest.raises(UnknownFamily, match="no CLIP-L text encoder"):
         loaded(path)
+
+
+def test_a_larger_clip_is_not_taken_for_this_one(tmp_path: Path):
+    names = ("embeddings.token_embedding", "embeddings.position_embedding", "encoder.layers.0.mlp.fc1")
+    path = tmp_path / "clip_g.safetensors"
+    save_file({f"text_model.{name}.weight": torch.zeros(2, 1280) for name in names}, path)
+    with pytest.raises(UnknownFamily):
+        loaded(path)
+
+
+def test_a_type_that_wants_another_encoding_is_refused(tiny: Path):
+    clip = Clip(weights_of(tiny, "text_encoder"), family="sd3")
+    with pytest.raises(UnsupportedOption, match="type='sd3' is not supported"):
+        encode_text(loaded(tiny), clip, "a cat", lambda _: None)
 
 
 @pytest.mark.parity
