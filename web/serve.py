@@ -15,6 +15,7 @@ from aiohttp import web
 
 from backend.errors import TesseraError
 from backend.settings import Settings
+from backend.worker.exchange import sweep_own
 from web.app import build_app
 from web.assembly import assemble
 from web.logs import LogBuffer
@@ -102,6 +103,7 @@ def _on_signals(stop: asyncio.Event) -> None:
 
     def signalled() -> None:
         if stop.is_set():
+            sweep_own()
             os._exit(INTERRUPTED)
         stop.set()
 

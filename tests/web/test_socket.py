@@ -67,6 +67,13 @@ def kinds(received: list[dict | bytes]) -> list[str | int]:
     return [struct.unpack_from(">I", f)[0] if isinstance(f, bytes) else f["type"] for f in received]
 
 
+def summary(frame: dict) -> object:
+    """A `progress_state` as node -> state; another frame as its type and node."""
+    if frame["type"] == "progress_state":
+        return {node: state["state"] for node, state in frame["data"]["nodes"].items()}
+    return frame["type"], frame["data"]["node"]
+
+
 async def test_greetings_are_as_recorded(house: House):
     for case in recorded("ws_connect")["cases"]:
         socket = await house.client.ws_connect(case["connect"])
@@ -102,8 +109,16 @@ async def test_a_run_is_told_in_comfyuis_order(house: House):
         *("status", "status", "execution_start", "execution_cached"),
         *("executing", "executing", "executed", "execution_success", "status", "executing"),
     ]
-    in_order = [(f["type"], f["data"].get("node")) for f in received if f["type"] != "status"]
-    assert in_order[2:5] == [("progress_state", None), ("executing", "1"), ("progress_state", None)]
+    assert [summary(f) for f in received if f["type"] in ("progress_state", "executing", "executed")] == [
+        {"1": "running"},
+        ("executing", "1"),
+        {"1": "finished"},
+        {"1": "finished", "2": "running"},
+        ("executing", "2"),
+        ("executed", "2"),
+        {"1": "finished", "2": "finished"},
+        ("executing", None),
+    ]
     assert received[-1] == {"type": "executing", "data": {"node": None, "prompt_id": job}}
     assert [
         f["data"]["status"]["exec_info"]["queue_remaining"] for f in received if f["type"] == "status"
