@@ -26,7 +26,7 @@ check: setup ## lint, types, import directions, fast tests; under a minute
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -m "not slow and not server and not browser and not parity"
+	@$(BIN)/python -m pytest -q -n auto -m "not slow and not server and not browser and not parity"
 
 test: setup ## everything but the slow tests
 	@$(BIN)/python -m pytest -m "not slow"

@@ -193,7 +193,7 @@ def values(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> NDArr
     if "embedding" in name:
         return (0.5 * noise).astype(np.float16)
     if len(shape) == 4 and shape[2:] == SOFT.shape and name.startswith("first_stage_model.decoder."):
-        noise = noise[:, :, :1, :1] * SOFT * 3 / (2 if "conv_out" in name else 1)
+        noise = (noise[:, :, :1, :1] * SOFT * (1.5 if "conv_out" in name else 3)).astype(np.float32)
     gain = 0.5 if any(mark in name for mark in RESIDUAL) else 1.0
     return (gain / math.sqrt(math.prod(shape[1:])) * noise).astype(np.float16)
 
