@@ -256,15 +256,16 @@ class Engine:
         job.record = replace(job.record, status="running", started=self._clock.epoch_ms())
         self.store.mark_started(job.record.sequence, self._clock.epoch_ms())
         self._emit(QueueChanged(self.remaining()))
-        in_order = [id for id in job.lowering.prompt.nodes if id in set(job.cached)]
-        job.narrator.started(in_order)
+        cached = set(job.cached)
+        job.narrator.started([id for id in job.lowering.prompt.nodes if id in cached])
         for id in job.lowering.outputs:
-            if id in job.cached:
+            if id in cached:
                 job.narrator.node_cached(id, self._ui(job, id))
         job.cached.clear()
         self._tell_lowered(job)
         for key in self._board.graph.of_job(job.key):
-            if self._board.graph[key].state is State.RUNNING:
+            live = self._board.graph[key]
+            if live.state is State.RUNNING and not live.missing:  # a call behind another has not begun
                 self._tell_running(job, key)
 
     def _tell_lowered(self, job: Job) -> None:

@@ -1,8 +1,9 @@
 """Jobs on disk: SQLAlchemy Core on SQLite (WAL), or on PostgreSQL by URL.
 
 One writer thread commits in groups: all that was handed in while the last commit ran shares the next one.
-`add` returns when the row is committed; the other writes are queued in order. Reads wait for the writes that
-were handed in before them, so a caller always sees its own. Use a Store from one thread (the event loop's).
+`add` returns when the row is committed; starts and ends of jobs, which nobody awaits, wait a moment for
+company. Reads wait for the writes that were handed in before them, so a caller always sees its own. Use a
+Store from one thread (the event loop's).
 """
 
 import asyncio
@@ -53,6 +54,7 @@ from backend.types import JobId
 __all__ = ["HISTORY_CAP", "SCHEMA_VERSION", "JobRecord", "JobStatus", "JobSummary", "Store"]
 log = logging.getLogger(__name__)
 
+_MOMENT = 0.02  # seconds that starts and ends wait for company: waking the writer costs more than they do
 _GROUP = 500  # most writes in one transaction: an add never waits behind more than these
 # What a statement raises: the database's errors, and the driver's for values it can't bind.
 _REFUSALS = (SQLAlchemyError, ValueError, OverflowError)
@@ -97,7 +99,7 @@ class _Writer:
 
     def __init__(self, engine: Engine, finished: int, history: int, counters: dict[str, int]) -> None:
         self._engine, self._finished, self._history, self._counters = engine, finished, history, counters
-        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Sequence[_Write] | None] = queue.SimpleQueue()
         self._handed = self._done = 0
         self._thread = threading.Thread(target=self._work, name="store", daemon=True)
         self._thread.start()
@@ -107,11 +109,11 @@ class _Writer:
         """Whether all that was handed in is on disk (or was refused)."""
         return self._done == self._handed
 
-    def put(self, write: _Write) -> None:
+    def put(self, writes: Sequence[_Write]) -> None:
         if not self._thread.is_alive():
             raise StoreFailed("The job store is closed", "a job came late", "Start the server again.")
-        self._handed += 1
-        self._queue.put(write)
+        self._handed += len(writes)
+        self._queue.put(writes)
 
     def stop(self) -> None:
         """Commit what is left and end."""
@@ -123,7 +125,7 @@ class _Writer:
             group = [self._queue.get()]
             while len(group) < _GROUP and not self._queue.empty():
                 group.append(self._queue.get())
-            writes = [write for write in group if write is not None]
+            writes = [write for writes in group if writes is not None for write in writes]
             outcomes = self._commit(writes)
             self._done += len(writes)
             _answer(writes, outcomes)
@@ -204,6 +206,8 @@ class Store:
             names = select(COUNTERS).where(COUNTERS.c.name != "schema")
             self._counters: dict[str, int] = {row.name: row.value for row in connection.execute(names)}
         self._writer = _Writer(engine, finished, history, self._counters)
+        self._held: list[_Write] = []
+        self._timer: asyncio.TimerHandle | None = None
 
     @classmethod
     def open(cls, where: Path | str) -> "Store":
@@ -230,6 +234,7 @@ class Store:
 
     def close(self) -> None:
         """Write what is left and let go of the file."""
+        self._hand_over()
         self._writer.stop()
         self._engine.dispose()
 
@@ -248,7 +253,7 @@ class Store:
         await self._write(_Add(to_row(without_secrets(record))))
 
     def mark_started(self, sequence: int, at: int) -> None:
-        self._writer.put(_Write(_Start(sequence, at)))
+        self._later(_Start(sequence, at))
 
     def finish(self, record: JobRecord) -> None:
         """Keep how a job ended. Takes the place of an earlier history entry of the same id."""
@@ -257,7 +262,7 @@ class Store:
         except StoreFailed as failure:  # a node's fault: the job has ended all the same
             log.error("%s. Its outputs are left out of the history.", failure)
             row = to_result(replace(record, outputs={}, meta={}))
-        self._writer.put(_Write(_Finish(record.sequence, record.id, row)))
+        self._later(_Finish(record.sequence, record.id, row))
 
     async def remove_pending(self, sequences: Sequence[int]) -> None:
         """Forget jobs that did not start, durably."""
@@ -272,7 +277,7 @@ class Store:
 
     async def flush(self) -> None:
         """Return when all that was handed in so far is on disk."""
-        if not self._writer.idle:
+        if self._held or not self._writer.idle:
             await self._write(_Do())
 
     # -- reading ---------------------------------------------------------------------------------
@@ -328,8 +333,23 @@ class Store:
 
     async def _write(self, op: _Op) -> None:
         waiting = asyncio.get_running_loop().create_future()
-        self._writer.put(_Write(op, waiting))
+        self._hand_over(_Write(op, waiting))
         await waiting
+
+    def _later(self, op: _Op) -> None:
+        """Nobody waits for this write: it goes with the next one that somebody waits for, or in a moment."""
+        self._held.append(_Write(op))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_MOMENT, self._hand_over)
+
+    def _hand_over(self, *more: _Write) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        writes = [*self._held, *more]
+        self._held.clear()
+        if writes:
+            self._writer.put(writes)
 
     async def _delete(self, statement: Delete, keys: Sequence[object]) -> None:
         if keys:

@@ -22,15 +22,26 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """forwards: passes; rows: in them in all; shared: passes for several ops; largest: rows of one pass."""
+    """forwards: passes; rows: in them in all; shared: passes for several ops; largest: rows of one pass;
+    sizes: (rows, passes of that many rows), by rows.
+    """
 
     forwards: int = 0
     rows: int = 0
     shared: int = 0
     largest: int = 0
+    sizes: tuple[tuple[int, int], ...] = ()
 
     def plus(self, rows: int, ops: int) -> "Counters":
-        return Counters(self.forwards + 1, self.rows + rows, self.shared + (ops > 1), max(self.largest, rows))
+        sizes = dict(self.sizes)
+        sizes[rows] = sizes.get(rows, 0) + 1
+        return Counters(
+            self.forwards + 1,
+            self.rows + rows,
+            self.shared + (ops > 1),
+            max(self.largest, rows),
+            tuple(sorted(sizes.items())),
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -128,8 +139,8 @@ class StepLoop:
             self._fail(key, error)
             return
         if step is not None:
+            self._preview(running)  # first: clients show it with the progress that follows
             self._report(Progress(key, step + 1, running.run.total))
-            self._preview(running)
         if running.run.result is not None:
             del self._running[key]
             self._report(Ended(key, running.run.result, running.seconds))

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -403,6 +404,10 @@ def test_a_killed_process_leaves_every_acknowledged_job(tmp_path):
 # -- a law: what was acknowledged is there ---------------------------------------------------------
 
 
+async def _in_loop(call: Callable[[], None]) -> None:
+    call()
+
+
 class StoreMachine(RuleBasedStateMachine):
     """Adds, starts, ends, deletions and restarts against a model in plain lists."""
 
@@ -437,13 +442,14 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(record=open_jobs)
     def start(self, record: JobRecord) -> None:
         if record.sequence in self.unfinished:
-            self.store.mark_started(record.sequence, 1)
+            self.runner.run(_in_loop(lambda: self.store.mark_started(record.sequence, 1)))
             self.unfinished[record.sequence] = replace(record, status="running", started=1)
 
     @rule(record=consumes(open_jobs), status=st.sampled_from(["completed", "failed", "cancelled"]))
     def finish(self, record: JobRecord, status: JobStatus) -> None:
         if self.unfinished.pop(record.sequence, None) is not None:
-            self.store.finish(done := ended(record, status))
+            done = ended(record, status)
+            self.runner.run(_in_loop(lambda: self.store.finish(done)))
             self.history = [kept for kept in self.history if kept.id != done.id] + [done]
 
     @rule(record=open_jobs)
