@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import monotonic, perf_counter
 
 import torch
@@ -46,6 +46,14 @@ def run(mailbox: Mailbox, setup: Setup) -> None:
         Worker(mailbox, setup).run()
 
 
+@dataclass(frozen=True, slots=True)
+class _Spent:
+    """Seconds of an op that were not its own compute: loading weights, and unpacking and packing values."""
+
+    load: float = 0.0
+    transfer: float = 0.0
+
+
 class Worker:
     """Ops in steps join the step loop when they arrive; whole ones wait, and run one between two turns."""
 
@@ -57,6 +65,7 @@ class Worker:
         self._bench = Bench(self._residents, lambda name: find_embedding(storage, name))
         self._steps = StepLoop(device.max_rows(self._device), self._report)
         self._whole: deque[RunOp] = deque()
+        self._spent: dict[OpKey, _Spent] = {}  # what running Denoise ops cost before their first step
         self._told, self._told_at = Table(()), -_TABLE_EVERY
 
     def run(self) -> None:
@@ -96,24 +105,28 @@ class Worker:
     def _start(self, message: RunOp) -> None:
         """Let a Denoise op join the step loop."""
         self._mailbox.send(Started(message.key))
-        op = message.op
+        op, begun, loading = message.op, perf_counter(), self._residents.load_seconds
         try:
             op = concrete(op, _values(message))
             assert isinstance(op, Denoise)
+            unpacked = perf_counter()
             denoising = start(message.key, op, self._bench)
+            self._spent[message.key] = _Spent(self._residents.load_seconds - loading, unpacked - begun)
             size = None if message.preview == "none" else message.preview_size
             self._steps.add(op, denoising, size)
         except Exception as error:  # around an operation
+            self._spent.pop(message.key, None)
             self._fail(message.key, op, error)
 
     def _run_whole(self, message: RunOp) -> None:
         self._mailbox.send(Started(message.key))
-        op, started = message.op, perf_counter()
+        op, begun, loading = message.op, perf_counter(), self._residents.load_seconds
         try:
             op = concrete(op, _values(message))
+            unpacked = perf_counter()
             outputs = execute(op, self._bench)
-            seconds = perf_counter() - started
-            self._done(message.key, outputs, seconds)
+            spent = _Spent(self._residents.load_seconds - loading, unpacked - begun)
+            self._done(message.key, outputs, perf_counter() - unpacked - spent.load, spent)
         except Exception as error:  # around an operation
             self._fail(message.key, op, error)
 
@@ -121,22 +134,28 @@ class Worker:
         waiting = next((message for message in self._whole if message.key == key), None)
         if waiting is not None:
             self._whole.remove(waiting)
+        self._spent.pop(key, None)
         if waiting is not None or self._steps.cancel(key):
             self._mailbox.send(OpCancelled(key))
 
     def _report(self, report: Progress | Preview | Failed | Ended) -> None:
         """What the step loop says."""
         if not isinstance(report, Ended):
+            if isinstance(report, Failed):
+                self._spent.pop(report.key, None)
             self._mailbox.send(report)
             return
+        spent = self._spent.pop(report.key)
         try:
-            self._done(report.key, tuple((latent,) for latent in report.outputs), report.seconds)
+            self._done(report.key, tuple((latent,) for latent in report.outputs), report.seconds, spent)
         except Exception as error:  # around an operation: shared memory may be full
             self._fail(report.key, None, error)
 
-    def _done(self, key: OpKey, outputs: Outputs, seconds: float) -> None:
-        lengths = tuple(len(items) for items in outputs)
-        self._mailbox.send(Done(key, write(outputs, self._owner), lengths, seconds))
+    def _done(self, key: OpKey, outputs: Outputs, seconds: float, spent: "_Spent") -> None:
+        lengths, packing = tuple(len(items) for items in outputs), perf_counter()
+        segment = write(outputs, self._owner)
+        transfer = spent.transfer + perf_counter() - packing
+        self._mailbox.send(Done(key, segment, lengths, seconds, load=spent.load, transfer=transfer))
 
     def _fail(self, key: OpKey, op: object, error: Exception) -> None:
         _log.warning("op %s failed: %s", key, error, exc_info=error)
@@ -151,7 +170,14 @@ class Worker:
             and len(self._steps)
         ):
             return
-        table = Table(resident, counters.forwards, counters.rows, counters.shared, counters.largest)
+        table = Table(
+            resident,
+            counters.forwards,
+            counters.rows,
+            counters.shared,
+            counters.largest,
+            sizes=counters.sizes,
+        )
         if table != self._told:
             self._told, self._told_at = table, monotonic()
             self._mailbox.send(replace(table, info=device.info(self._device)))

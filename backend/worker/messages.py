@@ -128,13 +128,19 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """lengths: items per output. ui: what output nodes show. seconds: time of its own compute."""
+    """lengths: items per output. ui: what output nodes show. seconds: time of its own compute.
+
+    load: seconds it waited for weights to be loaded; transfer: seconds spent on unpacking its inputs and
+    packing its result. Neither is part of `seconds`.
+    """
 
     key: OpKey
     value: Segment
     lengths: tuple[int, ...]
     seconds: Seconds = 0.0
     ui: Mapping[str, object] | None = None
+    load: Seconds = 0.0
+    transfer: Seconds = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +167,8 @@ class Table:
     """What the worker holds and has done, sent whenever it changes.
 
     forwards: denoiser forward passes; rows: rows in them in all; shared: forwards that served several ops;
-    largest: rows of the largest forward; info: the device's memory as it is now.
+    largest: rows of the largest forward; sizes: how many forwards had how many rows, as (rows, forwards);
+    info: the device's memory as it is now.
     """
 
     resident: tuple[Resident, ...]
@@ -170,6 +177,7 @@ class Table:
     shared: int = 0
     largest: int = 0
     info: DeviceInfo | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
 
 
 class Stored(Protocol):
@@ -199,6 +207,8 @@ class Finished:
     lengths: tuple[int, ...]
     seconds: Seconds = 0.0
     ui: Mapping[str, object] | None = None
+    load: Seconds = 0.0
+    transfer: Seconds = 0.0
 
 
 @dataclass(frozen=True, slots=True)

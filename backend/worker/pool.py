@@ -175,7 +175,15 @@ class WorkerProcess:
                 return
             if isinstance(message, Done):
                 value = Value.attach(message.value)
-                finished = Finished(message.key, value, message.lengths, message.seconds, message.ui)
+                finished = Finished(
+                    message.key,
+                    value,
+                    message.lengths,
+                    message.seconds,
+                    message.ui,
+                    message.load,
+                    message.transfer,
+                )
                 self._report(self.id, finished)
             else:
                 self._report(self.id, message)

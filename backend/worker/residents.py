@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import TypeAlias, TypeVar
 
 import torch
@@ -39,6 +40,7 @@ class Residents:
     def __init__(self, device: torch.device, settings: Settings) -> None:
         self.device, self._settings = device, settings
         self._held: dict[ComponentId, _Held] = {}
+        self.load_seconds = 0.0  # spent on loading, in all
 
     def denoiser(self, weights: Weights) -> Denoiser:
         """Raises: BadFile, UnknownFamily."""
@@ -75,7 +77,9 @@ class Residents:
     ) -> T:
         held = self._held.get(weights.id)
         if held is None:
+            begun = perf_counter()
             component = load(weights, self.device, compute_dtype(self.device, self._settings, weights.kind))
+            self.load_seconds += perf_counter() - begun
             held = self._held[weights.id] = _Held(component, label(weights.kind, weights), {})
             _log.info("loaded %s: %.0f MB", held.label, component.nbytes / 2**20)
         if not isinstance(held.component, kind):
@@ -87,7 +91,9 @@ class Residents:
         if lora is None:
             if isinstance(held.component, VaeModel):
                 raise TypeError(f"{held.label} takes no LoRA")
+            begun = perf_counter()
             lora = load_lora(file, held.component)
+            self.load_seconds += perf_counter() - begun
         held.loras[file] = lora  # the last is the most recently used
         while len(held.loras) > _MOST_LORAS:
             del held.loras[next(iter(held.loras))]
