@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
 from backend.deferred import torch
+from backend.library import Library
 from backend.node import NodeSpec, Result
-from backend.ops import Call, Op
+from backend.ops import Call, Identify, Op
 from backend.references import Ref
 from backend.registry import Registry
 from backend.types import DeviceId, OpKey
@@ -17,6 +18,7 @@ from backend.worker.failure import failed
 from backend.worker.messages import Failed, Finished, HostCall, OpCancelled, Report, Started, Stored
 
 HOST = DeviceId("host")
+_QUICK = 0.005  # seconds: clients need not hear of the beginning of a call that is over by then
 _log = logging.getLogger(__name__)
 
 
@@ -37,6 +39,7 @@ class Host:
         self._threads = ThreadPoolExecutor(threads, "host")
         self._serial = ThreadPoolExecutor(1, "host-serial")  # third-party code: one call at a time
         self._waiting: set[OpKey] = set()
+        self._slow: dict[str, bool] = {}  # node classes, by how long their last call took
         self._lock = threading.Lock()
 
     def warm(self, torch_threads: int | None = None) -> None:
@@ -52,9 +55,15 @@ class Host:
         preview_size: int = 512,
     ) -> None:
         """Start a call soon. inputs: the result of every op that `op` refers to. Calls have no previews."""
-        if not isinstance(op, Call):
-            raise TypeError(f"the host runs Call ops, and {key} is a {type(op).__name__}")
-        self.run_chain([HostCall(key, op, inputs)])
+        match op:
+            case Call():
+                self.run_chain([HostCall(key, op, inputs)])
+            case Identify():
+                with self._lock:
+                    self._waiting.add(key)
+                self._threads.submit(self._identify, key, op)
+            case _:
+                raise TypeError(f"the host runs Call and Identify ops, and {key} is a {type(op).__name__}")
 
     def run_chain(self, calls: Sequence[HostCall]) -> None:
         """Start calls that one thread runs in a row, each free to read the results of those before it."""
@@ -77,20 +86,48 @@ class Host:
             threads.shutdown(wait=False, cancel_futures=True)
 
     def _run(self, calls: Sequence[HostCall]) -> None:
+        """Run calls in a row. Reports are held back while calls are known to be quick: each one would wake the
+        event loop, which costs more than such a call takes.
+        """
         made: dict[OpKey, Stored] = {}
+        held: list[Report] = []
         broken = False
         for call in calls:
             if not self._take(call.key):
                 continue  # cancelled, and reported by who cancelled it
             if broken:
-                self._report(HOST, OpCancelled(call.key))
+                held.append(OpCancelled(call.key))
                 continue
-            self._report(HOST, Started(call.key))
+            held.append(Started(call.key))
+            if self._slow.get(call.op.node, True):
+                self._tell(held)
             answer = self._answer(call.key, call.op, {**call.inputs, **made})
-            self._report(HOST, answer)
+            held.append(answer)
+            broken = isinstance(answer, Failed)
             if isinstance(answer, Finished):
                 made[call.key] = answer.value
-            broken = isinstance(answer, Failed)
+                self._slow[call.op.node] = answer.seconds > _QUICK
+        self._tell(held)
+
+    def _tell(self, held: list[Report]) -> None:
+        for report in held:
+            self._report(HOST, report)
+        held.clear()
+
+    def _identify(self, key: OpKey, op: Identify) -> None:
+        if not self._take(key):
+            return
+        self._report(HOST, Started(key))
+        library = self._services[Library]
+        assert isinstance(library, Library)
+        started = perf_counter()
+        try:
+            contents = library.identify(op.file)
+        except Exception as error:  # around an operation
+            _log.warning("%s can't be identified: %s", op.file.path, error)
+            self._report(HOST, failed(key, error, {"file": (op.file.path,)}, (__file__,)))
+        else:
+            self._report(HOST, Finished(key, Value.of(((contents,),)), (1,), perf_counter() - started))
 
     def _take(self, key: OpKey) -> bool:
         """Whether the call was still waiting; it no longer is."""
