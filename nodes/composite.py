@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from backend.deferred import torch
 from backend.node import Boolean, Int, node
+from backend.resize import resize
 from backend.types import Image, Latent, Mask
 from nodes.conditioning import MAX_RESOLUTION
-from nodes.resize import resize
 from nodes.text import one_of
 
 if TYPE_CHECKING:

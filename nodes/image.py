@@ -4,10 +4,10 @@ from typing import Annotated
 
 from backend.deferred import torch
 from backend.node import Choice, Float, Int, node
+from backend.resize import CROPS, IMAGE_METHODS, resize
 from backend.types import Image
 from nodes.conditioning import MAX_RESOLUTION
 from nodes.latent import BatchSize
-from nodes.resize import CROPS, IMAGE_METHODS, resize
 
 Side = Annotated[int, Int(1, MAX_RESOLUTION, step=1)]
 NewSide = Annotated[int, Int(0, MAX_RESOLUTION, step=1)]

@@ -5,12 +5,12 @@ from typing import Annotated
 
 from backend.deferred import torch
 from backend.node import Boolean, Choice, Float, HiddenInput, Int, node
+from backend.resize import IMAGE_METHODS
 from backend.types import Image, Mask
 from nodes.composite import to_rows
 from nodes.conditioning import MAX_RESOLUTION
 from nodes.image import NewSide, Side, resize_image
 from nodes.mask import Offset
-from nodes.resize import IMAGE_METHODS
 from nodes.sampling import Seed
 from nodes.text import one_of
 

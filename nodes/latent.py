@@ -5,9 +5,9 @@ from typing import Annotated
 
 from backend.deferred import torch
 from backend.node import Choice, Float, Int, node
+from backend.resize import CROPS, LATENT_METHODS, resize
 from backend.types import Latent, Mask
 from nodes.conditioning import MAX_RESOLUTION
-from nodes.resize import CROPS, LATENT_METHODS, resize
 
 Side = Annotated[int, Int(16, MAX_RESOLUTION, step=8)]
 NewSide = Annotated[int, Int(0, MAX_RESOLUTION, step=8)]

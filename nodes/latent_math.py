@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from backend.deferred import torch
 from backend.node import Choice, Float, Int, node
+from backend.resize import resize
 from backend.types import Latent
 from nodes.composite import to_rows
 from nodes.conditioning import MAX_RESOLUTION, Extent, Offset
 from nodes.image_edit import FLIPS, TURNS
 from nodes.latent import BatchSize
-from nodes.resize import resize
 from nodes.text import one_of
 
 if TYPE_CHECKING:

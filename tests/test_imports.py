@@ -27,8 +27,11 @@ ROWS = (
     ("backend.graph", "backend.schedule", "backend.sampling"),
     ("backend.registry",),
     ("backend.node",),
+    ("backend.resize",),
+    ("backend.library",),
     ("backend.ops", "backend.media", "backend.storage"),
     ("backend.references",),
+    ("backend.patches",),
     ("backend.errors", "backend.settings"),
     ("backend.types", "backend.deferred"),
 )
@@ -51,6 +54,7 @@ HOMES = {
     "torch": (
         "backend/deferred.py",
         "backend/models/",
+        "backend/resize.py",
         "backend/sampling/",
         "backend/types.py",
         "backend/worker/",

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from nodes.resize import bislerp, resize
+from backend.resize import bislerp, resize
 
 
 def test_the_centre_crop_keeps_the_middle():
