@@ -218,9 +218,7 @@ def write_checkpoint(
     tensors[positions] = np.arange(77, dtype=np.int64)[None]
     path.parent.mkdir(parents=True, exist_ok=True)
     part_file = path.with_name(path.name + ".part")  # a run that is broken off leaves no half checkpoint
-    save_file(
-        tensors, part_file, metadata={"format": "pt", "modelspec.title": "Tessera demo, random weights"}
-    )
+    save_file(tensors, part_file, metadata={"format": "pt"})
     part_file.replace(path)
 
 
