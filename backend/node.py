@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
+from backend.library import Library
 from backend.ops import Op
 from backend.references import REFERENCES
 from backend.settings import Settings
@@ -19,7 +20,8 @@ from backend.types import Wire
 
 NodeKind = Literal["reference", "model", "value"]
 Hidden = Literal["PROMPT", "DYNPROMPT", "EXTRA_PNGINFO", "UNIQUE_ID"]
-SERVICES = (Storage, Settings)  # parameters of these types are handed in by the server; they are no inputs
+# parameters of these types are handed in by the server; they are no inputs
+SERVICES = (Storage, Settings, Library)
 _SCALARS = {int: "INT", float: "FLOAT", str: "STRING", bool: "BOOLEAN"}
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import ClassVar, Generic, Literal, TypeAlias, TypeVar
 
-from backend.references import Clip, Guider, Model, Noise, Ref, Sampler, Schedule, Vae
+from backend.references import Clip, Contents, File, Guider, Model, Noise, Ref, Sampler, Schedule, Vae
 from backend.types import ClientId, Conditioning, Image, Latent, Mask, NodeId, Sigmas
 
 T_co = TypeVar("T_co", covariant=True)
@@ -116,9 +116,36 @@ class Call(Op[object]):
     salt: tuple[object, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Identify(Op[Contents]):
+    """Read a model file through and say what it holds, by content. Run by the host."""
+
+    kind: ClassVar[OpKind] = "host"
+    file: File
+
+
+class Awaiting(Exception):
+    """Raised by a reference or model node that can't answer before these ops have run; it is asked again then."""
+
+    def __init__(self, *ops: Op[object]) -> None:
+        self.ops = ops
+        super().__init__(f"waits for {len(ops)} ops")
+
+
 def field_names(value: object) -> tuple[str, ...]:
     """The fields of an op or reference, in order. Raises: TypeError for any other value."""
     return _names_of(type(value))  # type: ignore[arg-type]  # mypy: a class of objects may not hash; all do
+
+
+def keyed_names(value: object) -> tuple[str, ...]:
+    """The fields that say what the value is: those that its class does not list as `unkeyed`."""
+    return _keyed_names_of(type(value))  # type: ignore[arg-type]  # as above
+
+
+@cache
+def _keyed_names_of(kind: Hashable) -> tuple[str, ...]:
+    unkeyed = getattr(kind, "unkeyed", ())
+    return tuple(name for name in _names_of(kind) if name not in unkeyed)
 
 
 @cache

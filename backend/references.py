@@ -3,9 +3,10 @@
 A reference may hold `Lazy` values (results that do not exist yet); `ops.py` says what those are.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
+from backend.patches import ModelPatch
 from backend.types import ComponentId, Conditioning, OpKey, Wire
 
 
@@ -31,27 +32,70 @@ class File:
     inode: int
 
 
-ComponentKind = Literal["denoiser", "text_encoder", "vae"]
+ComponentKind = Literal["denoiser", "text_encoder", "vae", "lora", "controlnet", "upscaler"]
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One component in a file. digest: of its tensors' canonical names, dtypes, shapes and bytes.
+
+    contained: the file is a container, and the component is the part of it under a prefix of its own.
+    """
+
+    kind: ComponentKind
+    digest: str
+    nbytes: int
+    contained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a model file holds.
+
+    digest, nbytes: of all its tensors; components: one for each role
+    that some of its tensors are meant for.
+    """
+
+    digest: str
+    nbytes: int
+    components: tuple[Component, ...] = ()
+
+    def role(self, kind: ComponentKind) -> Component:
+        """The file in this role: all of its tensors where none are marked out for it."""
+        meant = (component for component in self.components if component.kind == kind)
+        return next(meant, Component(kind, self.digest, self.nbytes))
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One network's weights: the role it plays and the file (or files) that hold it."""
+    """One network's weights: the role it plays, what they are, and where they can be read.
 
+    digest: equal for equal tensors, in whatever file they are. files: one place of several, perhaps; no part
+    of what the weights are.
+    """
+
+    unkeyed: ClassVar[tuple[str, ...]] = ("files",)
     kind: ComponentKind
-    files: tuple[File, ...]
+    digest: str
+    files: tuple[File, ...] = field(compare=False)
 
     @property
     def id(self) -> ComponentId:
         """Equal for equal weights: what residency, batching and content keys go by."""
-        marks = "|".join(f"{f.path}:{f.size}:{f.mtime_ns}:{f.inode}" for f in self.files)
-        return ComponentId(f"{self.kind}@{marks}")
+        return ComponentId(f"{self.kind}@{self.digest}")
 
 
 @dataclass(frozen=True, slots=True)
 class LoraUse:
-    file: File
+    """A LoRA (weights of that kind, from one file) at a strength; any number, negative too."""
+
+    weights: Weights
     strength: float
+
+    @property
+    def file(self) -> File:
+        """Where the LoRA can be read."""
+        return self.weights.files[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +103,22 @@ class Model:
     wire: ClassVar[str] = "MODEL"
     weights: Weights
     loras: tuple[LoraUse, ...] = ()
+    patches: tuple[ModelPatch, ...] = ()
 
-    def with_lora(self, file: File, strength: float) -> Self:
-        return self if strength == 0 else replace(self, loras=(*self.loras, LoraUse(file, strength)))
+    def with_lora(self, lora: Weights, strength: float) -> Self:
+        return self if strength == 0 else replace(self, loras=(*self.loras, LoraUse(lora, strength)))
+
+    def with_patch(self, patch: ModelPatch) -> Self:
+        return replace(self, patches=(*self.patches, patch))
+
+
+@dataclass(frozen=True, slots=True)
+class ControlNet:
+    """A control model. average: its additions are averaged over the picture, as "shuffle" models want it."""
+
+    wire: ClassVar[str] = "CONTROL_NET"
+    weights: Weights
+    average: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +131,8 @@ class Clip:
     stop_at: int | None = None
     loras: tuple[LoraUse, ...] = ()
 
-    def with_lora(self, file: File, strength: float) -> Self:
-        return self if strength == 0 else replace(self, loras=(*self.loras, LoraUse(file, strength)))
+    def with_lora(self, lora: Weights, strength: float) -> Self:
+        return self if strength == 0 else replace(self, loras=(*self.loras, LoraUse(lora, strength)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,5 +195,47 @@ class CfgGuider:
     cfg: float
 
 
-Guider: TypeAlias = Annotated[BasicGuider | CfgGuider, Wire("GUIDER")]
-REFERENCES = (Model, Clip, Vae, Noise, Sampler, Schedule, BasicGuider, CfgGuider)
+@dataclass(frozen=True, slots=True)
+class DualCfgGuider:
+    """Guidance by two conditionings: cfg from `middle` to `positive`, middle_cfg from `negative` to `middle`.
+
+    nested: middle_cfg goes from `negative` to the result of the other, instead of both being added.
+    """
+
+    wire: ClassVar[str] = "GUIDER"
+    model: Model
+    positive: Conditioning | Ref
+    middle: Conditioning | Ref
+    negative: Conditioning | Ref
+    cfg: float
+    middle_cfg: float
+    nested: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PerpNegGuider:
+    """Guidance from `empty`, away from that part of `negative` alone which is not in `positive`."""
+
+    wire: ClassVar[str] = "GUIDER"
+    model: Model
+    positive: Conditioning | Ref
+    negative: Conditioning | Ref
+    empty: Conditioning | Ref
+    cfg: float
+    neg_scale: float
+
+
+Guider: TypeAlias = Annotated[BasicGuider | CfgGuider | DualCfgGuider | PerpNegGuider, Wire("GUIDER")]
+REFERENCES = (
+    Model,
+    Clip,
+    Vae,
+    ControlNet,
+    Noise,
+    Sampler,
+    Schedule,
+    BasicGuider,
+    CfgGuider,
+    DualCfgGuider,
+    PerpNegGuider,
+)

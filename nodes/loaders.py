@@ -1,11 +1,12 @@
-"""Loaders: file names -> references. They read no weights."""
+"""Loaders: file names -> references. They read no weights: the library knows what a file holds."""
 
 from dataclasses import replace
 from typing import Annotated
 
 from backend.errors import UnsupportedOption
+from backend.library import Library
 from backend.node import Choice, Float, Int, node
-from backend.references import Clip, ComponentKind, Model, Vae, Weights
+from backend.references import Clip, Model, Vae
 from backend.storage import Storage
 
 # A tiny autoencoder is two files of vae_approx: name -> the stems of its encoder and decoder.
@@ -43,18 +44,20 @@ def vae_names(storage: Storage) -> list[str]:
     return [*storage.files("vae"), *tiny, "pixel_space"]
 
 
-def weights(storage: Storage, role: ComponentKind, kind: str, *names: str) -> Weights:
-    """A reference to one network's files. Raises: BadFile where one is missing."""
-    return Weights(role, tuple(storage.file(kind, name) for name in names))
-
-
 @node("CheckpointLoaderSimple", category="loaders", display_name="Load Checkpoint")
 def checkpoint_loader_simple(
-    *, ckpt_name: Annotated[str, Choice(lambda s: s.files("checkpoints"))], storage: Storage
+    *,
+    ckpt_name: Annotated[str, Choice(lambda s: s.files("checkpoints"))],
+    storage: Storage,
+    library: Library,
 ) -> tuple[Model, Clip, Vae]:
     """A checkpoint's denoiser, text encoders and VAE."""
-    file = (storage.file("checkpoints", ckpt_name),)
-    return Model(Weights("denoiser", file)), Clip(Weights("text_encoder", file)), Vae(Weights("vae", file))
+    file = storage.file("checkpoints", ckpt_name)
+    return (
+        Model(library.weights("denoiser", file)),
+        Clip(library.weights("text_encoder", file)),
+        Vae(library.weights("vae", file)),
+    )
 
 
 @node("UNETLoader", category="advanced/loaders", display_name="Load Diffusion Model")
@@ -62,14 +65,14 @@ def unet_loader(
     *,
     unet_name: Annotated[str, Choice(lambda s: s.files("diffusion_models"))],
     weight_dtype: Annotated[str, Choice(("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"))],
-    storage: Storage,
+    library: Library,
 ) -> Model:
     """A denoiser from a file of its own."""
     if weight_dtype != "default":
         raise UnsupportedOption(
             "weight_dtype", weight_dtype, "Use 'default': the weights as the file holds them."
         )
-    return Model(weights(storage, "denoiser", "diffusion_models", unet_name))
+    return Model(library.find("denoiser", "diffusion_models", unet_name))
 
 
 @node("CLIPLoader", category="advanced/loaders", display_name="Load CLIP")
@@ -78,10 +81,10 @@ def clip_loader(
     clip_name: TextEncoderName,
     type: Annotated[str, Choice(CLIP_TYPES)],
     device: ClipDevice | None = None,
-    storage: Storage,
+    library: Library,
 ) -> Clip:
     """A text encoder from a file of its own. The scheduler chooses where it runs, whatever `device` asks."""
-    return Clip(weights(storage, "text_encoder", "text_encoders", clip_name), type)
+    return Clip(library.find("text_encoder", "text_encoders", clip_name), type)
 
 
 @node("DualCLIPLoader", category="advanced/loaders")
@@ -91,30 +94,30 @@ def dual_clip_loader(
     clip_name2: TextEncoderName,
     type: Annotated[str, Choice(("sdxl", "sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image"))],
     device: ClipDevice | None = None,
-    storage: Storage,
+    library: Library,
 ) -> Clip:
     """Two text encoders that work together; their order does not matter."""
-    return Clip(weights(storage, "text_encoder", "text_encoders", clip_name1, clip_name2), type)
+    return Clip(library.find("text_encoder", "text_encoders", clip_name1, clip_name2), type)
 
 
 @node("TripleCLIPLoader", category="advanced/loaders", module="comfy_extras.nodes_sd3")
 def triple_clip_loader(
-    *, clip_name1: ListedEncoder, clip_name2: ListedEncoder, clip_name3: ListedEncoder, storage: Storage
+    *, clip_name1: ListedEncoder, clip_name2: ListedEncoder, clip_name3: ListedEncoder, library: Library
 ) -> Clip:
     """The three text encoders of SD3; their order does not matter."""
-    return Clip(weights(storage, "text_encoder", "text_encoders", clip_name1, clip_name2, clip_name3), "sd3")
+    return Clip(library.find("text_encoder", "text_encoders", clip_name1, clip_name2, clip_name3), "sd3")
 
 
 @node("VAELoader", category="loaders", display_name="Load VAE")
-def vae_loader(*, vae_name: Annotated[str, Choice(vae_names)], storage: Storage) -> Vae:
+def vae_loader(*, vae_name: Annotated[str, Choice(vae_names)], storage: Storage, library: Library) -> Vae:
     """A VAE from a file of its own, or a tiny autoencoder."""
     if vae_name == "pixel_space":
         raise UnsupportedOption("vae_name", vae_name, "Pixel-space models are not served: pick a VAE file.")
     if vae_name in TINY_AUTOENCODERS:
         available = {name.partition(".")[0]: name for name in storage.files("vae_approx")}
         names = [available.get(stem, stem) for stem in TINY_AUTOENCODERS[vae_name]]
-        return Vae(weights(storage, "vae", "vae_approx", *names))
-    return Vae(weights(storage, "vae", "vae", vae_name))
+        return Vae(library.find("vae", "vae_approx", *names))
+    return Vae(library.find("vae", "vae", vae_name))
 
 
 @node("LoraLoader", category="loaders", display_name="Load LoRA")
@@ -125,13 +128,13 @@ def lora_loader(
     lora_name: Annotated[str, Choice(lambda s: s.files("loras"))],
     strength_model: LoraStrength = 1.0,
     strength_clip: LoraStrength = 1.0,
-    storage: Storage,
+    library: Library,
 ) -> tuple[Model, Clip]:
     """The model and the text encoder with a LoRA applied; a strength of 0 leaves its side as it is."""
     if strength_model == 0 and strength_clip == 0:
         return model, clip
-    file = storage.file("loras", lora_name)
-    return model.with_lora(file, strength_model), clip.with_lora(file, strength_clip)
+    lora = library.find("lora", "loras", lora_name)
+    return model.with_lora(lora, strength_model), clip.with_lora(lora, strength_clip)
 
 
 @node("LoraLoaderModelOnly", category="loaders")
@@ -140,10 +143,12 @@ def lora_loader_model_only(
     model: Model,
     lora_name: Annotated[str, Choice(lambda s: s.files("loras"))],
     strength_model: LoraStrength = 1.0,
-    storage: Storage,
+    library: Library,
 ) -> Model:
     """The model with a LoRA applied."""
-    return model if strength_model == 0 else model.with_lora(storage.file("loras", lora_name), strength_model)
+    if strength_model == 0:
+        return model
+    return model.with_lora(library.find("lora", "loras", lora_name), strength_model)
 
 
 @node("CLIPSetLastLayer", category="conditioning", display_name="CLIP Set Last Layer")

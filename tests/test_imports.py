@@ -43,9 +43,14 @@ HOMES = {
     "diffusers": ("backend/models/",),
     "networkx": ("backend/graph/",),
     "os.environ": ("backend/settings.py",),
+    "prometheus_client": ("web/prometheus.py",),
     "ray": ("backend/worker/ray_pool.py",),
     "safetensors": ("backend/models/", "backend/media.py"),  # media: files of latents
-    "sqlalchemy": ("backend/engine/store.py", "backend/engine/tables.py"),
+    "sqlalchemy": (
+        "backend/engine/store.py",
+        "backend/engine/tables.py",
+        "backend/engine/identities.py",  # its own connection: used beside a running server too
+    ),
     "time": (
         "backend/engine/clock.py",
         "backend/storage.py",  # the default of a clock that is handed in

@@ -8,9 +8,12 @@ from pathlib import Path
 
 from backend.engine.clock import SystemClock
 from backend.engine.fleet import Worker
+from backend.engine.identities import Identities
 from backend.engine.loop import Engine, Limits
 from backend.engine.store import Store
 from backend.errors import TesseraError
+from backend.library import Library
+from backend.models.identity import VERSION, identify
 from backend.registry import Registry
 from backend.settings import Settings, visible_gpus
 from backend.storage import Storage
@@ -49,6 +52,7 @@ class Assembly:
     store: Store
     host: Host
     lock: FolderLock
+    identities: Identities
 
     def start_devices(self) -> None:
         """Start the host's threads and one process per device. Call after the engine's start()."""
@@ -69,6 +73,7 @@ class Assembly:
         """End every process and leave nothing behind but what is to stay."""
         await self.engine.close()
         self.store.close()
+        self.identities.close()
         self.storage.empty_temp()
         sweep_own()
         self.lock.release()
@@ -89,9 +94,11 @@ def assemble(settings: Settings, *, keep_jobs: bool = True) -> Assembly:
     storage.prepare()
     sweep()
     registry = builtin_registry()
-    services: dict[type, object] = {Storage: storage, Settings: settings}
+    identities = Identities.open(storage.user / "tessera.db", VERSION)
+    library = Library(storage, identify, identities)
+    services: dict[type, object] = {Storage: storage, Settings: settings, Library: library}
     store = Store.open((storage.user if keep_jobs else storage.temp) / "tessera.db")
     limits = Limits(settings.cache_bytes, settings.preview_method, settings.preview_size)
     engine = Engine(registry, services, store, SystemClock(), limits)
     host = Host(registry, services, engine.report, threads=max(2, os.cpu_count() or 1))
-    return Assembly(engine, registry, storage, settings, store, host, lock)
+    return Assembly(engine, registry, storage, settings, store, host, lock, identities)

@@ -67,6 +67,16 @@ JOBS = Table(
 COUNTERS = Table(
     "counters", _METADATA, Column("name", Text, primary_key=True), Column("value", _BIG, nullable=False)
 )
+IDENTITIES = Table(
+    "identities",
+    _METADATA,
+    Column("path", Text, primary_key=True),
+    Column("size", _BIG, nullable=False),
+    Column("mtime_ns", _BIG, nullable=False),
+    Column("inode", Text, nullable=False),  # some file systems use all 64 bits
+    Column("version", Integer, nullable=False),
+    Column("contents", Text, nullable=False),
+)
 ENDED, OPEN = JOBS.c.finished.isnot(None), JOBS.c.finished.is_(None)
 Index("jobs_id", JOBS.c.id)
 Index("jobs_finished", JOBS.c.finished, sqlite_where=ENDED, postgresql_where=ENDED)

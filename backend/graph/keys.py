@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
 
 from backend.errors import TesseraError
-from backend.ops import Op, field_names
+from backend.ops import Op, keyed_names
+from backend.references import Ref
 from backend.types import OpKey
 
 
@@ -22,10 +23,8 @@ class Unkeyable(TesseraError):
 def content_key(op: Op[object]) -> OpKey:
     """The key of a flat op. Raises: Unkeyable."""
     parts = [type(op).__name__, str(type(op).version)]
-    skipped = getattr(type(op), "unkeyed", ())
-    for name in field_names(op):
-        if name not in skipped:
-            _write(getattr(op, name), parts)
+    for name in keyed_names(op):
+        _write(getattr(op, name), parts)
     return OpKey(_digest(parts))
 
 
@@ -42,6 +41,18 @@ def _digest(parts: list[str]) -> str:
 
 def _write(value: object, parts: list[str]) -> None:
     """Append an unambiguous text of `value`: a tag of its type, its length where it has one, its content."""
+    kind = type(value)  # first what prompts are full of: this runs for every input of every node
+    if kind is str:
+        parts.append(f"s{len(value)}:{value}")  # type: ignore[arg-type]  # a str
+    elif kind is int or kind is bool:
+        parts.append(f"{kind.__name__[0]}{value}")
+    elif isinstance(value, Ref):
+        parts.append(f"r{value.key}.{value.slot}.{value.item}")
+    else:
+        _write_rest(value, parts)
+
+
+def _write_rest(value: object, parts: list[str]) -> None:
     match value:
         case None | bool() | int():
             parts.append(f"{type(value).__name__[0]}{value}")
@@ -59,9 +70,7 @@ def _write(value: object, parts: list[str]) -> None:
             pairs = [(key, value[key]) for key in sorted(value, key=str)]
             _write_all(f"m{len(value)}", [part for pair in pairs for part in pair], parts)
         case _ if is_dataclass(value) and not isinstance(value, type):
-            _write_all(
-                f"d{type(value).__name__}", [getattr(value, n) for n in field_names(value)], parts
-            )
+            _write_all(f"d{type(value).__name__}", [getattr(value, n) for n in keyed_names(value)], parts)
         case _:
             raise Unkeyable(f"a {type(value).__name__} can't be compared by content")
 

@@ -11,7 +11,7 @@ from backend.errors import TesseraError
 from backend.graph.keys import Unkeyable, content_key, value_key
 from backend.graph.parse import Link, Prompt, PromptNode
 from backend.node import NodeSpec
-from backend.ops import Call, Op, Part, field_names
+from backend.ops import Awaiting, Call, Op, Part, field_names
 from backend.references import Ref
 from backend.registry import Registry
 from backend.types import DATA_WIRES, ClientId, JobKey, NodeId, OpKey
@@ -59,7 +59,8 @@ class Lowering:
     """One job on its way from prompt to ops.
 
     ops: every op so far, inputs first; nodes: every lowered node, in the order of lowering; targets: the ops
-    of the outputs lowered so far; waiting: results needed to go on.
+    of the outputs lowered so far; waiting: results needed to go on; asked: the ops that belong to no lowered
+    node, and the node that asked for each.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Lowering:
         self.ops: dict[OpKey, Op[object]] = {}
         self.nodes: dict[NodeId, LoweredNode] = {}
         self.waiting: set[OpKey] = set()
+        self.asked: dict[OpKey, NodeId] = {}
         self._registry, self._services, self._submitter = registry, services, submitter
         self._wires: dict[tuple[NodeId, int], Items | OpKey] = {}  # an OpKey: a list output not known yet
         self._pending = _in_order(prompt, self.outputs)
@@ -197,8 +199,16 @@ class Lowering:
             concrete[name] = values
         return None if any(v is MISSING for values in concrete.values() for v in values) else concrete
 
-    def _run(self, node: PromptNode, spec: NodeSpec, wires: Mapping[str, Items]) -> LoweredNode:
-        """Run a reference or model node, once per item of its longest input."""
+    def _ask(self, node: NodeId, ops: Sequence[Op[object]]) -> None:
+        """Let ops run whose results a node needs before it can be lowered."""
+        for op in ops:
+            key = content_key(op)
+            self.ops.setdefault(key, op)
+            self.asked.setdefault(key, node)
+            self.waiting.add(key)
+
+    def _run(self, node: PromptNode, spec: NodeSpec, wires: Mapping[str, Items]) -> LoweredNode | None:
+        """Run a reference or model node, once per item of its longest input. None: it waits for an op."""
         added: dict[OpKey, Op[object]] = {}
         columns: list[list[object]] = [[] for _ in spec.outputs]
         served = self._served(spec)
@@ -206,6 +216,9 @@ class Lowering:
             arguments = {name: items[min(i, len(items) - 1)] for name, items in wires.items()}
             try:
                 returned = spec.function(**arguments, **served)
+            except Awaiting as awaiting:
+                self._ask(node.id, awaiting.ops)
+                return None
             except Exception as error:  # a node's own code: what it raises is that node's error
                 raise NodeRaised(node.id, spec.name, error, arguments) from error
             values = returned if isinstance(returned, tuple) and len(spec.outputs) != 1 else (returned,)
@@ -244,16 +257,17 @@ def flatten(value: object, ops: dict[OpKey, Op[object]]) -> object:
 def inputs_of(op: Op[object]) -> tuple[OpKey, ...]:
     """The keys that a flat op refers to, each once, in order."""
     found: dict[OpKey, None] = {}
-    _collect(op, found)
+    if isinstance(op, Call):
+        for items in op.inputs.values():
+            found.update((item.key, None) for item in items if isinstance(item, Ref))
+    else:
+        _collect(op, found)
     return tuple(found)
 
 
 def _collect(value: object, found: dict[OpKey, None]) -> None:
     if isinstance(value, Ref):
         found[value.key] = None
-    elif isinstance(value, Call):
-        for items in value.inputs.values():
-            _collect(items, found)
     elif isinstance(value, tuple):
         for item in value:
             _collect(item, found)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from backend.errors import BadFile
-from backend.models.weights import is_pickle, load_pickle, open_model
+from backend.models.pickles import is_pickle, load_pickle
+from backend.models.weights import open_model
 
 
 def load_embedding(path: str, width: int, key: str = "clip_l") -> Tensor:

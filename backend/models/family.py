@@ -10,9 +10,9 @@ from backend.errors import UnknownFamily
 from backend.models.families import sd15
 from backend.models.header import Header
 from backend.models.latent import LatentFormat
+from backend.models.parts import DENOISER_PREFIXES
 
 Prediction: TypeAlias = Literal["eps", "v"]
-DENOISER_PREFIXES = ("model.diffusion_model.", "")  # in a checkpoint; in a file of its own
 
 
 class Layout(Protocol):
@@ -44,6 +44,9 @@ class Layout(Protocol):
         self, module: nn.Module, x: Tensor, timesteps: Tensor, tokens: Tensor, extra: Mapping[str, Tensor]
     ) -> Tensor:
         """One forward pass. x [R, C, H, W], timesteps [R], tokens [R, T, context], in the module's dtype."""
+
+    def activations(self, area: int) -> int:
+        """Numbers alive at the peak of a forward pass for one row of `area` latent pixels."""
 
     def lora_names(self, site: str) -> tuple[str, ...]:
         """What LoRA files may call a layer of the network, without the endings (`.lora_up.weight` ...)."""

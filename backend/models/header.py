@@ -34,10 +34,11 @@ _AGAIN = "Download or copy the file again."
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """dtype: safetensors' name for it (F16, BF16 ...)."""
+    """dtype: safetensors' name for it (F16, BF16 ...); span: its bytes in the file, start and end."""
 
     dtype: str
     shape: tuple[int, ...]
+    span: tuple[int, int] = field(default=(0, 0), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +113,16 @@ def _parse(path: str, table: bytes, size: int) -> tuple[dict[str, TensorInfo], d
         entries = json.loads(table)
         metadata = {str(k): str(v) for k, v in (entries.pop("__metadata__", None) or {}).items()}
         spans = {name: tuple(map(int, e["data_offsets"])) for name, e in entries.items()}
-        tensors = {
-            name: TensorInfo(str(e["dtype"]), tuple(map(int, e["shape"]))) for name, e in entries.items()
-        }
+        dtypes = {name: (str(e["dtype"]), tuple(map(int, e["shape"]))) for name, e in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadFile(path, f"its header is damaged ({error!r})", _AGAIN) from error
     data = size - 8 - len(table)
-    for name, info in tensors.items():
+    tensors: dict[str, TensorInfo] = {}
+    for name, (dtype, shape) in dtypes.items():
         if len(spans[name]) != 2:
             raise BadFile(path, f"tensor {name!r} has no start and end", _AGAIN)
         start, end = spans[name]
+        info = tensors[name] = TensorInfo(dtype, shape, (size - data + start, size - data + end))
         if end > data:
             raise BadFile(path, f"the file is cut off: {name!r} ends at byte {end} of {data}", _AGAIN)
         bits = _BITS.get(info.dtype)

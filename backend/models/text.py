@@ -14,6 +14,7 @@ from backend.models.clip_tokenizer import END, START, ClipTokenizer
 from backend.models.embeddings import load_embedding
 from backend.models.header import Header
 from backend.models.lora import Patch, side_paths
+from backend.models.parts import TEXT_PREFIXES, TEXT_UNUSED
 from backend.models.prompt import Chunk, Marks, empty_chunk, tokenize
 from backend.models.weights import ModelFile, fill, open_model
 from backend.references import Clip, Weights
@@ -21,19 +22,10 @@ from backend.types import Cond
 
 _log = logging.getLogger(__name__)
 _MARKS = Marks(START, END, pad=END)
-# Where the text model stands in a file, and what its names lack there: a checkpoint; one that was saved
-# without `text_model`; a file of its own, bare or as ComfyUI saves it.
-_PREFIXES = (
-    ("cond_stage_model.transformer.", ""),
-    ("cond_stage_model.transformer.", "text_model."),
-    ("", ""),
-    ("clip_l.transformer.", ""),
-)
 _OTHER_FAMILIES = (
     "sd3",
     "hidream",
 )  # what CLIPLoader makes of a lone CLIP-L for them is not SD 1.x's encoding
-_NOT_WEIGHTS = (".position_ids", "text_projection.weight", "logit_scale")  # SD 1.x uses none of them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +64,7 @@ def load_text_encoder(weights: Weights, device: torch.device, dtype: torch.dtype
     file, added, layout = _opened(weights.files[0].path)
 
     def convert(name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
-        if not name.endswith(_NOT_WEIGHTS):
+        if not name.endswith(TEXT_UNUSED):
             yield added + name, weight
 
     with torch.device("meta"):
@@ -121,7 +113,7 @@ def encode_text(
 
 def _opened(path: str) -> tuple[ModelFile, str, ClipLayout]:
     file = open_model(path)
-    for prefix, added in _PREFIXES:
+    for prefix, added in TEXT_PREFIXES:
         part = file.header.under(prefix)
         named = Header(path, {added + name: info for name, info in part.tensors.items()})
         if (layout := detect(named)) is not None:

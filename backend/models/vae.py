@@ -1,7 +1,7 @@
 """VAEs: pixels <-> latents, whole or in tiles, and the masked pixels of inpainting."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,13 +12,14 @@ from torch import Tensor
 from backend.errors import BadFile, UnknownFamily
 from backend.models.families import kl_vae
 from backend.models.families.kl_vae import KlLayout
+from backend.models.parts import VAE_PREFIXES
 from backend.models.tiling import tiled
 from backend.models.weights import ModelFile, fill, open_model
 from backend.ops import Tiles
 from backend.references import Weights
 from backend.types import Latent
 
-_PREFIXES = ("first_stage_model.", "vae.", "")  # in a checkpoint; in a file of its own
+_IMAGES = 12  # numbers per pixel of an image and its copies: parts of a batch, sums and weights of tiles
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +43,23 @@ class VaeModel:
         with torch.no_grad():
             (out,) = self.module.decode(self._placed(latent), return_dict=False)
             return out.float().cpu()  # type: ignore[no-any-return]
+
+    def decoding_bytes(self, shape: Sequence[int], tiles: Tiles | None) -> int:
+        """What decoding latents of a shape [B, C, h, w] takes beside the weights, about. tiles: in pixels."""
+        return self._working_bytes(shape, shape[2] * shape[3], tiles, self.layout.decoding)
+
+    def encoding_bytes(self, shape: Sequence[int], tiles: Tiles | None) -> int:
+        """What encoding pixels of a shape [B, H, W, C] takes beside the weights, about. tiles: in pixels."""
+        area = shape[1] * shape[2] // self.layout.downscale**2
+        return self._working_bytes(shape, area, tiles, self.layout.encoding)
+
+    def _working_bytes(
+        self, shape: Sequence[int], area: int, tiles: Tiles | None, peak: Callable[[int], int]
+    ) -> int:
+        """One row or tile at a time is in the network; whole images wait beside it, as float32."""
+        images = _IMAGES * (shape[0] + 1) * area * self.layout.downscale**2
+        most = area if tiles is None else min(area, (tiles.size // self.layout.downscale) ** 2)
+        return images * 4 + peak(most) * self.dtype.itemsize
 
     def _placed(self, value: Tensor) -> Tensor:
         return value.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
@@ -71,11 +89,13 @@ def encode_pixels(vae: VaeModel, pixels: Tensor, tiles: Tiles | None = None) -> 
     return Latent(_three_ways(rows, vae.encode, tiles, 1 / vae.layout.downscale))
 
 
-def encode_inpaint(vae: VaeModel, pixels: Tensor, mask: Tensor, grow: int) -> Latent:
+def encode_inpaint(
+    vae: VaeModel, pixels: Tensor, mask: Tensor, grow: int, tiles: Tiles | None = None
+) -> Latent:
     """Pixels whose masked part is made grey, encoded; and what is to be noised: the mask, grown.
 
     Args: pixels [B, H, W, 3] in 0..1; mask [B, h, w] in 0..1, resized to the pixels and rounded;
-        grow: each masked pixel becomes a square of so many, 0 or 1 for no change.
+        grow: each masked pixel becomes a square of so many, 0 or 1 for no change; tiles: as `encode_pixels`.
     Returns: a latent with a noise mask [B, 1, H, W] of zeros and ones.
     """
     downscale = vae.layout.downscale
@@ -86,7 +106,7 @@ def encode_inpaint(vae: VaeModel, pixels: Tensor, mask: Tensor, grow: int) -> La
     mask = _cropped(mask.movedim(1, -1), downscale).movedim(-1, 1)
     hard = mask.round()
     kept = 1.0 - hard.movedim(1, -1)
-    latent = encode_pixels(vae, (pixels - 0.5) * kept + 0.5)
+    latent = encode_pixels(vae, (pixels - 0.5) * kept + 0.5, tiles)
     return Latent(latent.samples, noise_mask=_grown(hard, grow) if grow else hard)
 
 
@@ -114,7 +134,7 @@ def decode_latent(vae: VaeModel, latent: Latent, tiles: Tiles | None = None) -> 
 
 def _opened(path: str) -> tuple[ModelFile, KlLayout]:
     file = open_model(path)
-    for prefix in _PREFIXES:
+    for prefix in VAE_PREFIXES:
         if (layout := kl_vae.detect(file.header.under(prefix))) is not None:
             return file.under(prefix), layout
     raise UnknownFamily(

@@ -1,7 +1,5 @@
 """Weights from files into modules: tensor by tensor, converted and cast on the way, never twice in memory."""
 
-import pickle
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -11,22 +9,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from backend.errors import BadFile
-from backend.models.header import Header, TensorInfo, read_header
+from backend.models.header import Header, read_header
+from backend.models.pickles import is_pickle, named_tensors
 
 Convert: TypeAlias = Callable[[str, Tensor], Iterator[tuple[str, Tensor]]]
-_PICKLES = (".ckpt", ".pt", ".pth", ".bin")
-# what torch raises for bytes that are no pickle: whatever its machine stumbles over first
-_DAMAGE = (OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, struct.error)
-_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +40,6 @@ class ModelFile:
             raise BadFile(self.header.path, str(error), "Download or copy the file again.") from error
 
 
-def is_pickle(path: str) -> bool:
-    return path.lower().endswith(_PICKLES)
-
-
-def load_pickle(path: str) -> object:
-    """What a pickle of torch's holds, read with weights_only: no code in it runs, ever.
-
-    Raises: BadFile where the file is missing, damaged, or holds more than tensors and plain values.
-    """
-    try:
-        with open(path, "rb") as file:
-            zipped = file.read(2) == b"PK"  # only torch's zipped format can be mapped from the disk
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        remedy = "Convert it to safetensors where you trust it: files that run code are never loaded."
-        raise BadFile(path, f"this pickle holds more than tensors ({_first_line(error)})", remedy) from error
-    except _DAMAGE as error:
-        problem, remedy = f"this pickle can't be read ({_first_line(error)})", "Download the file again."
-        raise BadFile(path, problem, remedy) from error
-
-
 def open_model(path: str) -> ModelFile:
     """A model file: safetensors, or a pickle of named tensors. Reads no weights of a safetensors file.
 
@@ -82,13 +47,7 @@ def open_model(path: str) -> ModelFile:
     """
     if not is_pickle(path):
         return ModelFile(read_header(path))
-    content = load_pickle(path)
-    if not isinstance(content, Mapping):
-        raise BadFile(path, "this file holds no named tensors", "Use a model in the safetensors format.")
-    named = content.get("state_dict", content)
-    tensors = {str(k): v for k, v in named.items() if isinstance(v, Tensor)}
-    infos = {k: TensorInfo(_NAMES.get(v.dtype, str(v.dtype)), tuple(v.shape)) for k, v in tensors.items()}
-    return ModelFile(Header(path, infos), tensors)
+    return ModelFile(*named_tensors(path))
 
 
 def fill(
@@ -144,7 +103,3 @@ def _complain(file: ModelFile, what: str, names: list[str]) -> None:
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     remedy = "Use a complete model file of a supported family."
     raise BadFile(file.header.path, f"it {what} {len(names)} tensors: {shown}", remedy)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -25,7 +25,7 @@ from backend.types import OpKey
 from tests.nodes.build import REGISTRY, run
 
 FILE = File("m.safetensors", 1, 2, 3)
-MODEL, VAE = Model(Weights("denoiser", (FILE,))), Vae(Weights("vae", (FILE,)))
+MODEL, VAE = Model(Weights("denoiser", "m", (FILE,))), Vae(Weights("vae", "m", (FILE,)))
 POSITIVE, NEGATIVE, LATENT, SIGMAS, PIXELS = (
     Ref(OpKey(k)) for k in ("positive", "negative", "latent", "sigmas", "px")
 )
@@ -84,7 +84,7 @@ def test_parts_of_a_custom_sampling_are_references():
 
 
 def test_encoding_and_decoding_are_ops():
-    clip = Clip(Weights("text_encoder", (FILE,)))
+    clip = Clip(Weights("text_encoder", "m", (FILE,)))
     assert run("CLIPTextEncode", text="a cat", clip=clip) == EncodeText(clip, "a cat")
     assert run("VAEDecode", samples=LATENT, vae=VAE) == DecodeLatent(VAE, LATENT)
     assert run("VAEEncode", pixels=PIXELS, vae=VAE) == EncodePixels(VAE, PIXELS)

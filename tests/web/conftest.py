@@ -13,6 +13,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from backend.engine.clock import SystemClock
 from backend.engine.loop import Engine, Limits
 from backend.engine.store import Store
+from backend.library import Library
+from backend.models.identity import identify
 from backend.node import NodeSpec, Result, node
 from backend.settings import Settings
 from backend.storage import Storage
@@ -94,7 +96,7 @@ async def open_house(
         storage, gate, logs = Storage(chosen), threading.Event(), LogBuffer()
         storage.prepare()
         registry = a_registry(a_gate_node(gate), fail)
-        services = {Storage: storage, Settings: chosen}
+        services = {Storage: storage, Settings: chosen, Library: Library(storage, identify)}
         store = Store.open(tmp_path / "jobs.db")
         engine = Engine(registry, services, store, SystemClock(), Limits())
         host = Host(registry, services, engine.report, threads=1)

@@ -19,7 +19,11 @@ def loader(*, name: str) -> tuple[Model, Clip, Vae]:
     if name == "missing":
         raise FileNotFoundError(f"no checkpoint {name!r}")
     files = (a_file(name),)
-    return Model(Weights("denoiser", files)), Clip(Weights("text_encoder", files)), Vae(Weights("vae", files))
+    return (
+        Model(Weights("denoiser", name, files)),
+        Clip(Weights("text_encoder", name, files)),
+        Vae(Weights("vae", name, files)),
+    )
 
 
 @node("Text", category="toys")

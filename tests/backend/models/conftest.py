@@ -29,7 +29,7 @@ def file_of(path: Path | str) -> File:
 
 
 def weights_of(path: Path | str, kind: ComponentKind) -> Weights:
-    return Weights(kind, (file_of(path),))
+    return Weights(kind, str(path), (file_of(path),))
 
 
 def relative(got: torch.Tensor, wanted: torch.Tensor) -> float:

@@ -70,6 +70,6 @@ def a_run(
 
 
 def an_op(cfg=3.0):
-    model = Model(Weights("denoiser", ()))
+    model = Model(Weights("denoiser", "fake", ()))
     guider = CfgGuider(model, (a_cond(1.0),), (a_cond(-1.0),), cfg)
     return Denoise(guider, Latent(torch.zeros(1, 4, 4, 4)), Noise(0), Sampler("euler"), SIGMAS)

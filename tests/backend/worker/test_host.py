@@ -199,7 +199,7 @@ def test_a_call_that_has_not_started_can_be_cancelled():
 
 
 def test_only_calls_run_on_the_host(bench):
-    with pytest.raises(TypeError, match="Call ops"):
+    with pytest.raises(TypeError, match="Call and Identify ops"):
         bench.host.run(OpKey("k"), Denoise(None, None, None, None, None), {})
 
 

@@ -48,9 +48,9 @@ class Desk:
         self.mail = Mail()
         self.worker = Worker(self.mail, Setup(settings, 0, 1, 1))
         file = Storage(settings).file("checkpoints", "tiny.safetensors")
-        self.model = Model(Weights("denoiser", (file,)))
-        self.clip = Clip(Weights("text_encoder", (file,)))
-        self.vae = Vae(Weights("vae", (file,)))
+        self.model = Model(Weights("denoiser", "tiny", (file,)))
+        self.clip = Clip(Weights("text_encoder", "tiny", (file,)))
+        self.vae = Vae(Weights("vae", "tiny", (file,)))
 
     def denoise(self, seed=0, steps=4, **changed):
         guider = CfgGuider(self.model, Ref(OpKey("text")), Ref(OpKey("text")), 2.0)

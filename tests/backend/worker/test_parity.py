@@ -49,7 +49,7 @@ class Case:
         self.inputs = {**self._node("KSampler")["inputs"], **changed}
         self.latent = load_file(SHARED / "golden" / f"{name}.safetensors")["latent"]
         file = Storage(bench.residents._settings).file("checkpoints", "sd15.safetensors")
-        self.weights = {kind: Weights(kind, (file,)) for kind in ("denoiser", "text_encoder", "vae")}
+        self.weights = {kind: Weights(kind, "sd15", (file,)) for kind in ("denoiser", "text_encoder", "vae")}
 
     def _node(self, kind):
         return next(node for node in self.nodes.values() if node["class_type"] == kind)
@@ -104,9 +104,10 @@ def test_two_runs_share_passes_and_each_equals_its_solo_run(bench):
         Case("sampler-euler", bench),
         Case("sampler-euler", bench, seed=99, cfg=4.0, sampler_name="heun"),
     )
-    lora = LoraUse(Storage(bench.residents._settings).file("loras", "lora_sd15.safetensors"), 0.8)
+    file = Storage(bench.residents._settings).file("loras", "lora_sd15.safetensors")
+    lora = LoraUse(Weights("lora", "style", (file,)), 0.8)
     changed = other.op()
-    model = changed.guider.model.with_lora(lora.file, lora.strength)
+    model = changed.guider.model.with_lora(lora.weights, lora.strength)
     changed = Denoise(
         CfgGuider(model, changed.guider.positive, changed.guider.negative, changed.guider.cfg),
         changed.latent,

@@ -19,7 +19,7 @@ from backend.worker.exchange import Value
 from backend.worker.messages import Failed, Finished, Lost, Progress, Ready, Started
 from backend.worker.pool import WorkerProcess
 
-NOWHERE = Weights("denoiser", (File("/nowhere/model.safetensors", 1, 1, 1),))
+NOWHERE = Weights("denoiser", "none", (File("/nowhere/model.safetensors", 1, 1, 1),))
 SIGMAS = ModelSigmas(Model(NOWHERE), Schedule("normal", 4))
 
 
@@ -89,9 +89,9 @@ def test_inputs_reach_the_worker_and_one_that_cannot_be_packed_fails_its_op_alon
 def test_a_worker_killed_in_mid_sampling_is_lost_once_and_what_it_gave_stays(tiny_settings):
     worker = Worker(tiny_settings)
     file = Storage(tiny_settings).file("checkpoints", "tiny.safetensors")
-    worker.process.run(OpKey("t"), EncodeText(Clip(Weights("text_encoder", (file,))), "a fox"), {})
+    worker.process.run(OpKey("t"), EncodeText(Clip(Weights("text_encoder", "t", (file,))), "a fox"), {})
     text = worker.next(Finished).value
-    guider = CfgGuider(Model(Weights("denoiser", (file,))), Ref(OpKey("t")), Ref(OpKey("t")), 2.0)
+    guider = CfgGuider(Model(Weights("denoiser", "d", (file,))), Ref(OpKey("t")), Ref(OpKey("t")), 2.0)
     latent = Latent(torch.zeros(1, 4, 8, 8))
     op = Denoise(guider, latent, Noise(0), Sampler("euler"), Schedule("normal", 900))
     worker.process.run(OpKey("d"), op, {OpKey("t"): text})

@@ -1,0 +1,167 @@
+"""A pass through diffusers' UNet, block by block, with what its rows ask for beside it.
+
+The blocks are numbered as in the original checkpoints: input block 0 is the first convolution, and each
+residual block (with its transformer) and each downsampler is one more.
+"""
+
+from collections.abc import Callable
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor
+
+from backend.models.additions import Additions, BlockPatch
+from backend.models.families.mid_attention import Sight, sight_of
+from backend.patches import Downscale, FreeU
+from backend.resize import resize
+
+PLAIN = Additions()
+
+
+def forward(
+    module: UNet2DConditionModel, x: Tensor, embedding: Tensor, tokens: Tensor, additions: Additions = PLAIN
+) -> Tensor:
+    """The UNet's output [R, C, H, W] for x [R, C, H, W].
+
+    Args: embedding [R, E], of the time and whatever else; tokens [R, T, context].
+    """
+    blocks = _Blocks(additions, module.config["block_out_channels"][0])
+    h, skips = _down(module, module.conv_in(x), embedding, tokens, blocks)
+    h = _middle(module, h, embedding, tokens, sight_of(additions))
+    if (residuals := additions.residuals) is not None:
+        skips = [skip + residual for skip, residual in zip(skips, residuals.skips, strict=True)]
+        h = h + residuals.middle
+    h = _up(module, h, skips, embedding, tokens, blocks)
+    out: Tensor = module.conv_out(module.conv_act(module.conv_norm_out(h)))
+    return out
+
+
+def time_embedding(module: UNet2DConditionModel, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
+    """timesteps [R] -> [R, E]."""
+    embedding: Tensor = module.time_embedding(module.time_proj(timesteps).to(dtype))
+    return embedding
+
+
+class _Blocks:
+    """What the rows' block patches do at a block. width: channels of the UNet's finest level."""
+
+    def __init__(self, additions: Additions, width: int) -> None:
+        self._stacks, self._width = additions.stacks(), width
+        # rows of one pass agree in what changes their size: batching sees to that
+        first = self._stacks[0][0] if self._stacks else ()
+        self._downscales = [patch for patch in first if isinstance(patch, Downscale)]
+
+    def before_skip(self, number: int, h: Tensor) -> Tensor:
+        return self._shrunk(number, h, after_skip=False)
+
+    def after_skip(self, number: int, h: Tensor) -> Tensor:
+        return self._shrunk(number, h, after_skip=True)
+
+    def _shrunk(self, number: int, h: Tensor, after_skip: bool) -> Tensor:
+        for patch in self._downscales:
+            if patch.block == number and patch.after_skip == after_skip:
+                height, width = (round(side * (1.0 / patch.factor)) for side in h.shape[-2:])
+                h = resize(h, width, height, patch.down)
+        return h
+
+    def output(self, h: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """What goes into an output block: the backbone and the skip."""
+        for patch in self._downscales:
+            if h.shape[2] != skip.shape[2]:
+                h = resize(h, skip.shape[-1], skip.shape[-2], patch.up)
+        for stack, rows in self._stacks:
+            for patch in stack:
+                if isinstance(patch, FreeU):
+                    h, skip = self._freed(patch, h, skip, rows)
+        return h, skip
+
+    def _freed(self, patch: FreeU, h: Tensor, skip: Tensor, rows: list[int]) -> tuple[Tensor, Tensor]:
+        factors = {self._width * 4: (patch.b1, patch.s1), self._width * 2: (patch.b2, patch.s2)}
+        if h.shape[1] not in factors:
+            return h, skip
+        backbone, kept = factors[h.shape[1]]
+        if len(rows) == len(h):
+            return _strengthened(h, backbone, patch.version), _low_frequencies_scaled(skip, kept)
+        index = torch.tensor(rows, device=h.device)
+        h = h.index_copy(0, index, _strengthened(h[index], backbone, patch.version))
+        return h, skip.index_copy(0, index, _low_frequencies_scaled(skip[index], kept))
+
+
+def _down(
+    module: UNet2DConditionModel, h: Tensor, embedding: Tensor, tokens: Tensor, blocks: _Blocks
+) -> tuple[Tensor, list[Tensor]]:
+    skips: list[Tensor] = []
+
+    def done(h: Tensor) -> Tensor:
+        number = len(skips)
+        skips.append(blocks.before_skip(number, h))
+        return blocks.after_skip(number, skips[-1])
+
+    h = done(h)
+    for level in module.down_blocks:
+        for i, resnet in enumerate(level.resnets):
+            h = resnet(h, embedding)
+            h = done(_attended(level, i, h, tokens))
+        for sampler in level.downsamplers or ():
+            h = done(sampler(h))
+    return h, skips
+
+
+def _middle(
+    module: UNet2DConditionModel, h: Tensor, embedding: Tensor, tokens: Tensor, sight: Sight | None
+) -> Tensor:
+    middle = module.mid_block
+    h = middle.resnets[0](h, embedding)
+    for attention, resnet in zip(middle.attentions, middle.resnets[1:], strict=True):
+        given = None if sight is None else {"sight": sight}
+        (h,) = attention(
+            h, encoder_hidden_states=tokens, cross_attention_kwargs=given, return_dict=False
+        )
+        h = resnet(h, embedding)
+    return h
+
+
+def _up(
+    module: UNet2DConditionModel,
+    h: Tensor,
+    skips: list[Tensor],
+    embedding: Tensor,
+    tokens: Tensor,
+    blocks: _Blocks,
+) -> Tensor:
+    skips = list(skips)
+    for level in module.up_blocks:
+        for i, resnet in enumerate(level.resnets):
+            h = resnet(torch.cat(blocks.output(h, skips.pop()), dim=1), embedding)
+            h = _attended(level, i, h, tokens)
+        for sampler in level.upsamplers or ():
+            h = sampler(h, tuple(skips[-1].shape[2:]))
+    return h
+
+
+def _attended(level: torch.nn.Module, index: int, h: Tensor, tokens: Tensor) -> Tensor:
+    attentions = getattr(level, "attentions", None)
+    if attentions is None:
+        return h
+    (h,) = attentions[index](h, encoder_hidden_states=tokens, return_dict=False)
+    return h
+
+
+def _strengthened(h: Tensor, factor: float, version: int) -> Tensor:
+    """The first half of the channels, scaled: evenly, or by how strong the mean over channels is there."""
+    scale: Tensor | float = factor
+    if version == 2:
+        mean = h.mean(1, keepdim=True)
+        low, high = mean.amin((2, 3), keepdim=True), mean.amax((2, 3), keepdim=True)
+        scale = (factor - 1) * ((mean - low) / (high - low)) + 1
+    half = h.shape[1] // 2
+    return torch.cat([h[:, :half] * scale, h[:, half:]], dim=1)
+
+
+def _low_frequencies_scaled(skip: Tensor, factor: float) -> Tensor:
+    """The four coefficients around frequency 0 scaled."""
+    waves = torch.fft.fftshift(torch.fft.fftn(skip.float(), dim=(-2, -1)), dim=(-2, -1))
+    row, column = waves.shape[-2] // 2, waves.shape[-1] // 2
+    waves[..., row - 1 : row + 1, column - 1 : column + 1] *= factor
+    waves = torch.fft.ifftshift(waves, dim=(-2, -1))
+    return torch.fft.ifftn(waves, dim=(-2, -1)).real.to(skip.dtype)
