@@ -13,7 +13,7 @@ from web import static
 from web.assets import Templates, front_end_folder
 from web.guard import add_headers, guard
 from web.logs import LogBuffer
-from web.routes import files, jobs, models, objects, prompt, queue, system, userdata, users
+from web.routes import files, jobs, models, objects, pool, prompt, queue, system, userdata, users
 from web.services import SERVICES, Engine, Services
 from web.socket import Sockets
 from web.users import Users
@@ -26,12 +26,13 @@ TWINNED = (
     *objects.ROUTES,
     *models.ROUTES,
     *system.ROUTES,
+    *pool.ROUTES,
     *files.ROUTES,
     *users.ROUTES,
     *userdata.ROUTES,
 )
 OWN_PACK = Path(__file__).parent / "extension"  # our part of the page
-INTERNAL = (*files.INTERNAL, *system.INTERNAL)
+INTERNAL = (*files.INTERNAL, *system.INTERNAL, *pool.UNTWINNED)
 
 
 def build_app(

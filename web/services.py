@@ -10,6 +10,7 @@ from aiohttp import web
 
 from backend.engine.events import Event
 from backend.engine.jobs import Accepted, Submission
+from backend.engine.metrics import Metrics
 from backend.engine.record import JobRecord
 from backend.engine.store import Store
 from backend.engine.view import PoolView
@@ -39,6 +40,7 @@ class Engine(Protocol):
     def running_node(self, client: ClientId) -> NodeId | None: ...
     def devices(self) -> list[DeviceInfo]: ...
     def pool_view(self) -> PoolView: ...
+    def metrics(self) -> Metrics: ...
 
 
 @dataclass(frozen=True, slots=True)

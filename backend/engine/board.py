@@ -11,6 +11,7 @@ from backend.engine.clock import Clock
 from backend.engine.fleet import HOST, STARTS, Fleet, HostThreads, Seat, Worker
 from backend.engine.ready import ready_op
 from backend.engine.results import Result, Results
+from backend.engine.trace import Trace, name_of
 from backend.errors import NoDevice, TesseraError, WorkerLost
 from backend.graph.frontier import LiveGraph, LiveOp, State
 from backend.ops import Call, Op
@@ -34,6 +35,7 @@ class Board:
         self.graph = LiveGraph()
         self.results = Results(cache_bytes)
         self.decisions: deque[Run] = deque(maxlen=DECISIONS)
+        self.trace = Trace(clock)
         self._registry, self._clock = registry, clock
         self._make: dict[DeviceId, Callable[[], Worker]] = {}
         self._orders: dict[JobKey, tuple[float, int]] = {}
@@ -57,7 +59,10 @@ class Board:
     def want(self, job: JobKey, order: tuple[float, int], ops: Mapping[OpKey, Op[object]]) -> None:
         """Merge a job's ops into the live graph, inputs first. order: the job's place in the queue."""
         self._orders[job] = order
+        merged = sum(key in self.graph and job not in self.graph[key].jobs for key in ops)
         new, ready = self.graph.add(job, ops, self.results.__contains__)
+        self.trace.metrics.cache.misses += len(new)
+        self.trace.job_merged(job, merged)
         for live in new:
             for source in live.inputs:
                 self.results.pin(source)
@@ -74,6 +79,11 @@ class Board:
             if live.state is State.RUNNING:
                 self.fleet.cancel(live.key)
 
+    @property
+    def ready_count(self) -> int:
+        """Ops that could run now, if a device were free."""
+        return len(self._calls) + len(self._ready)
+
     # -- what runs -------------------------------------------------------------------------------
 
     def dispatch(self, preview: Callable[[LiveOp], str], preview_size: int) -> list[LiveOp]:
@@ -84,7 +94,10 @@ class Board:
         for decision in plan(Pool(self.fleet.snapshot(), self._calls, self._ready)):
             self.decisions.append(decision)
             live = self.graph[decision.key]
-            seat = self.fleet.assign(decision.device, self._ready_by_key[decision.key])
+            ready = self._ready_by_key[decision.key]
+            seat = self.fleet.assign(decision.device, ready)
+            self.trace.decided("run", seat.id, name_of(live.op), decision.reason)
+            self.trace.sent(live, seat.id, ready)
             self._unready(decision.key)
             live.state = State.RUNNING
             if seat.id == HOST:
@@ -102,6 +115,7 @@ class Board:
         while len(chain) < CHAIN and (follower := self._follower(chain[-1])) is not None:
             follower.state = State.RUNNING
             self.fleet.follow(follower.key)
+            self.trace.sent(follower, HOST, None)
             chain.append(follower)
         calls = [
             HostCall(live.key, live.op, self._inputs(live)) for live in chain if isinstance(live.op, Call)
@@ -130,8 +144,10 @@ class Board:
         self._deaths.pop(key, None)
         self.results.put(key, Result(done.value, done.lengths, done.seconds, done.ui))
         if key not in self.graph:
+            self.trace.finished(done, ())
             return None
         live = self.graph[key]
+        self.trace.finished(done, live.jobs)
         self._unready(key)  # a cancelled op that someone wants again, and that came to its end all the same
         for _ in self.graph.graph.successors(key):
             self.results.pin(key)
@@ -144,11 +160,14 @@ class Board:
     def failed(self, key: OpKey) -> LiveOp | None:
         """The op has left its device. Returns: the op, None where nobody wants it any more."""
         self.fleet.release(key)
-        return self.graph.get(key)
+        live = self.graph.get(key)
+        self.trace.gone(key, "failed", live.jobs if live is not None else ())
+        return live
 
     def released(self, key: OpKey) -> None:
         """A device let go of an op; it is ready once more if someone still, or again, wants it."""
         self.fleet.release(key)
+        self.trace.gone(key, "cancelled", ())
         if key in self.graph:
             live = self.graph[key]
             live.state = State.WAITING if live.missing else State.READY
@@ -163,9 +182,11 @@ class Board:
         seat.info, seat.table, seat.deaths = None, Table(()), seat.deaths + 1
         running = list(seat.running)
         log.warning("worker %s ended (%s) with %d ops; starting another", seat.id, reason, len(running))
+        self.trace.died(seat.id)
         given_up: list[tuple[LiveOp, TesseraError]] = []
         for key in running:
             self._deaths[key] = self._deaths.get(key, 0) + 1
+            self.trace.gone(key, "lost", self.graph[key].jobs if key in self.graph else ())
             if self._deaths[key] < DEATHS:
                 self.released(key)
             elif (live := self.failed(key)) is not None:

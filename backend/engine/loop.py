@@ -17,10 +17,11 @@ from backend.engine.clock import Clock
 from backend.engine.events import Event, QueueChanged
 from backend.engine.fleet import HostThreads, Worker
 from backend.engine.jobs import Accepted, Job, Submission
+from backend.engine.metrics import Metrics
 from backend.engine.narrate import Narrator
 from backend.engine.record import SECRETS, JobRecord, JobStatus, refused_error, without_secrets
 from backend.engine.store import Store
-from backend.engine.view import DeviceView, PoolView
+from backend.engine.view import PoolView, pool_view
 from backend.errors import TesseraError
 from backend.graph.frontier import LiveOp, State, wanted
 from backend.graph.lower import MISSING, LoweredNode, Lowering, NodeRaised, Submitter
@@ -169,19 +170,10 @@ class Engine:
         return [seat.info for seat in self._board.fleet if seat.info is not None]
 
     def pool_view(self) -> PoolView:
-        devices = tuple(
-            DeviceView(s.id, s.info, s.table, tuple(s.running), s.usable, s.deaths) for s in self._board.fleet
-        )
-        running, pending = self.queue()
-        return PoolView(
-            devices,
-            tuple(r.id for r in running),
-            tuple(r.id for r in pending),
-            len(self._board.graph),
-            len(self._board.results),
-            self._board.results.nbytes,
-            tuple(self._board.decisions),
-        )
+        return pool_view(self._board, self._jobs, self._clock.now())
+
+    def metrics(self) -> Metrics:
+        return self._board.trace.metrics
 
     # -- a job's way -----------------------------------------------------------------------------
 
@@ -211,6 +203,7 @@ class Engine:
             str(record.extra.get("preview_method") or self._limits.preview),
         )
         self._jobs[job.key] = job
+        self._board.trace.job_arrived(job.key, record.id, record.client)
         self._emit(QueueChanged(self.remaining()))
         self._grow(job)
         self._dispatch()
@@ -238,6 +231,7 @@ class Engine:
 
     def _sort(self, job: Job, node: LoweredNode, pending: set[OpKey], first: bool) -> None:
         """A lowered node has ops to wait for, or was done before, or is a reference and done now."""
+        self._board.trace.job_cached(job.key, len(node.ops) - len(pending))
         if pending:
             job.expect(node, pending)
         elif node.ops or (first and node.key in self._seen):
@@ -296,6 +290,7 @@ class Engine:
     def _end(self, job: Job, status: JobStatus, error: Mapping[str, object] | None = None) -> None:
         """Every started job comes here once, whatever became of it."""
         narrator = job.narrator
+        self._board.trace.job_ended(job.key, status)
         self._forget(job)
         ended = replace(
             job.record,
@@ -312,6 +307,7 @@ class Engine:
 
     def _forget(self, job: Job) -> None:
         self._jobs.pop(job.key, None)
+        self._board.trace.job_ended(job.key, "cancelled")  # one that was pending; others ended before
         self._board.drop(job.key)
 
     def _dispatch(self) -> None:
@@ -343,7 +339,7 @@ class Engine:
             device, report = self._inbox.popleft()
             if not self._closing:
                 self._take(device, report)
-        self._board.results.shrink()
+        self._board.trace.metrics.cache.evicted += len(self._board.results.shrink())
         self._dispatch()
 
     def _take(self, device: DeviceId, report: Report) -> None:
@@ -357,6 +353,7 @@ class Engine:
             case OpCancelled(key):
                 self._board.released(key)
             case Progress() | Preview() | Started():
+                self._trace(report)
                 self._tell(report)
             case _:
                 self._take_news(device, report)
@@ -368,10 +365,18 @@ class Engine:
             case Ready(info):
                 seat.info, seat.lost = info, False
             case Table():
+                self._board.trace.told(device, seat.table, report)
                 seat.table = report
             case Lost(reason):
                 for live, error in self._board.lost(seat, reason):
                     self._fail_all(live, _given_up(live, error))
+
+    def _trace(self, report: Progress | Preview | Started) -> None:
+        match report:
+            case Started(key):
+                self._board.trace.began(key)
+            case Progress(key, value, maximum):
+                self._board.trace.progress(key, value, maximum)
 
     def _tell(self, report: Progress | Preview | Started) -> None:
         """Tell every job that waits for an op how far it is."""

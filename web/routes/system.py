@@ -107,11 +107,6 @@ async def subscribe_logs(request: web.Request) -> web.Response:
     return web.Response()
 
 
-async def pool(request: web.Request) -> web.Response:
-    """GET /tessera/pool: devices, what they hold and run, and the last decisions."""
-    return web.json_response(wire.pool(request.app[SERVICES].engine.pool_view()))
-
-
 ROUTES = (
     web.get("/system_stats", system_stats),
     web.get("/features", features),
@@ -120,7 +115,6 @@ ROUTES = (
     web.get("/workflow_templates", empty),
     web.get("/global_subgraphs", empty),
     web.get("/global_subgraphs/{id}", nothing),
-    web.get("/tessera/pool", pool),
 )
 INTERNAL = (
     web.get("/internal/folder_paths", folder_paths),

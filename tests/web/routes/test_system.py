@@ -64,9 +64,3 @@ async def test_the_last_log_lines_can_be_read(house: House):
 @pytest.mark.parametrize("body", [b"{}", b'{"clientId": 1, "enabled": true}', b'{"clientId": "a"}'])
 async def test_a_bad_subscription_is_400(house: House, body: bytes):
     assert (await house.client.patch("/internal/logs/subscribe", data=body)).status == 400
-
-
-async def test_the_pool_shows_its_devices(house: House):
-    pool = await house.json("/tessera/pool")
-    assert [d["id"] for d in pool["devices"]] == ["host"]
-    assert (pool["running"], pool["pending"]) == ([], [])
