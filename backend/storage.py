@@ -59,6 +59,7 @@ _SAVED = {
     "loras": "loras",
 }
 _ANNOTATION = re.compile(r"^(.*?) ?\[(input|output|temp)\]$", re.DOTALL)
+_PLAIN = re.compile(r"\w[\w .-]*")  # a name that can lead nowhere
 # A file system may stamp two changes with one time: a listing is kept only of folders quiet for this long.
 _QUIET: Seconds = 1.0
 
@@ -259,13 +260,11 @@ class Storage:
         prefix: name, perhaps with folders (made on demand) and `%width%`, `%year%` and the like.
         Raises: OutsideFolder where the prefix leads out of the folder.
         """
-        root = self.place(kind)
         wanted = os.path.normpath(expand_prefix(prefix, width, height, self._now()))
-        self._inside(root, wanted, f"the {kind} folder")
-        folder = self._inside(root, os.path.dirname(wanted), f"the {kind} folder")
-        subfolder = os.path.relpath(folder, root)
+        folder, subfolder = self._folder_of(kind, wanted)
         slots_at = (folder, os.path.normcase(name := os.path.basename(wanted)))
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
         with self._lock:
             first = self._highest(kind, *slots_at) + 1
             numbers = set(range(first, first + count))
@@ -273,12 +272,22 @@ class Storage:
             if kind == "temp":
                 self._temp_counters[slots_at] = first + count - 1
         try:
-            yield Slots(folder, "" if subfolder == "." else subfolder, name, first)
+            yield Slots(folder, subfolder, name, first)
         finally:
             with self._lock:
                 self._held[slots_at] -= numbers
                 if not self._held[slots_at]:
                     del self._held[slots_at]
+
+    def _folder_of(self, kind: PlaceKind, wanted: str) -> tuple[Path, str]:
+        """The folder of a name below a place, and that folder relative to the place. Raises: OutsideFolder."""
+        root = self.place(kind)
+        if _PLAIN.fullmatch(wanted):
+            return root, ""
+        self._inside(root, wanted, f"the {kind} folder")
+        folder = self._inside(root, os.path.dirname(wanted), f"the {kind} folder")
+        subfolder = os.path.relpath(folder, root)
+        return folder, "" if subfolder == "." else subfolder
 
     def _highest(self, kind: PlaceKind, folder: Path, name: str) -> int:
         """The highest counter in use. The temp folder is ours alone, so its counters need no listing."""

@@ -36,20 +36,20 @@ class LiveOp:
 class LiveGraph:
     def __init__(self) -> None:
         self.graph: nx.DiGraph[OpKey] = nx.DiGraph()
+        self._live: dict[OpKey, LiveOp] = {}  # the graph's nodes: reading networkx's own views costs more
         self._by_job: dict[JobKey, set[OpKey]] = {}
 
     def __contains__(self, key: OpKey) -> bool:
-        return key in self.graph
+        return key in self._live
 
     def __len__(self) -> int:
         return len(self.graph)
 
     def __getitem__(self, key: OpKey) -> LiveOp:
-        live: LiveOp = self.graph.nodes[key]["live"]
-        return live
+        return self._live[key]
 
     def get(self, key: OpKey) -> LiveOp | None:
-        return self[key] if key in self.graph else None
+        return self._live.get(key)
 
     def of_job(self, job: JobKey) -> frozenset[OpKey]:
         return frozenset(self._by_job.get(job, ()))
@@ -64,11 +64,12 @@ class LiveGraph:
         new: list[LiveOp] = []
         for key, op in ops.items():
             self._by_job.setdefault(job, set()).add(key)
-            if key in self.graph:
-                self[key].jobs.add(job)
+            if key in self._live:
+                self._live[key].jobs.add(job)
                 continue
             live = LiveOp(key, op, inputs_of(op), {job})
-            self.graph.add_node(key, live=live)
+            self._live[key] = live
+            self.graph.add_node(key)
             for source in live.inputs:
                 if not available(source):
                     self.graph.add_edge(source, key)
@@ -104,7 +105,7 @@ class LiveGraph:
         return orphans
 
     def _remove(self, key: OpKey) -> None:
-        for job in self[key].jobs:
+        for job in self._live.pop(key).jobs:
             self._by_job[job].discard(key)
         self.graph.remove_node(key)
 

@@ -216,7 +216,7 @@ async def test_history_loses_just_what_is_deleted(store):
 
 
 async def test_the_oldest_entries_go_beyond_the_cap(store, monkeypatch):
-    monkeypatch.setattr("backend.engine.store.HISTORY_CAP", 5)
+    monkeypatch.setattr("backend.engine.writer.HISTORY_CAP", 5)
     waiting = a_job(store)
     await store.add(waiting)
     for n in range(9):

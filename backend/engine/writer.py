@@ -1,0 +1,228 @@
+"""What commits the store's writes: on the calling thread where that takes no time, else on one of its own."""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from sqlalchemy import Connection, Engine, delete, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from backend.engine.tables import (
+    COUNT,
+    ENDED,
+    FINISH,
+    HISTORY_CAP,
+    HISTORY_SIZE,
+    INSERT,
+    JOBS,
+    REPLACE,
+    START,
+    Values,
+)
+from backend.errors import StoreFailed
+from backend.types import JobId
+
+log = logging.getLogger(__name__)
+
+_CHECKPOINT = 500  # commits between checkpoints of SQLite's log
+_GROUP = 500  # most hand-overs in one transaction: an add never waits behind more than these
+# What a statement raises: the database's errors, and the driver's for values it can't bind.
+REFUSALS = (SQLAlchemyError, ValueError, OverflowError)
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    row: Values
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    key: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    key: int
+    id: JobId
+    row: Values
+
+
+@dataclass(frozen=True, slots=True)
+class Do:
+    """Anything rarer than the above; nothing at all, to wait for what came before."""
+
+    run: Callable[[Connection], object] = lambda connection: None
+
+
+Entry: TypeAlias = Add | Start | Finish | Do
+Outcome: TypeAlias = tuple[
+    asyncio.Future[None], Exception | None
+]  # who waits for a write, and what became of it
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    op: Entry
+    waiting: asyncio.Future[None] | None = None
+
+
+class Writer:
+    """Commits, on the calling thread or its own. counters: what `next_number` and `next_sequence` may come to
+    before they are written again.
+    """
+
+    def __init__(self, engine: Engine, finished: int, history: int, counters: dict[str, int]) -> None:
+        self._engine, self._finished, self._history, self._counters = engine, finished, history, counters
+        self._queue: queue.SimpleQueue[Sequence[Write] | None] = queue.SimpleQueue()
+        self._handed = self._done = self._commits = 0
+        self._written = dict(counters)
+        self._thread = threading.Thread(target=self._work, name="store", daemon=True)
+        self._thread.start()
+
+    @property
+    def idle(self) -> bool:
+        """Whether all that was handed in is on disk (or was refused)."""
+        return self._done == self._handed
+
+    def require_open(self) -> None:
+        if not self._thread.is_alive():
+            raise StoreFailed("The job store is closed", "a job came late", "Start the server again.")
+
+    def put(self, writes: Sequence[Write]) -> None:
+        self.require_open()
+        self._handed += len(writes)
+        self._queue.put(writes)
+
+    def now(self, writes: Sequence[Write]) -> None:
+        """Commit on this thread; only while `idle`, and for writes that take no time."""
+        outcomes = zip(writes, self._commit(writes), strict=True)
+        _resolve([(w.waiting, outcome) for w, outcome in outcomes if w.waiting is not None])
+        if self._commits >= _CHECKPOINT:
+            self._queue.put(())  # nothing to write: the thread has only the log to look after
+
+    def stop(self) -> None:
+        """Commit what is left and end."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            group = [self._queue.get()]
+            while len(group) < _GROUP and not self._queue.empty():
+                group.append(self._queue.get())
+            writes = [write for writes in group if writes is not None for write in writes]
+            outcomes = self._commit(writes) if writes else []
+            self._done += len(writes)
+            _answer(writes, outcomes)
+            if self._commits >= _CHECKPOINT:
+                self._checkpoint()
+            if None in group:
+                return
+
+    def _commit(self, writes: Sequence[Write]) -> list[Exception | None]:
+        """One transaction; where it is refused, one per write, so that a bad write fails alone."""
+        self._commits += 1
+        try:
+            with self._engine.begin() as connection:
+                self._apply(connection, [write.op for write in writes])
+        except REFUSALS as error:
+            if len(writes) > 1:
+                return [outcome for write in writes for outcome in self._commit([write])]
+            if writes[0].waiting is None:
+                log.error("The job store could not note how a job went on: %s", cause(error))
+            return [error]
+        return [None] * len(writes)
+
+    def _checkpoint(self) -> None:
+        """Bring SQLite's log into the database. This waits for the disk, so no commit does it in passing."""
+        self._commits = 0
+        if self._engine.dialect.name == "sqlite":
+            with suppress(SQLAlchemyError), self._engine.connect() as connection:  # the next one will do
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _apply(self, connection: Connection, ops: Sequence[Entry]) -> None:
+        """Writes of different jobs commute: adds, starts and ends go together, up to the next `Do`."""
+        adds: list[Add] = []
+        starts: list[Start] = []
+        ends: list[Finish] = []
+        for op in (*ops, Do()):
+            match op:
+                case Add():
+                    adds.append(op)
+                case Start():
+                    starts.append(op)
+                case Finish():
+                    ends.append(op)
+                case Do():
+                    self._flush(connection, adds, starts, ends)
+                    adds, starts, ends = [], [], []
+                    op.run(connection)
+
+    def _flush(
+        self, connection: Connection, adds: Sequence[Add], starts: Sequence[Start], ends: Sequence[Finish]
+    ) -> None:
+        if adds:
+            connection.execute(INSERT, [add.row for add in adds])
+            self.count(connection)
+        over = {end.key for end in ends}
+        begun = [{"key": start.key, "at": start.at} for start in starts if start.key not in over]
+        if begun:
+            connection.execute(START, begun)
+        if ends:
+            first = self._finished + 1
+            self._finished += len(ends)
+            rows = [{"key": end.key, **end.row, "finished": n} for n, end in enumerate(ends, first)]
+            connection.execute(FINISH, rows)
+            connection.execute(REPLACE, [{"same": e.id, "before": n} for n, e in enumerate(ends, first)])
+            self._prune(connection, len(ends))
+
+    def count(self, connection: Connection) -> None:
+        """Write the counters, where they have come past what is written."""
+        if self._written != self._counters:
+            self._written = dict(self._counters)
+            connection.execute(COUNT, [{"key": key, "now": now} for key, now in self._written.items()])
+
+    def _prune(self, connection: Connection, added: int) -> None:
+        """Drop the oldest entries beyond the cap. `_history` is never below the true size."""
+        self._history += added
+        if self._history <= HISTORY_CAP:
+            return
+        self._history = connection.execute(HISTORY_SIZE).scalar_one()
+        if (surplus := self._history - HISTORY_CAP) > 0:
+            oldest = select(JOBS.c.sequence).where(ENDED).order_by(JOBS.c.finished).limit(surplus)
+            connection.execute(delete(JOBS).where(JOBS.c.sequence.in_(oldest)))
+            self._history = HISTORY_CAP
+
+
+def cause(error: Exception) -> object:
+    """The driver's own words, without SQLAlchemy's frame around them."""
+    return getattr(error, "orig", None) or error
+
+
+def _answer(writes: Sequence[Write], outcomes: Sequence[Exception | None]) -> None:
+    """Wake who waits, from the writer's thread: one call into each event loop."""
+    answers: dict[asyncio.AbstractEventLoop, list[Outcome]] = {}
+    for write, outcome in zip(writes, outcomes, strict=True):
+        if write.waiting is not None:
+            answers.setdefault(write.waiting.get_loop(), []).append((write.waiting, outcome))
+    for loop, waiting in answers.items():
+        with suppress(RuntimeError):  # the loop has ended, and with it everyone who waited
+            loop.call_soon_threadsafe(_resolve, waiting)
+
+
+def _resolve(outcomes: Sequence[Outcome]) -> None:
+    for future, outcome in outcomes:
+        if future.done():  # given up meanwhile
+            continue
+        if outcome is None:
+            future.set_result(None)
+        else:
+            failure = StoreFailed("The job store refused", cause(outcome), "Is the disk full or read-only?")
+            failure.__cause__ = outcome
+            future.set_exception(failure)
