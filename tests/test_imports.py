@@ -48,6 +48,7 @@ HOMES = {
     "safetensors": ("backend/models/", "backend/media.py"),  # media: files of latents
     "sqlalchemy": (
         "backend/engine/store.py",
+        "backend/engine/writer.py",
         "backend/engine/tables.py",
         "backend/engine/identities.py",  # its own connection: used beside a running server too
     ),
