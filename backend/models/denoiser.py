@@ -1,5 +1,6 @@
 """A diffusion model, loaded: one forward pass over rows that may belong to different users and LoRAs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,9 +9,11 @@ from torch import Tensor, nn
 
 from backend.errors import BadFile
 from backend.models.adapters import adapt, applied
+from backend.models.additions import NO_ADDITIONS, Additions
 from backend.models.family import Family, Layout, identify
+from backend.models.hostcopy import Form, HostCopies
 from backend.models.lora import Patch, side_paths
-from backend.models.weights import ModelFile, fill, open_model
+from backend.models.weights import ModelFile, fill, open_file
 from backend.references import Weights
 
 
@@ -33,11 +36,13 @@ class Denoiser:
         tokens: Tensor,
         extra: Mapping[str, Tensor] | None = None,
         adapters: Sequence[Sequence[Patch]] = (),
+        additions: Additions = NO_ADDITIONS,
     ) -> Tensor:
         """The model's raw output for R rows.
 
         Args: x [R, C, H, W], scaled for the model's input; timesteps [R]; tokens [R, T, context width];
-            extra: what the family takes beside them; adapters: each row's LoRAs, or () for none at all.
+            extra: what the family takes beside them; adapters: each row's LoRAs, or () for none at all;
+            additions: ControlNets' residuals, and the rows' alterations of the network's blocks.
         Returns: float32 [R, C, H, W] on the denoiser's device: the noise, or v, as `layout.prediction` says.
         Raises: ValueError where the rows of the arguments do not agree.
         """
@@ -45,9 +50,13 @@ class Denoiser:
             counts = f"x {len(x)}, timesteps {len(timesteps)}, tokens {len(tokens)}, adapters {len(adapters)}"
             raise ValueError(f"the rows of a forward pass must agree: {counts}")
         given = {name: self._placed(value) for name, value in (extra or {}).items()}
-        x, tokens = self._placed(x), self._placed(tokens)
+        x, tokens, time = self._placed(x), self._placed(tokens), timesteps.to(self.device)
         with torch.no_grad(), applied(side_paths(adapters, self.device)):
-            return self.layout.call(self.module, x, timesteps.to(self.device), tokens, given).float()
+            return self.layout.call(self.module, x, time, tokens, given, additions).float()
+
+    def working_bytes(self, rows: int, shape: Sequence[int]) -> int:
+        """What a forward pass of so many rows takes beside the weights, about. shape: of x, [.., H, W]."""
+        return rows * self.layout.activations(math.prod(shape[2:])) * self.dtype.itemsize
 
     @property
     def is_text(self) -> bool:
@@ -69,7 +78,9 @@ def describe(weights: Weights) -> tuple[Family, Layout]:
     return family, layout
 
 
-def load_denoiser(weights: Weights, device: torch.device, dtype: torch.dtype) -> Denoiser:
+def load_denoiser(
+    weights: Weights, device: torch.device, dtype: torch.dtype, copies: HostCopies | None = None
+) -> Denoiser:
     """The diffusion model of a checkpoint, or of a file that holds nothing else.
 
     Raises: UnknownFamily, BadFile (damaged, or tensors missing).
@@ -77,7 +88,7 @@ def load_denoiser(weights: Weights, device: torch.device, dtype: torch.dtype) ->
     file, family, layout = _opened(weights)
     module = layout.build()
     sites = adapt(module)
-    nbytes = fill(module, file, layout.convert, device, dtype)
+    nbytes = fill(module, file, layout.convert, device, Form(dtype), copies.of(weights) if copies else None)
     return Denoiser(family, layout, module, sites, nbytes, device, dtype)
 
 
@@ -87,6 +98,6 @@ def _opened(weights: Weights) -> tuple[ModelFile, Family, Layout]:
         raise BadFile(
             ", ".join(f.path for f in weights.files), "a diffusion model comes from one file", remedy
         )
-    file = open_model(weights.files[0].path)
+    file = open_file(weights.files[0])
     family, layout, prefix = identify(file.header)
     return file.under(prefix), family, layout

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from backend.errors import BadFile
+from backend.references import File
 
 _LONGEST = 100_000_000  # bytes; the format's own limit for its JSON header
 _BITS = {
@@ -94,6 +95,19 @@ def read_header(path: str) -> Header:
     except OSError as error:
         raise BadFile(path, error.strerror or str(error), "Check the name and the permissions.") from error
     return Header(path, *_parse(path, table, size))
+
+
+def check_unchanged(file: File) -> None:
+    """Raises: BadFile where a path no longer leads to the file that it led to."""
+    try:
+        now = os.stat(file.path)
+    except OSError as error:
+        raise BadFile(
+            file.path, error.strerror or str(error), "Check the name and the permissions."
+        ) from error
+    if (now.st_size, now.st_mtime_ns, now.st_ino) != (file.size, file.mtime_ns, file.inode):
+        remedy = "Wait until it is written, then run the prompt again."
+        raise BadFile(file.path, "the file changed while it was in use", remedy)
 
 
 def _read_table(path: str, size: int, file: BinaryIO) -> bytes:

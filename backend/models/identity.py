@@ -6,7 +6,6 @@ number of components share its tensors. It is read, not mapped: a file cut short
 and not the end of the process.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from blake3 import blake3
 
 from backend.deferred import torch
 from backend.errors import BadFile
-from backend.models.header import Header, TensorInfo, read_header
+from backend.models.header import Header, TensorInfo, check_unchanged, read_header
 from backend.models.parts import RULES_VERSION, Place, places
 from backend.models.pickles import is_pickle, named_tensors
 from backend.references import Component, Contents, File
@@ -64,19 +63,13 @@ def opened(file: File) -> Iterator[BinaryIO]:
     """The file, open; held to be the one that is meant before and after. Raises: BadFile."""
     try:
         with open(file.path, "rb", buffering=0) as stream:
-            check(file, os.fstat(stream.fileno()))
+            check_unchanged(file)
             yield stream
-            check(file, os.stat(file.path))
+            check_unchanged(file)
     except OSError as error:
         raise BadFile(
             file.path, error.strerror or str(error), "Check the name and the permissions."
         ) from error
-
-
-def check(file: File, state: os.stat_result) -> None:
-    """Raises: BadFile where the state of a path is not that of the file it was."""
-    if (state.st_size, state.st_mtime_ns, state.st_ino) != (file.size, file.mtime_ns, file.inode):
-        raise BadFile(file.path, "the file changed while it was in use", _AGAIN)
 
 
 def _of_stream(header: Header, stream: BinaryIO, progress: Progress) -> Iterator[tuple[str, TensorDigest]]:

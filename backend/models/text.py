@@ -13,11 +13,12 @@ from backend.models.clip_network import ClipLayout, ClipNetwork, detect
 from backend.models.clip_tokenizer import END, START, ClipTokenizer
 from backend.models.embeddings import load_embedding
 from backend.models.header import Header
+from backend.models.hostcopy import Form, HostCopies
 from backend.models.lora import Patch, side_paths
 from backend.models.parts import TEXT_PREFIXES, TEXT_UNUSED
 from backend.models.prompt import Chunk, Marks, empty_chunk, tokenize
-from backend.models.weights import ModelFile, fill, open_model
-from backend.references import Clip, Weights
+from backend.models.weights import ModelFile, fill, open_file
+from backend.references import Clip, File, Weights
 from backend.types import Cond
 
 _log = logging.getLogger(__name__)
@@ -53,7 +54,9 @@ class TextEncoder:
         return (f"lora_te_{flat}", f"lora_te1_{flat}", f"text_encoder.{site}", generic)
 
 
-def load_text_encoder(weights: Weights, device: torch.device, dtype: torch.dtype) -> TextEncoder:
+def load_text_encoder(
+    weights: Weights, device: torch.device, dtype: torch.dtype, copies: HostCopies | None = None
+) -> TextEncoder:
     """The CLIP-L of a checkpoint, or of a file of its own.
 
     Raises: UnknownFamily where the file has no text model of a known kind; BadFile.
@@ -61,7 +64,7 @@ def load_text_encoder(weights: Weights, device: torch.device, dtype: torch.dtype
     if len(weights.files) != 1:
         paths = ", ".join(f.path for f in weights.files)
         raise BadFile(paths, "SD 1.x has one text encoder", "Load it with CLIPLoader or from a checkpoint.")
-    file, added, layout = _opened(weights.files[0].path)
+    file, added, layout = _opened(weights.files[0])
 
     def convert(name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
         if not name.endswith(TEXT_UNUSED):
@@ -70,7 +73,7 @@ def load_text_encoder(weights: Weights, device: torch.device, dtype: torch.dtype
     with torch.device("meta"):
         module = ClipNetwork(layout)
     sites = adapt(module)
-    nbytes = fill(module, file, convert, device, dtype)
+    nbytes = fill(module, file, convert, device, Form(dtype), copies.of(weights) if copies else None)
     return TextEncoder(layout, module, ClipTokenizer(), sites, nbytes, device, dtype)
 
 
@@ -111,15 +114,15 @@ def encode_text(
     return (Cond(tokens.reshape(1, -1, tokens.shape[-1]).cpu(), pooled[:1].cpu()),)
 
 
-def _opened(path: str) -> tuple[ModelFile, str, ClipLayout]:
-    file = open_model(path)
+def _opened(source: File) -> tuple[ModelFile, str, ClipLayout]:
+    file = open_file(source)
     for prefix, added in TEXT_PREFIXES:
         part = file.header.under(prefix)
-        named = Header(path, {added + name: info for name, info in part.tensors.items()})
+        named = Header(source.path, {added + name: info for name, info in part.tensors.items()})
         if (layout := detect(named)) is not None:
             return file.under(prefix), added, layout
     remedy = "Use a checkpoint with a text encoder, or a CLIP-L file with CLIPLoader."
-    raise UnknownFamily(path, "no CLIP-L text encoder in it", remedy)
+    raise UnknownFamily(source.path, "no CLIP-L text encoder in it", remedy)
 
 
 def _run(encoder: TextEncoder, chunks: Sequence[Chunk], stop_at: int | None) -> tuple[Tensor, Tensor]:

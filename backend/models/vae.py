@@ -12,11 +12,12 @@ from torch import Tensor
 from backend.errors import BadFile, UnknownFamily
 from backend.models.families import kl_vae
 from backend.models.families.kl_vae import KlLayout
+from backend.models.hostcopy import Form, HostCopies
 from backend.models.parts import VAE_PREFIXES
 from backend.models.tiling import tiled
-from backend.models.weights import ModelFile, fill, open_model
+from backend.models.weights import ModelFile, fill, open_file
 from backend.ops import Tiles
-from backend.references import Weights
+from backend.references import File, Weights
 from backend.types import Latent
 
 _IMAGES = 12  # numbers per pixel of an image and its copies: parts of a batch, sums and weights of tiles
@@ -65,15 +66,17 @@ class VaeModel:
         return value.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
 
 
-def load_vae(weights: Weights, device: torch.device, dtype: torch.dtype) -> VaeModel:
+def load_vae(
+    weights: Weights, device: torch.device, dtype: torch.dtype, copies: HostCopies | None = None
+) -> VaeModel:
     """The VAE of a checkpoint, or of a file of its own. Raises: UnknownFamily, BadFile."""
     if len(weights.files) != 1:
         paths = ", ".join(f.path for f in weights.files)
         raise BadFile(paths, "a VAE comes from one file", "Give one file that holds the whole VAE.")
-    file, layout = _opened(weights.files[0].path)
+    file, layout = _opened(weights.files[0])
     module = layout.build()
-    nbytes = fill(module, file, layout.convert, device, dtype)
-    module.to(memory_format=torch.channels_last)  # an eighth faster here; the UNet gains nothing from it
+    form = Form(dtype, channels_last=True)  # an eighth faster here; the UNet gains nothing from it
+    nbytes = fill(module, file, layout.convert, device, form, copies.of(weights) if copies else None)
     return VaeModel(layout, module, nbytes, device, dtype)
 
 
@@ -132,13 +135,13 @@ def decode_latent(vae: VaeModel, latent: Latent, tiles: Tiles | None = None) -> 
     return ((decoded + 1.0) / 2.0).clamp(0.0, 1.0).movedim(1, -1).contiguous()
 
 
-def _opened(path: str) -> tuple[ModelFile, KlLayout]:
-    file = open_model(path)
+def _opened(source: File) -> tuple[ModelFile, KlLayout]:
+    file = open_file(source)
     for prefix in VAE_PREFIXES:
         if (layout := kl_vae.detect(file.header.under(prefix))) is not None:
             return file.under(prefix), layout
     raise UnknownFamily(
-        path, "no VAE of a known kind in it", "Use a checkpoint with a VAE, or a KL VAE's own file."
+        source.path, "no VAE of a known kind in it", "Use a checkpoint with a VAE, or a KL VAE's own file."
     )
 
 

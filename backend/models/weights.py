@@ -1,7 +1,8 @@
-"""Weights from files into modules: tensor by tensor, converted and cast on the way, never twice in memory."""
+"""Weights from files into modules: tensor by tensor, converted and cast on the way, once per machine."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -9,8 +10,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from backend.errors import BadFile
-from backend.models.header import Header, read_header
+from backend.models.header import Header, check_unchanged, read_header
+from backend.models.hostcopy import Form, HostCopy, Source
 from backend.models.pickles import is_pickle, named_tensors
+from backend.references import File
 
 Convert: TypeAlias = Callable[[str, Tensor], Iterator[tuple[str, Tensor]]]
 
@@ -21,10 +24,16 @@ class ModelFile:
 
     header: Header
     pickled: Mapping[str, Tensor] | None = None
+    file: File | None = None  # what it was when it was identified
 
     def under(self, prefix: str) -> "ModelFile":
         """The part of the file whose names begin with `prefix`."""
-        return ModelFile(self.header.under(prefix), self.pickled)
+        return ModelFile(self.header.under(prefix), self.pickled, self.file)
+
+    def check(self) -> None:
+        """Raises: BadFile where the file is no longer the one that was identified."""
+        if self.file is not None:
+            check_unchanged(self.file)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of `header`, mapped from the disk: nothing is read before it is used."""
@@ -50,29 +59,67 @@ def open_model(path: str) -> ModelFile:
     return ModelFile(*named_tensors(path))
 
 
+def open_file(file: File) -> ModelFile:
+    """An identified model file. Raises: BadFile as `open_model`, and where it has changed since."""
+    check_unchanged(file)
+    opened = open_model(file.path)
+    return ModelFile(opened.header, opened.pickled, file)
+
+
 def fill(
-    module: nn.Module, file: ModelFile, convert: Convert, device: torch.device, dtype: torch.dtype
+    module: nn.Module,
+    file: ModelFile,
+    convert: Convert,
+    device: torch.device,
+    form: Form | torch.dtype,
+    copy: HostCopy | None = None,
 ) -> int:
     """Give a module that was made on the meta device its weights.
 
     Args: convert turns one tensor of the file into the module's tensors it becomes (none: it is not needed);
-        floating tensors are cast to dtype, one at a time; what is already right stays mapped from the disk.
+        form: what floating tensors are cast to, one at a time, and their memory format; what is already
+        right stays mapped from the disk; copy: where a CPU's workers share the rest (None: each has its own).
     Returns: the bytes of all weights. Raises: BadFile naming missing, unexpected or misshapen tensors.
     """
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    found: dict[str, Tensor] = {}
-    unexpected: list[str] = []
-    for name, source in file.tensors():
-        for target, value in convert(name, source):
-            if target not in wanted:
-                unexpected.append(file.header.prefix + name)
-                continue
-            found[target] = _placed(_fit(file, name, value, wanted[target]), device, dtype)
-    _complain(file, "is missing", [name for name in wanted if name not in found])
-    _complain(file, "has unexpected", unexpected)
+    form = form if isinstance(form, Form) else Form(form)
+    source = partial(_targets, file, convert, wanted)
+    found = _shared(file, source, form, copy) if copy is not None and device.type == "cpu" else None
+    if found is None:
+        found = {name: form.made(value, device) for name, value in source()}
+    file.check()
     module.load_state_dict(found, strict=True, assign=True)
     module.requires_grad_(False).eval()
     return sum(value.nbytes for value in found.values())
+
+
+def _targets(
+    file: ModelFile, convert: Convert, wanted: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, Tensor]]:
+    """The module's tensors, in its shapes. Raises: BadFile at the end, for missing and unexpected names."""
+    found: set[str] = set()
+    unexpected: list[str] = []
+    for name, source in file.tensors():
+        for target, value in convert(name, source):
+            if target in wanted:
+                found.add(target)
+                yield target, _fit(file, name, value, wanted[target])
+            else:
+                unexpected.append(file.header.prefix + name)
+    _complain(file, "is missing", [name for name in wanted if name not in found])
+    _complain(file, "has unexpected", unexpected)
+
+
+def _shared(file: ModelFile, source: Source, form: Form, copy: HostCopy) -> dict[str, Tensor] | None:
+    """The tensors, where all workers have them: in the file itself, or in the copy."""
+    if (copied := copy.find(form)) is not None:
+        return copied
+    found: dict[str, Tensor] = {}
+    for name, value in source():
+        if not form.fits(value):
+            return copy.make(form, source, file.check)
+        found[name] = value
+    return found
 
 
 def _fit(file: ModelFile, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -84,10 +131,6 @@ def _fit(file: ModelFile, name: str, value: Tensor, shape: tuple[int, ...]) -> T
     sizes = f"shape {list(value.shape)} where the model has {list(shape)}"
     problem = f"tensor {file.header.prefix + name!r} has {sizes}"
     raise BadFile(file.header.path, problem, "This file does not fit its own kind of model; try another one.")
-
-
-def _placed(value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return value.to(device, dtype) if value.is_floating_point() else value.to(device)
 
 
 def _without_ones(shape: tuple[int, ...] | torch.Size) -> tuple[int, ...]:

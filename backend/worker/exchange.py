@@ -178,6 +178,11 @@ def folder() -> Path:
     return shared if shared.is_dir() and os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
 
 
+def prefix(owner: int) -> str:
+    """What the paths of all begin with that belongs to the server `owner` and goes when it ends."""
+    return str(folder() / f"{_PREFIX}{owner}-")
+
+
 def sweep(where: Path | None = None) -> int:
     """Delete the segments of servers that no longer run. Returns: how many.
 
