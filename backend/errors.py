@@ -141,6 +141,22 @@ class WorkerLost(TesseraError):
         )
 
 
+class OutOfMemory(TesseraError):
+    """Work that does not fit a device's memory, even alone. All in bytes; needed 0: only the device knows."""
+
+    code = "out_of_memory"
+
+    def __init__(self, what: str, needed: int, room: int, limit: int | None) -> None:
+        self.what, self.needed, self.room, self.limit = what, needed, room, limit
+        wants = f"needs about {needed / 2**20:.0f} MB, and" if needed else "did not fit:"
+        bound = "" if limit is None else f" (the worker's limit is {limit / 2**20:.0f} MB)"
+        super().__init__(
+            f"Out of memory: {what} {wants} {room / 2**20:.0f} MB are free{bound}. If this workflow ran before, "
+            "look for a batch size or an image size that is larger than you meant. Otherwise use a smaller "
+            "batch or image, a tiled VAE node, or a smaller model."
+        )
+
+
 class StoreFailed(TesseraError):
     """The job store could not be opened, read or written."""
 
@@ -149,6 +165,44 @@ class StoreFailed(TesseraError):
     def __init__(self, what: str, cause: object, remedy: str) -> None:
         self.what, self.cause, self.remedy = what, cause, remedy
         super().__init__(f"{what}: {cause}. {remedy}")
+
+
+class TooLarge(TesseraError):
+    """An op whose weights no device can hold."""
+
+    code = "too_large"
+
+    def __init__(self, op: str, reason: str) -> None:
+        self.op, self.reason = op, reason
+        super().__init__(
+            f"{op} can't run here: {reason}. Use a smaller model or format, or a device with more memory."
+        )
+
+
+class DeadlineMissed(TesseraError):
+    """A job that can't be over by the deadline that came with it."""
+
+    code = "deadline_missed"
+
+    def __init__(self, op: str, reason: str) -> None:
+        self.op, self.reason = op, reason
+        super().__init__(
+            f"The deadline can't be met: at {op}, {reason}. Send the prompt again with a larger `deadline_ms`, "
+            "or none."
+        )
+
+
+class QueueFull(TesseraError):
+    """More unfinished jobs than the server takes. retry_after: seconds until there may be room."""
+
+    code = "queue_full"
+
+    def __init__(self, limit: int, retry_after: int) -> None:
+        self.limit, self.retry_after = limit, retry_after
+        super().__init__(
+            f"The queue is full: {limit} jobs are unfinished. Try again in about {retry_after} s, or start the "
+            "server with a larger --max-queue."
+        )
 
 
 class NoDevice(TesseraError):

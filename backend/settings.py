@@ -33,6 +33,8 @@ class Settings:
     precision: Precision = "auto"
     workers: int | None = None  # None: one per GPU, or one on a CPU
     threads: int | None = None  # torch threads per worker; None: the cores shared out
+    worker_memory: int | None = None  # bytes that a worker may use; None: what its device has
+    watchdog: float = 600.0  # seconds without progress after which an op counts as hung
     cache_bytes: int = 4 << 30  # budget of finished results on the host
     verbose: str = "INFO"
     log_stdout: bool = False

@@ -1,6 +1,7 @@
 """The command line: ComfyUI's flags, all of them, and ours. Meanings: contract, cli.md."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -98,6 +99,16 @@ def _running(parser: argparse.ArgumentParser) -> None:
         "--workers", type=_positive, metavar="N", help="worker processes; default: one per GPU"
     )
     group.add_argument("--threads", type=_positive, metavar="N", help="CPU threads per worker")
+    group.add_argument(
+        "--worker-memory", type=_gigabytes, metavar="GB", help="most memory of a worker; default: all there is"
+    )
+    group.add_argument(
+        "--watchdog",
+        type=_seconds,
+        default=600.0,
+        metavar="SECONDS",
+        help="name an op as hung after so long without progress",
+    )
     group.add_argument("--cache-gb", type=float, default=4.0, metavar="GB", help="budget of cached results")
     where = group.add_mutually_exclusive_group()
     where.add_argument("--cpu", action="store_true", help="use no GPU")
@@ -188,6 +199,8 @@ def settings_from(flags: argparse.Namespace, argv: Sequence[str] = ()) -> Settin
         cuda_devices=flags.cuda_device,
         workers=flags.workers,
         threads=flags.threads,
+        worker_memory=flags.worker_memory,
+        watchdog=flags.watchdog,
         cache_bytes=0 if flags.cache_none else int(flags.cache_gb * (1 << 30)),
         disable_all_custom_nodes=flags.disable_all_custom_nodes,
         whitelist_custom_nodes=tuple(flags.whitelist_custom_nodes),
@@ -216,6 +229,21 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1")
     return int(text)
+
+
+def _gigabytes(text: str) -> int:
+    """GB -> bytes."""
+    return int(_seconds(text) * (1 << 30))
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0")
+    return value
 
 
 def _device_ids(text: str) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from typing import Literal, Protocol, TypeAlias
 from torch import Tensor, nn
 
 from backend.errors import UnknownFamily
+from backend.models.additions import NO_ADDITIONS, Additions
 from backend.models.families import sd15
 from backend.models.header import Header
 from backend.models.latent import LatentFormat
@@ -41,7 +42,13 @@ class Layout(Protocol):
         """One tensor of the file -> the network's tensors it becomes; none where it isn't needed."""
 
     def call(
-        self, module: nn.Module, x: Tensor, timesteps: Tensor, tokens: Tensor, extra: Mapping[str, Tensor]
+        self,
+        module: nn.Module,
+        x: Tensor,
+        timesteps: Tensor,
+        tokens: Tensor,
+        extra: Mapping[str, Tensor],
+        additions: Additions = NO_ADDITIONS,
     ) -> Tensor:
         """One forward pass. x [R, C, H, W], timesteps [R], tokens [R, T, context], in the module's dtype."""
 

@@ -5,9 +5,10 @@ Tensors never travel in a message: a `Segment` names the shared memory that hold
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from backend.ops import Call, Op
+from backend.references import Weights
 from backend.settings import Settings
 from backend.types import ComponentId, OpKey, Seconds
 
@@ -59,6 +60,29 @@ class CancelOp:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Skip a Denoise op from its next step on; its state is kept."""
+
+    key: OpKey
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Go on with an op that was paused."""
+
+    key: OpKey
+
+
+@dataclass(frozen=True, slots=True)
+class LoadComponent:
+    """Bring a component in before an op asks for it; between two steps. `Loaded` answers, or nothing where it
+    is there already, can't be loaded, or has no room: nothing is dropped for it.
+    """
+
+    weights: Weights
+
+
+@dataclass(frozen=True, slots=True)
 class Unload:
     """Drop resident components: the named ones, or all."""
 
@@ -70,7 +94,7 @@ class Stop:
     pass
 
 
-ToWorker: TypeAlias = RunOp | CancelOp | Unload | Stop
+ToWorker: TypeAlias = RunOp | CancelOp | Pause | Resume | LoadComponent | Unload | Stop
 
 
 # -- from a worker -------------------------------------------------------------------------------
@@ -163,12 +187,47 @@ class OpCancelled:
 
 
 @dataclass(frozen=True, slots=True)
+class Loaded:
+    """A component was brought in. seconds: what that took."""
+
+    component: ComponentId
+    label: str
+    nbytes: int
+    seconds: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Unloaded:
+    """A component was dropped. reason: asked for by the server, or evicted to make room."""
+
+    component: ComponentId
+    label: str
+    nbytes: int
+    reason: Literal["asked", "evicted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Relief:
+    """What was done so far where memory was short, by rung of the ladder (`worker/ladder.py`).
+
+    evicted: components dropped to make room; split: forward passes cut into smaller ones; tiled: VAE ops run
+    in tiles that were meant to run whole; failed: ops that no rung helped.
+    """
+
+    evicted: int = 0
+    split: int = 0
+    tiled: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """What the worker holds and has done, sent whenever it changes.
 
     forwards: denoiser forward passes; rows: rows in them in all; shared: forwards that served several ops;
     largest: rows of the largest forward; sizes: how many forwards had how many rows, as (rows, forwards);
-    info: the device's memory as it is now.
+    info: the device's memory as it is now; loads: components brought in so far; relief: what was done where
+    memory was short; passes: the latest times of whole forward passes, as (denoiser, rows, seconds).
     """
 
     resident: tuple[Resident, ...]
@@ -178,6 +237,9 @@ class Table:
     largest: int = 0
     info: DeviceInfo | None = None
     sizes: tuple[tuple[int, int], ...] = ()
+    loads: int = 0
+    relief: Relief = field(default_factory=Relief)
+    passes: tuple[tuple[ComponentId, int, Seconds], ...] = ()
 
 
 class Stored(Protocol):
@@ -218,5 +280,6 @@ class Lost:
     reason: str
 
 
-FromWorker: TypeAlias = Ready | Started | Progress | Preview | Done | Failed | OpCancelled | Table
-Report: TypeAlias = Ready | Started | Progress | Preview | Finished | Failed | OpCancelled | Table | Lost
+News: TypeAlias = Ready | Table | Loaded | Unloaded  # what a worker says of itself
+FromWorker: TypeAlias = Started | Progress | Preview | Done | Failed | OpCancelled | News
+Report: TypeAlias = Started | Progress | Preview | Finished | Failed | OpCancelled | News | Lost

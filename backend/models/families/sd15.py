@@ -12,6 +12,8 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
+from backend.models.additions import NO_ADDITIONS, Additions
+from backend.models.families import mid_attention, unet
 from backend.models.families.unet_names import Level, lora_names, parts, to_diffusers
 from backend.models.header import Header
 from backend.models.latent import LatentFormat
@@ -55,7 +57,7 @@ class Sd15:
         """diffusers' UNet on the meta device."""
         crossed = [level.depth > 0 for level in self.levels]
         with torch.device("meta"):
-            return UNet2DConditionModel(
+            network = UNet2DConditionModel(
                 in_channels=self.in_channels,
                 out_channels=LATENT.channels,
                 block_out_channels=[level.channels for level in self.levels],
@@ -65,22 +67,30 @@ class Sd15:
                 cross_attention_dim=self.context,
                 attention_head_dim=HEADS,  # diffusers' name for the number of heads
             )
+        mid_attention.install(network)
+        return network
 
     def convert(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
         if name not in MARKS:
             yield to_diffusers(name, parts(self.levels)) or name, weight
 
     def call(
-        self, module: nn.Module, x: Tensor, timesteps: Tensor, tokens: Tensor, extra: Mapping[str, Tensor]
+        self,
+        module: nn.Module,
+        x: Tensor,
+        timesteps: Tensor,
+        tokens: Tensor,
+        extra: Mapping[str, Tensor],
+        additions: Additions = NO_ADDITIONS,
     ) -> Tensor:
         """extra: `concat` [R, 5, H, W], mask and masked latent of an inpainting model, in its units."""
         if self.in_channels > LATENT.channels:
             x = torch.cat([x, extra["concat"] if "concat" in extra else _blank(x)], dim=1)
-        (out,) = module(x, timesteps, tokens, return_dict=False)
-        return out  # type: ignore[no-any-return]  # diffusers does not say what a forward pass returns
+        assert isinstance(module, UNet2DConditionModel)
+        return unet.forward(module, x, unet.time_embedding(module, timesteps, x.dtype), tokens, additions)
 
     def activations(self, area: int) -> int:
-        """Measured on networks of 64 and 320 channels at 32 x 32 and 64 x 64: 30 to 48 maps of the first level."""
+        """30 to 48 maps of the first level: measured on 64 and 320 channels, 32 x 32 and 64 x 64."""
         return (40 * area + 8192) * self.levels[0].channels
 
     def lora_names(self, site: str) -> tuple[str, ...]:
@@ -101,7 +111,7 @@ def detect(header: Header) -> Sd15 | None:
         return None
     in_channels = header.shape("input_blocks.0.0.weight")[1]
     cross = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
-    levels = _levels(header)
+    levels = levels_of(header)
     if in_channels not in (4, 9) or cross not in header or levels is None:
         return None
     prediction: Literal["eps", "v"] = "v" if "v_pred" in header.marks or "v_pred" in header else "eps"
@@ -109,7 +119,7 @@ def detect(header: Header) -> Sd15 | None:
     return Sd15(levels, in_channels, header.shape(cross)[1], embedding, prediction)
 
 
-def _levels(header: Header) -> tuple[Level, ...] | None:
+def levels_of(header: Header) -> tuple[Level, ...] | None:
     """The levels on the way down; None where their blocks differ in a way that no SD 1.x model has."""
     levels: list[list[tuple[int, int]]] = [[]]
     number = 1
