@@ -3,7 +3,8 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 
 from backend.deferred import torch
@@ -16,14 +17,27 @@ from backend.types import DeviceId, OpKey
 from backend.worker.exchange import Outputs, Value
 from backend.worker.failure import failed
 from backend.worker.messages import Failed, Finished, HostCall, OpCancelled, Report, Started, Stored
+from backend.worker.threads import Threads
 
 HOST = DeviceId("host")
 _QUICK = 0.005  # seconds: clients need not hear of the beginning of a call that is over by then
 _log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """A thread at work. held: reports that wait; left: the thread was given up, and says nothing any more."""
+
+    pool: Threads
+    calls: Sequence[HostCall] = ()
+    thread: threading.Thread = field(default_factory=threading.current_thread)
+    held: list[Report] = field(default_factory=list)
+    left: bool = False
+
+
 class Host:
-    """Runs calls and reports on each: Started, then Finished or Failed; OpCancelled where it never started.
+    """Runs calls and reports on each: Started, then Finished or Failed; OpCancelled where it never started,
+    or was abandoned.
 
     services: what nodes may ask for by parameter type. report is called from the host's threads.
     """
@@ -36,15 +50,16 @@ class Host:
         threads: int,
     ) -> None:
         self._registry, self._services, self._report = registry, services, report
-        self._threads = ThreadPoolExecutor(threads, "host")
-        self._serial = ThreadPoolExecutor(1, "host-serial")  # third-party code: one call at a time
+        self._threads = Threads(threads, "host")
+        self._serial = Threads(1, "host-serial")  # third-party code: one call at a time
         self._waiting: set[OpKey] = set()
+        self._running: dict[OpKey, _Turn] = {}
         self._slow: dict[str, bool] = {}  # node classes, by how long their last call took
         self._lock = threading.Lock()
 
     def warm(self, torch_threads: int | None = None) -> None:
         """Load torch in the background, so that the first node need not wait for it (about 1.5 s)."""
-        self._serial.submit(_load_torch, torch_threads)
+        self._serial.submit(partial(_load_torch, torch_threads))
 
     def run(
         self,
@@ -61,7 +76,7 @@ class Host:
             case Identify():
                 with self._lock:
                     self._waiting.add(key)
-                self._threads.submit(self._identify, key, op)
+                self._threads.submit(partial(self._identify, key, op))
             case _:
                 raise TypeError(f"the host runs Call and Identify ops, and {key} is a {type(op).__name__}")
 
@@ -70,12 +85,28 @@ class Host:
         with self._lock:
             self._waiting.update(call.key for call in calls)
         serial = any(self._is_serial(call.op) for call in calls)
-        (self._serial if serial else self._threads).submit(self._run, calls)
+        pool = self._serial if serial else self._threads
+        pool.submit(partial(self._run, calls, pool))
 
     def cancel(self, key: OpKey) -> None:
         """Drop a call that has not started; one that runs, runs to its end."""
         if self._take(key):
             self._report(HOST, OpCancelled(key))
+
+    def abandon(self, key: OpKey) -> None:
+        """Give up a call that runs and does not end: another thread takes the place of its own, and what it
+        may yet return is dropped. Calls that waited behind it come back as cancelled.
+        """
+        with self._lock:
+            turn = self._running.pop(key, None)
+            if turn is None:
+                return
+            turn.left = True
+            behind = [call.key for call in turn.calls if call.key in self._waiting]
+            self._waiting.difference_update(behind)
+        _log.warning("a call was cancelled and does not end (op %s): its thread is left behind", key)
+        turn.pool.replace(turn.thread)
+        self._tell([*turn.held, *map(OpCancelled, (key, *behind))])
 
     def unload(self) -> None:
         """The host holds no weights."""
@@ -83,25 +114,29 @@ class Host:
     def stop(self) -> None:
         """Start nothing more. Threads in the middle of a call are not waited for."""
         for threads in (self._threads, self._serial):
-            threads.shutdown(wait=False, cancel_futures=True)
+            threads.stop()
 
-    def _run(self, calls: Sequence[HostCall]) -> None:
-        """Run calls in a row. Reports are held back while calls are known to be quick: each one would wake the
-        event loop, which costs more than such a call takes.
+    def _run(self, calls: Sequence[HostCall], pool: Threads) -> None:
+        """Run calls in a row. Reports are held back while calls are known to be quick: each one would wake
+        the event loop, which costs more than such a call takes.
         """
         made: dict[OpKey, Stored] = {}
-        held: list[Report] = []
+        turn = _Turn(pool, calls)
+        held = turn.held
         broken = False
         for call in calls:
-            if not self._take(call.key):
+            if not self._take(call.key, turn):
                 continue  # cancelled, and reported by who cancelled it
             if broken:
+                self._running.pop(call.key)
                 held.append(OpCancelled(call.key))
                 continue
             held.append(Started(call.key))
             if self._slow.get(call.op.node, True):
                 self._tell(held)
             answer = self._answer(call.key, call.op, {**call.inputs, **made})
+            if not self._ended(call.key, turn, answer):
+                return
             held.append(answer)
             broken = isinstance(answer, Failed)
             if isinstance(answer, Finished):
@@ -109,15 +144,31 @@ class Host:
                 self._slow[call.op.node] = answer.seconds > _QUICK
         self._tell(held)
 
+    def _ended(self, key: OpKey, turn: _Turn, answer: Report) -> bool:
+        """Whether the call's end still counts: the answer of a thread that was given up is dropped."""
+        with self._lock:
+            self._running.pop(key, None)
+            if not turn.left:
+                return True
+        if isinstance(answer, Finished):
+            answer.value.close()
+        return False
+
     def _tell(self, held: list[Report]) -> None:
         for report in held:
             self._report(HOST, report)
         held.clear()
 
     def _identify(self, key: OpKey, op: Identify) -> None:
-        if not self._take(key):
+        turn = _Turn(self._threads)
+        if not self._take(key, turn):
             return
         self._report(HOST, Started(key))
+        answer = self._identified(key, op)
+        if self._ended(key, turn, answer):
+            self._report(HOST, answer)
+
+    def _identified(self, key: OpKey, op: Identify) -> Finished | Failed:
         library = self._services[Library]
         assert isinstance(library, Library)
         started = perf_counter()
@@ -125,15 +176,16 @@ class Host:
             contents = library.identify(op.file)
         except Exception as error:  # around an operation
             _log.warning("%s can't be identified: %s", op.file.path, error)
-            self._report(HOST, failed(key, error, {"file": (op.file.path,)}, (__file__,)))
-        else:
-            self._report(HOST, Finished(key, Value.of(((contents,),)), (1,), perf_counter() - started))
+            return failed(key, error, {"file": (op.file.path,)}, (__file__,))
+        return Finished(key, Value.of(((contents,),)), (1,), perf_counter() - started)
 
-    def _take(self, key: OpKey) -> bool:
-        """Whether the call was still waiting; it no longer is."""
+    def _take(self, key: OpKey, turn: _Turn | None = None) -> bool:
+        """Whether the call was still waiting; it no longer is. turn: the thread that runs it from now on."""
         with self._lock:
             waited = key in self._waiting
             self._waiting.discard(key)
+            if waited and turn is not None:
+                self._running[key] = turn
         return waited
 
     def _is_serial(self, op: Call) -> bool:

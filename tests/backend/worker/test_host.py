@@ -1,5 +1,6 @@
 """Value nodes on the host's threads."""
 
+import dataclasses
 import threading
 import time
 from queue import Queue
@@ -16,7 +17,7 @@ from backend.types import Image, NodeId, OpKey
 from backend.worker.exchange import Value
 from backend.worker.failure import text
 from backend.worker.host import Host
-from backend.worker.messages import Failed, Finished, OpCancelled, Started
+from backend.worker.messages import Failed, Finished, HostCall, OpCancelled, Started
 
 
 @node("Double", category="test")
@@ -207,3 +208,73 @@ def test_texts_of_inputs_are_short():
     assert text("x" * 5000).endswith(" ...")
     assert len(text(list(range(10000)))) < 200
     assert text({"a": [1, None]}) == "{'a': [1, None]}"
+
+
+class Door:
+    """Nodes that hang until the test lets them go."""
+
+    def __init__(self, serial):
+        self.entered, self.open = threading.Event(), threading.Event()
+        wait = self.wait
+        self.node = NodeSpec(
+            name="Hang",
+            function=lambda value: wait(value),
+            kind="value",
+            category="test",
+            inputs=(),
+            outputs=(OutputSpec("INT", "INT"),),
+            serial=serial,
+        )
+
+    def wait(self, value):
+        self.entered.set()
+        assert self.open.wait(30)
+        return value
+
+
+@pytest.mark.parametrize("serial", [True, False])
+def test_a_call_that_hangs_is_abandoned_and_others_go_on_in_its_place(serial):
+    door = Door(serial)
+    quick = NodeSpec(**{**vars_of(door.node), "name": "Quick", "function": lambda value: value})
+    bench = Bench(door.node, quick)
+    bench.run("Hang", {"value": [1]}, key="hung")
+    assert bench.next() == Started(OpKey("hung"))
+    assert door.entered.wait(10)
+    for number in range(4 if serial else 3):  # as many as fill the other threads
+        bench.run("Quick", {"value": [number]}, key=f"q{number}")
+    bench.host.abandon(OpKey("hung"))
+    bench.host.abandon(OpKey("hung"))  # once is enough
+    seen = [bench.next() for _ in range(9 if serial else 7)]
+    assert [r.key for r in seen if isinstance(r, OpCancelled)] == ["hung"]
+    assert {r.key for r in seen if isinstance(r, Finished)} == {f"q{n}" for n in range(4 if serial else 3)}
+    door.open.set()
+    bench.run("Quick", {"value": [5]}, key="last")
+    assert [type(bench.next()) for _ in range(2)] == [Started, Finished]
+    time.sleep(0.05)
+    assert bench.reports.empty()  # what the abandoned call returned in the end is nobody's
+
+
+def test_calls_behind_an_abandoned_one_come_back_as_cancelled_and_those_before_it_are_told():
+    door = Door(False)
+    bench = Bench(door.node)
+    for _ in range(2):  # known to be quick from now on: its reports are held back
+        bench.run("Double", {"value": [1]})
+        assert [type(bench.next()) for _ in range(2)] == [Started, Finished]
+    chain = [
+        HostCall(OpKey(key), Call(name, {"value": (1,)}, NodeId(key)), {})
+        for key, name in (("first", "Double"), ("hung", "Hang"), ("behind", "Double"))
+    ]
+    bench.host.run_chain(chain)
+    assert door.entered.wait(10)
+    bench.host.abandon(OpKey("hung"))
+    ends = [r for r in (bench.next() for _ in range(5)) if not isinstance(r, Started)]
+    assert [(type(r), r.key) for r in ends] == [
+        (Finished, "first"),
+        (OpCancelled, "hung"),
+        (OpCancelled, "behind"),
+    ]
+    door.open.set()
+
+
+def vars_of(spec):
+    return {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec) if field.init}
