@@ -1,30 +1,42 @@
 """What runs: the live graph, the results, the devices, and `plan()` between them. Jobs are mere keys here."""
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-
-from sortedcontainers import SortedKeyList
+from dataclasses import dataclass, replace
+from math import ceil, inf
 
 from backend.engine.clock import Clock
 from backend.engine.fleet import HOST, STARTS, Fleet, HostThreads, Seat, Worker
-from backend.engine.ready import ready_op
+from backend.engine.ready import Claim, cost_of, first, guess_sizes, name_of_cost, ready_op, weights_of
 from backend.engine.results import Result, Results
 from backend.engine.trace import Trace, name_of
-from backend.errors import NoDevice, TesseraError, WorkerLost
+from backend.errors import DeadlineMissed, NoDevice, TesseraError, TooLarge, WorkerLost
 from backend.graph.frontier import LiveGraph, LiveOp, State
 from backend.ops import Call, Op
+from backend.references import Weights
 from backend.registry import Registry
-from backend.schedule.policy import plan
-from backend.schedule.pool import Pool, ReadyOp, Run
-from backend.types import DeviceId, JobKey, OpKey
-from backend.worker.messages import Finished, HostCall, Stored, Table
+from backend.schedule.policy import MOST, plan
+from backend.schedule.pool import Decision, Evict, Load, Preempt, ReadyOp, Reject, Resume, Run
+from backend.schedule.state import Pool
+from backend.types import ComponentId, DeviceId, JobKey, OpKey, Seconds
+from backend.worker.messages import DeviceInfo, Finished, HostCall, Loaded, Stored, Table
 
 log = logging.getLogger(__name__)
 DEATHS = 3  # workers that an op may take down before it is given up
 CHAIN = 16  # most calls that one thread runs in a row
-DECISIONS = 64  # last decisions kept for the pool view
+WEIGHTS_SHARE = 0.9  # of a device's memory may hold weights; the rest is for what is computed with them
+SLOW = 0.005  # seconds from which on a call counts as service received
+
+Preview = Callable[[LiveOp], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An op that `plan()` refused, and the jobs that end because of it."""
+
+    live: LiveOp
+    jobs: tuple[JobKey, ...]
+    error: TesseraError
 
 
 class Board:
@@ -34,46 +46,53 @@ class Board:
         self.fleet = Fleet([])
         self.graph = LiveGraph()
         self.results = Results(cache_bytes)
-        self.decisions: deque[Run] = deque(maxlen=DECISIONS)
+        self.pool = Pool()
         self.trace = Trace(clock)
         self._registry, self._clock = registry, clock
         self._make: dict[DeviceId, Callable[[], Worker]] = {}
-        self._orders: dict[JobKey, tuple[float, int]] = {}
-        self._calls: SortedKeyList[ReadyOp] = SortedKeyList(key=_order)
-        self._ready: SortedKeyList[ReadyOp] = SortedKeyList(key=_order)
-        self._ready_by_key: dict[OpKey, ReadyOp] = {}
+        self._workers: dict[DeviceId, Worker] = {}
+        self._claims: dict[JobKey, Claim] = {}
+        self._paths: dict[OpKey, Seconds] = {}
+        self._weights: dict[ComponentId, Weights] = {}
+        self._rejected: list[Rejected] = []
         self._deaths: dict[OpKey, int] = {}
         self._host: HostThreads
 
     def add_device(self, id: DeviceId, make: Callable[[], Worker], slots: int, max_rows: int) -> None:
         """`make` starts the device's worker, now and after each death."""
         self._make[id] = make
-        self.fleet.add(Seat(id, make(), slots, max_rows))
+        self._workers[id] = make()
+        self.fleet.add(Seat(id, self._workers[id], slots, max_rows))
 
     def add_host(self, host: HostThreads, slots: int) -> None:
         self._host = host
         self.fleet.add(Seat(HOST, host, slots, 0))
+        self.pool.add_device(HOST, "host", slots)
 
     # -- what jobs want --------------------------------------------------------------------------
 
-    def want(self, job: JobKey, order: tuple[float, int], ops: Mapping[OpKey, Op[object]]) -> None:
-        """Merge a job's ops into the live graph, inputs first. order: the job's place in the queue."""
-        self._orders[job] = order
-        merged = sum(key in self.graph and job not in self.graph[key].jobs for key in ops)
+    def want(self, job: JobKey, claim: Claim, ops: Mapping[OpKey, Op[object]]) -> None:
+        """Merge a job's ops into the live graph, inputs first."""
+        self._claims[job] = claim
+        shared = [key for key in ops if key in self.graph and job not in self.graph[key].jobs]
+        merged = len(shared)
         new, ready = self.graph.add(job, ops, self.results.__contains__)
         self.trace.metrics.cache.misses += len(new)
         self.trace.job_merged(job, merged)
         for live in new:
             for source in live.inputs:
                 self.results.pin(source)
+        self._look_ahead(new)
         for live in ready:
             self._make_ready(live)
+        for key in shared:
+            self._renew(key)
 
     def drop(self, job: JobKey) -> None:
         """Take a job's ops out, but for those that another job needs. What runs of them is cancelled."""
-        self._orders.pop(job, None)
+        self._claims.pop(job, None)
         for live in self.graph.drop_job(job):
-            self._unready(live.key)
+            self._leave(live)
             for source in live.inputs:
                 self.results.unpin(source)
             if live.state is State.RUNNING:
@@ -82,30 +101,89 @@ class Board:
     @property
     def ready_count(self) -> int:
         """Ops that could run now, if a device were free."""
-        return len(self._calls) + len(self._ready)
+        return len(self.pool.queue)
 
     # -- what runs -------------------------------------------------------------------------------
 
-    def dispatch(self, preview: Callable[[LiveOp], str], preview_size: int) -> list[LiveOp]:
-        """Ask `plan()` what starts now, and start it. preview: the method an op's client wants."""
-        if not (self._calls or self._ready):
-            return []
-        started = []
-        for decision in plan(Pool(self.fleet.snapshot(), self._calls, self._ready)):
-            self.decisions.append(decision)
-            live = self.graph[decision.key]
-            ready = self._ready_by_key[decision.key]
-            seat = self.fleet.assign(decision.device, ready)
-            self.trace.decided("run", seat.id, name_of(live.op), decision.reason)
-            self.trace.sent(live, seat.id, ready)
-            self._unready(decision.key)
-            live.state = State.RUNNING
-            if seat.id == HOST:
-                self._run_chain(live)
-            else:
-                seat.worker.run(live.key, live.op, self._inputs(live), preview(live), preview_size)
-            started.append(live)
+    def dispatch(self, preview: Preview, preview_size: int) -> list[LiveOp]:
+        """Ask `plan()` what is to be done now, and do it. preview: the method an op's client wants.
+
+        Returns: the ops that were started. What was refused waits for `rejected`.
+        """
+        started: list[LiveOp] = []
+        pool = self.pool
+        while pool.queue.ops or pool.cold or pool.over:
+            decisions = plan(pool, self._clock.now())
+            for decision in decisions:
+                if isinstance(decision, Run):
+                    started.append(self._start(decision, preview, preview_size))
+                else:
+                    self._carry_out(decision)
+            if len(decisions) < MOST:
+                break
         return started
+
+    def _start(self, run: Run, preview: Preview, preview_size: int) -> LiveOp:
+        live = self.graph[run.key]
+        ready = self.pool.devices[run.device].running[run.key].op
+        seat = self.fleet.assign(run.device, ready)
+        self.trace.decided("run", seat.id, name_of(live.op), run.reason)
+        self.trace.sent(live, seat.id, ready)
+        live.state = State.RUNNING
+        if seat.id == HOST and isinstance(live.op, Call):
+            self._run_chain(live)
+        else:
+            seat.worker.run(live.key, live.op, self._inputs(live), preview(live), preview_size)
+        return live
+
+    def _carry_out(self, decision: Resume | Preempt | Load | Evict | Reject) -> None:
+        """Send a decision to the worker that it concerns, or keep it for the jobs that it ends."""
+        match decision:
+            case Resume(key, device):
+                self._workers[device].resume(key)
+            case Preempt(key, device):
+                self._workers[device].pause(key)
+            case Load(component, device):
+                self._workers[device].load(self._weights[component])
+            case Evict(component, device):
+                self._workers[device].unload((component,))
+            case Reject():
+                self._reject(decision)
+        self._note(decision)
+
+    def _note(self, decision: Decision) -> None:
+        device = None if isinstance(decision, Reject) else decision.device
+        if isinstance(decision, (Load, Evict)):
+            subject = str(decision.component)
+        else:
+            live = self.graph.get(decision.key)
+            subject = decision.key if live is None else name_of(live.op)
+        self.trace.decided(type(decision).__name__.lower(), device, subject, decision.reason)
+
+    def _reject(self, decision: Reject) -> None:
+        """Find the jobs that end by it: all, or those whose deadline it is."""
+        live = self.graph[decision.key]
+        if live.state is State.RUNNING:  # it was preempted: its device still holds it
+            self.fleet.cancel(live.key)
+        jobs = tuple(sorted(live.jobs))
+        if decision.cause == "size":
+            error: TesseraError = TooLarge(name_of(live.op), decision.reason)
+        else:
+            ends = self._clock.now() + self._paths.get(live.key, 0.0)
+            late = ((job, self._claims[job].deadline) for job in jobs)
+            jobs = tuple(job for job, deadline in late if deadline is not None and deadline < ends)
+            error = DeadlineMissed(name_of(live.op), decision.reason)
+        self._rejected.append(Rejected(live, jobs, error))
+
+    def rejected(self) -> list[Rejected]:
+        """What `plan()` refused since the last call. Drop the jobs, then `readmit` each."""
+        taken, self._rejected = self._rejected, []
+        return taken
+
+    def readmit(self, live: LiveOp) -> None:
+        """An op that was refused for some of its jobs goes on for the others."""
+        if live.key in self.graph and live.state is State.READY and live.key not in self.pool.queue:
+            self._make_ready(live)
 
     def _run_chain(self, head: LiveOp) -> None:
         """Start a call, and behind it in the same thread the calls that wait for nothing else: each hand-over
@@ -140,7 +218,7 @@ class Board:
     def finished(self, done: Finished) -> LiveOp | None:
         """Keep a result, ready what waited for it. Returns: the op, None where nobody wants it any more."""
         key = done.key
-        self.fleet.release(key)
+        self._off(key, done.seconds)
         self._deaths.pop(key, None)
         self.results.put(key, Result(done.value, done.lengths, done.seconds, done.ui))
         if key not in self.graph:
@@ -148,7 +226,8 @@ class Board:
             return None
         live = self.graph[key]
         self.trace.finished(done, live.jobs)
-        self._unready(key)  # a cancelled op that someone wants again, and that came to its end all the same
+        self._learn(live.op, done.seconds)
+        self._leave(live)  # it may even be ready: cancelled, wanted again, and come to its end all the same
         for _ in self.graph.graph.successors(key):
             self.results.pin(key)
         for ready in self.graph.finish(key):
@@ -159,14 +238,14 @@ class Board:
 
     def failed(self, key: OpKey) -> LiveOp | None:
         """The op has left its device. Returns: the op, None where nobody wants it any more."""
-        self.fleet.release(key)
+        self._off(key)
         live = self.graph.get(key)
         self.trace.gone(key, "failed", live.jobs if live is not None else ())
         return live
 
     def released(self, key: OpKey) -> None:
         """A device let go of an op; it is ready once more if someone still, or again, wants it."""
-        self.fleet.release(key)
+        self._off(key)
         self.trace.gone(key, "cancelled", ())
         if key in self.graph:
             live = self.graph[key]
@@ -192,8 +271,10 @@ class Board:
             elif (live := self.failed(key)) is not None:
                 deaths = self._deaths.pop(key)
                 given_up.append((live, WorkerLost(type(live.op).__name__, deaths, reason)))
+        if seat.id in self.pool.devices:
+            self.pool.remove_device(seat.id)
         if running or seat.deaths < STARTS:
-            seat.worker = self._make[seat.id]()
+            seat.worker = self._workers[seat.id] = self._make[seat.id]()
             return given_up
         log.error("device %s was given up after %d starts: %s", seat.id, seat.deaths, reason)
         seat.lost = True
@@ -203,23 +284,88 @@ class Board:
         """With the last device gone: the ops that wait for one."""
         if any(seat.id != HOST and not seat.lost for seat in self.fleet):
             return []
-        return [(self.graph[ready.key], NoDevice(reason)) for ready in self._ready]
+        waiting = [op.key for op in self.pool.queue.ops.values() if op.kind != "host"]
+        return [(self.graph[key], NoDevice(reason)) for key in waiting]
+
+    def next_room(self, jobs: int) -> int:
+        """Whole seconds, at least one, in which one of so many jobs is likely to end."""
+        waiting = sum(lane.seconds for lane in self.pool.queue.lanes.values())
+        return max(1, ceil(waiting / max(1, len(self.pool.devices.workers)) / max(1, jobs)))
+
+    # -- what devices say of themselves ----------------------------------------------------------
+
+    def up(self, seat: Seat, info: DeviceInfo) -> None:
+        """A worker's process is there."""
+        seat.info, seat.lost = info, False
+        capacity = WEIGHTS_SHARE * info.total if info.total else inf
+        self.pool.add_device(seat.id, "worker", seat.slots, seat.max_rows, capacity)
+
+    def told(self, seat: Seat, table: Table) -> None:
+        """What a worker holds and has done."""
+        self.trace.told(seat.id, seat.table, table)
+        seat.table = table
+        held = {resident.component: float(resident.nbytes) for resident in table.resident}
+        self.pool.table(seat.id, held, self._clock.now())
+        for component, rows, seconds in table.passes:
+            self.pool.profile.observe_step(component, rows, seconds)
+
+    def loaded(self, report: Loaded) -> None:
+        self.pool.profile.observe_load(report.component, report.seconds)
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _look_ahead(self, new: list[LiveOp]) -> None:
+        """What ops will need and how much is left of their job behind each. new: inputs first."""
+        if all(isinstance(live.op, Call) for live in new):
+            return  # nothing to load, and nothing known to be long
+        profile, successors = self.pool.profile, self.graph.graph.successors
+        for live in reversed(new):
+            weights = weights_of(live.op)
+            if weights:
+                guess_sizes(live.op, profile)
+                self._weights.update((w.id, w) for w in weights)
+                self.pool.want(tuple(w.id for w in weights), 1)
+            behind = max((self._paths.get(key, 0.0) for key in successors(live.key)), default=0.0)
+            self._paths[live.key] = cost_of(live.op, profile) + behind
+
+    def _leave(self, live: LiveOp) -> None:
+        """An op is out of the graph: it waits no more, and needs nothing any more."""
+        self.pool.remove(live.key)
+        self._paths.pop(live.key, None)
+        for weights in weights_of(live.op):
+            self.pool.want((weights.id,), -1)
+            if weights.id not in self.pool.demand:
+                self._weights.pop(weights.id, None)
+
+    def _off(self, key: OpKey, seconds: Seconds | None = None) -> None:
+        """An op has left its device. seconds: what it took, where it finished."""
+        self.fleet.release(key)
+        held = self.pool.done(key, seconds)
+        if held is None and seconds is not None and seconds > SLOW and key in self.graph:
+            owner = first((self._claims[job] for job in self.graph[key].jobs), self.pool.shares)
+            self.pool.charge(owner.user, seconds)  # a call that ran behind another
+
+    def _learn(self, op: Op[object], seconds: Seconds) -> None:
+        if op.kind == "whole" or (op.kind == "host" and seconds > SLOW):
+            self.pool.profile.observe_op(name_of_cost(op), seconds)
 
     def _make_ready(self, live: LiveOp) -> None:
         if self.fleet.busy(live.key):
             return  # a device is still dropping this op for someone who cancelled; `released` comes then
-        order = min(self._orders[job] for job in live.jobs)
-        ready = ready_op(live, order, self._clock.now(), self._is_serial(live.op))
-        if self._deaths.get(live.key):
-            ready = replace(ready, alone=True)
-        self._ready_by_key[live.key] = ready
-        (self._calls if ready.kind == "host" else self._ready).add(ready)
+        now = self._clock.now()
+        self.pool.add(self._ready_op(live, now), now)
 
-    def _unready(self, key: OpKey) -> None:
-        ready = self._ready_by_key.pop(key, None)
-        if ready is not None:
-            (self._calls if ready.kind == "host" else self._ready).remove(ready)
+    def _ready_op(self, live: LiveOp, now: Seconds) -> ReadyOp:
+        claim = first((self._claims[job] for job in live.jobs), self.pool.shares)
+        ready = ready_op(live, claim, now, self.pool.profile, self._paths.get(live.key, 0.0))
+        if self._is_serial(live.op):
+            ready = replace(ready, serial=True)
+        return replace(ready, alone=True) if self._deaths.get(live.key) else ready
 
-
-def _order(op: ReadyOp) -> tuple[float, int]:
-    return op.order
+    def _renew(self, key: OpKey) -> None:
+        """Another job wants an op too: while it waits, it may be that job's turn first."""
+        if key not in self.pool.queue or self.pool.running(key):
+            return
+        old, now = self.pool.queue.ops[key], self._clock.now()
+        self.pool.remove(key)
+        self.pool.add(replace(self._ready_op(self.graph[key], now), arrived=old.arrived), now)

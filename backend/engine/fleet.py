@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from backend.ops import Op
-from backend.schedule.pool import Device, ReadyOp
-from backend.types import DeviceId, OpKey
+from backend.references import Weights
+from backend.schedule.pool import ReadyOp
+from backend.types import ComponentId, DeviceId, OpKey
 from backend.worker.messages import DeviceInfo, HostCall, Report, Stored, Table
 
 HOST = DeviceId("host")
@@ -15,7 +16,7 @@ STARTS = 5  # deaths in a row without a single finished op, after which a device
 ReportTo = Callable[[DeviceId, Report], None]
 
 
-class Worker(Protocol):
+class Runner(Protocol):
     """The server-side end of a device. It never blocks and reports from any thread."""
 
     def run(
@@ -38,7 +39,25 @@ class Worker(Protocol):
         ...
 
 
-class HostThreads(Worker, Protocol):
+class Worker(Runner, Protocol):
+    """A device that holds weights and runs steps."""
+
+    def unload(self, components: Sequence[ComponentId] | None = None) -> None:
+        """Drop the named resident components, or all."""
+        ...
+
+    def load(self, weights: Weights) -> None:
+        """Bring in a component before an op asks for it."""
+        ...
+
+    def pause(self, key: OpKey) -> None:
+        """Stop a Denoise op after its current step and keep its state."""
+        ...
+
+    def resume(self, key: OpKey) -> None: ...
+
+
+class HostThreads(Runner, Protocol):
     """The host: it also takes calls that wait for nothing but each other, for one thread to run in a row."""
 
     def run_chain(self, calls: Sequence[HostCall]) -> None: ...
@@ -49,7 +68,7 @@ class Seat:
     """One device: its worker, what it last said of itself, and what it runs."""
 
     id: DeviceId
-    worker: Worker
+    worker: Runner
     slots: int
     max_rows: int
     info: DeviceInfo | None = None
@@ -62,13 +81,6 @@ class Seat:
     @property
     def usable(self) -> bool:
         return not self.lost and (self.id == HOST or self.info is not None)
-
-    def snapshot(self) -> Device:
-        resident = frozenset(r.component for r in self.table.resident)
-        running = tuple(self.running.values())
-        if self.id == HOST:
-            return Device(self.id, "host", self.slots, running=running)
-        return Device(self.id, "worker", self.slots, self.max_rows, running, resident)
 
 
 class Fleet:
@@ -86,9 +98,6 @@ class Fleet:
 
     def add(self, seat: Seat) -> None:
         self._seats[seat.id] = seat
-
-    def snapshot(self) -> tuple[Device, ...]:
-        return tuple(seat.snapshot() for seat in self._seats.values() if seat.usable)
 
     def busy(self, key: OpKey) -> bool:
         """Whether a device still holds this op, if only to drop it."""

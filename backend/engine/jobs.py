@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from backend.engine.narrate import Narrator
+from backend.engine.ready import Claim
 from backend.engine.record import JobRecord
 from backend.graph.lower import LoweredNode, Lowering
 from backend.graph.validate import NodeErrors
@@ -39,6 +40,7 @@ class Job:
     record: JobRecord
     lowering: Lowering
     narrator: Narrator
+    claim: Claim
     preview: str = "none"
     started: bool = False
     nodes_of: dict[OpKey, list[NodeId]] = field(default_factory=dict)

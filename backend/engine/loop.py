@@ -19,10 +19,11 @@ from backend.engine.fleet import HostThreads, Worker
 from backend.engine.jobs import Accepted, Job, Submission
 from backend.engine.metrics import Metrics
 from backend.engine.narrate import Narrator
+from backend.engine.ready import Claim
 from backend.engine.record import SECRETS, JobRecord, JobStatus, refused_error, without_secrets
 from backend.engine.store import Store
 from backend.engine.view import PoolView, pool_view
-from backend.errors import TesseraError
+from backend.errors import QueueFull, TesseraError
 from backend.graph.frontier import LiveOp, State, wanted
 from backend.graph.lower import MISSING, LoweredNode, Lowering, NodeRaised, Submitter
 from backend.graph.parse import Prompt, parse_prompt
@@ -35,7 +36,9 @@ from backend.worker.messages import (
     DeviceInfo,
     Failed,
     Finished,
+    Loaded,
     Lost,
+    News,
     OpCancelled,
     Preview,
     Progress,
@@ -51,11 +54,15 @@ SEEN = 20_000  # reference nodes remembered as done before
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """cache_bytes: budget of finished results; preview: the default method; preview_size: in pixels."""
+    """cache_bytes: budget of finished results; preview: the default method; preview_size: in pixels.
+
+    max_queue: unfinished jobs at most, 0 for any number.
+    """
 
     cache_bytes: int = 4 << 30
     preview: str = "none"
     preview_size: int = 512
+    max_queue: int = 0
 
 
 class Engine:
@@ -107,8 +114,11 @@ class Engine:
     async def submit(self, request: Submission) -> Accepted:
         """Check a prompt, put it on disk, and take it into the live graph.
 
-        Raises: Refused (with ComfyUI's error shape) where nothing of it can run.
+        Raises: QueueFull; Refused (with ComfyUI's error shape) where nothing of it can run.
         """
+        limit = self._limits.max_queue
+        if limit and len(self._jobs) >= limit:
+            raise QueueFull(limit, self._board.next_room(len(self._jobs)))
         if request.number is None:
             place = self.store.next_number()
             number = float(-place if request.front else place)
@@ -127,8 +137,12 @@ class Engine:
             extra={"create_time": now, **request.extra},
         )
         await self.store.add(record)
-        self._admit(record, checked.prompt)
+        self._admit(record, checked.prompt, ahead=request.front or self._overtakes(number, request.number))
         return Accepted(record.id, number, checked.errors)
+
+    def _overtakes(self, number: float, chosen: float | None) -> bool:
+        """Whether a number that the client chose puts the job before some that is here."""
+        return chosen is not None and any(number < job.record.number for job in self._jobs.values())
 
     def queue(self) -> tuple[list[JobRecord], list[JobRecord]]:
         """Running and pending jobs, each in the order in which they run."""
@@ -187,21 +201,31 @@ class Engine:
             messages = (("execution_error", error),)
             self.store.finish(replace(record, status="failed", ended=ended, messages=messages, error=error))
             return
-        self._admit(record, checked.prompt)
+        self._admit(record, checked.prompt, ahead=record.number < 0)
 
-    def _admit(self, record: JobRecord, prompt: Prompt) -> None:
-        """Take a job into the live graph: lower it as far as can be, merge its ops with everybody's."""
+    def _claim(self, record: JobRecord, ahead: bool) -> Claim:
+        """A job's place, and when it must be over: `deadline_ms` of its extra data, from its arrival."""
+        deadline, wait = None, record.extra.get("deadline_ms")
+        if isinstance(wait, (int, float)) and not isinstance(wait, bool):
+            left = (record.created + wait - self._clock.epoch_ms()) / 1000
+            deadline = self._clock.now() + left
+            if self._loop is not None:
+                self._loop.call_later(max(0.0, left) + 0.01, self._dispatch)
+        return Claim((record.number, record.sequence), record.client or "", ahead, deadline)
+
+    def _admit(self, record: JobRecord, prompt: Prompt, ahead: bool) -> None:
+        """Take a job into the live graph: lower it as far as can be, merge its ops with everybody's.
+
+        ahead: its number was chosen so that it goes before jobs that were there already.
+        """
         pnginfo = record.extra.get("extra_pnginfo")
         tokens = {name.upper(): value for name, value in record.extra.items() if name in SECRETS}
         submitter = Submitter(JobKey(record.sequence), record.client, pnginfo, tokens)
         lowering = Lowering(prompt, record.targets, self._registry, self._services, submitter)
         narrator = Narrator(record.id, record.client, self._emit, self._clock)
-        job = Job(
-            without_secrets(record),
-            lowering,
-            narrator,
-            str(record.extra.get("preview_method") or self._limits.preview),
-        )
+        preview = str(record.extra.get("preview_method") or self._limits.preview)
+        claim = self._claim(record, ahead)
+        job = Job(without_secrets(record), lowering, narrator, claim, preview)
         self._jobs[job.key] = job
         self._board.trace.job_arrived(job.key, record.id, record.client)
         self._emit(QueueChanged(self.remaining()))
@@ -221,7 +245,7 @@ class Engine:
         want = wanted(job.lowering.targets, job.lowering.ops, self._board.results.__contains__)
         for node in lowered:
             self._sort(job, node, {key for key in node.ops if key in want}, first)
-        self._board.want(job.key, job.order, want)
+        self._board.want(job.key, job.claim, want)
         if job.started:
             self._tell_lowered(job)
         if job.done or any(self._board.graph[key].state is State.RUNNING for key in want):
@@ -231,7 +255,8 @@ class Engine:
 
     def _sort(self, job: Job, node: LoweredNode, pending: set[OpKey], first: bool) -> None:
         """A lowered node has ops to wait for, or was done before, or is a reference and done now."""
-        self._board.trace.job_cached(job.key, len(node.ops) - len(pending))
+        known = sum(key in self._board.results for key in node.ops)
+        self._board.trace.job_cached(job.key, known)
         if pending:
             job.expect(node, pending)
         elif node.ops or (first and node.key in self._seen):
@@ -317,6 +342,18 @@ class Engine:
             for key in live.jobs:
                 self._begin(self._jobs[key])
                 self._tell_running(self._jobs[key], live.key)
+        self._end_rejected()
+
+    def _end_rejected(self) -> None:
+        """Fail the jobs of ops that `plan()` refused."""
+        rejected = self._board.rejected()
+        for op in rejected:
+            for key in op.jobs:
+                self._begin(self._jobs[key])
+                self._fail_op(self._jobs[key], op.live.key, _given_up(op.live, op.error))
+            self._board.readmit(op.live)
+        if rejected:
+            self._dispatch()
 
     def _preview(self, live: LiveOp) -> str:
         """The preview method of the first of the op's jobs that wants one."""
@@ -358,15 +395,16 @@ class Engine:
             case _:
                 self._take_news(device, report)
 
-    def _take_news(self, device: DeviceId, report: Ready | Table | Lost) -> None:
+    def _take_news(self, device: DeviceId, report: News | Lost) -> None:
         """What a worker says of itself."""
         seat = self._board.fleet[device]
         match report:
             case Ready(info):
-                seat.info, seat.lost = info, False
+                self._board.up(seat, info)
             case Table():
-                self._board.trace.told(device, seat.table, report)
-                seat.table = report
+                self._board.told(seat, report)
+            case Loaded():
+                self._board.loaded(report)
             case Lost(reason):
                 for live, error in self._board.lost(seat, reason):
                     self._fail_all(live, _given_up(live, error))
@@ -377,6 +415,7 @@ class Engine:
                 self._board.trace.began(key)
             case Progress(key, value, maximum):
                 self._board.trace.progress(key, value, maximum)
+                self._board.pool.progress(key, value / max(1, maximum))
 
     def _tell(self, report: Progress | Preview | Started) -> None:
         """Tell every job that waits for an op how far it is."""
@@ -405,9 +444,12 @@ class Engine:
 
     def _fail_all(self, live: LiveOp, error: Failed) -> None:
         for key in list(live.jobs):
-            job = self._jobs[key]
-            nodes = job.nodes_of.get(live.key) or list(job.lowering.outputs)
-            self._fail(job, nodes[0], error)
+            self._fail_op(self._jobs[key], live.key, error)
+
+    def _fail_op(self, job: Job, key: OpKey, error: Failed) -> None:
+        asked = job.lowering.asked.get(key)
+        nodes = job.nodes_of.get(key) or ([asked] if asked else list(job.lowering.outputs))
+        self._fail(job, nodes[0], error)
 
     # -- small things ----------------------------------------------------------------------------
 

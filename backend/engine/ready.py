@@ -1,20 +1,62 @@
-"""An op as the scheduler sees it."""
+"""An op as the scheduler sees it: what it needs, what it costs, and whose turn it is."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from backend.graph.frontier import LiveOp
-from backend.ops import Denoise, Op
-from backend.references import CfgGuider, Weights
-from backend.schedule.pool import ReadyOp
+from backend.ops import Call, Denoise, Op
+from backend.references import CfgGuider, Schedule, Weights
+from backend.schedule.fairness import Shares
+from backend.schedule.pool import Order, ReadyOp
+from backend.schedule.profile import Profile, Role
 from backend.types import Seconds
 
+STEPS = 20  # of a run whose schedule another op still has to make
 
-def ready_op(live: LiveOp, order: tuple[float, int], now: Seconds, serial: bool) -> ReadyOp:
-    """order: the place in the queue of the first job that wants it. serial: third-party code."""
-    weights = tuple(w.id for w in weights_of(live.op))
-    if isinstance(live.op, Denoise):
-        guider = live.op.guider
-        rows = 2 if isinstance(guider, CfgGuider) and guider.cfg != 1 else 1
-        return ReadyOp(live.key, "step", order, now, weights, batch=weights[0], rows=rows)
-    return ReadyOp(live.key, live.op.kind, order, now, weights, serial=serial)
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job's place in the queue.
+
+    order: number, then arrival. user: whose share it uses. ahead: its number puts it before jobs that came
+    earlier. deadline: on the engine's clock.
+    """
+
+    order: Order
+    user: str = ""
+    ahead: bool = False
+    deadline: Seconds | None = None
+
+
+def first(claims: Iterable[Claim], shares: Shares) -> Claim:
+    """The claim of the job whose turn comes first, with the earliest deadline of all."""
+    every = list(claims)
+    if len(every) == 1:
+        return every[0]
+    best = min(every, key=lambda claim: (not claim.ahead, shares.tag(claim.user), claim.order))
+    deadlines = [claim.deadline for claim in every if claim.deadline is not None]
+    return replace(best, deadline=min(deadlines, default=None))
+
+
+def ready_op(live: LiveOp, claim: Claim, now: Seconds, profile: Profile, path: Seconds) -> ReadyOp:
+    """path: seconds that are left of the job from this op on, at best."""
+    op = live.op
+    components = tuple(w.id for w in weights_of(op))
+    step = isinstance(op, Denoise)
+    return ReadyOp(
+        key=live.key,
+        kind=op.kind,
+        order=claim.order,
+        arrived=now,
+        components=components,
+        batch=components[0] if step else None,
+        rows=rows_of(op) if isinstance(op, Denoise) else 1,
+        user=claim.user,
+        ahead=claim.ahead,
+        cost=cost_of(op, profile),
+        path=path,
+        deadline=claim.deadline,
+    )
 
 
 def weights_of(op: Op[object]) -> list[Weights]:
@@ -23,3 +65,48 @@ def weights_of(op: Op[object]) -> list[Weights]:
         return [op.guider.model.weights]
     sources = [getattr(op, name, None) for name in ("clip", "vae")]
     return [source.weights for source in sources if source is not None]
+
+
+def rows_of(op: Denoise) -> int:
+    """The rows that one image of a run adds to a pass: guidance asks for two."""
+    return 2 if isinstance(op.guider, CfgGuider) and op.guider.cfg != 1 else 1
+
+
+def cost_of(op: Op[object], profile: Profile) -> Seconds:
+    """What an op is expected to take, alone on a device that holds its weights."""
+    if isinstance(op, Call):
+        return profile.op(name_of_cost(op), "other", None)
+    weights = weights_of(op)
+    if isinstance(op, Denoise):
+        return steps_of(op) * profile.step(weights[0].id, rows_of(op))
+    if not weights:
+        return profile.op(name_of_cost(op), "other", None)
+    return profile.op(name_of_cost(op), _role(weights[0]), weights[0].id)
+
+
+def name_of_cost(op: Op[object]) -> str:
+    """What the profile knows an op's cost by: its class, with the node or the component that it uses."""
+    if isinstance(op, Call):
+        return f"Call {op.node}"
+    weights = weights_of(op)
+    return f"{type(op).__name__} {weights[0].id}" if weights else type(op).__name__
+
+
+def steps_of(op: Denoise) -> int:
+    if not isinstance(op.sigmas, Schedule):
+        return STEPS
+    schedule = op.sigmas
+    last = schedule.steps if schedule.end is None else min(schedule.end, schedule.steps)
+    return max(1, last - (schedule.start or 0))
+
+
+def guess_sizes(op: Op[object], profile: Profile) -> None:
+    """Until a component was loaded once, it is taken to be as large as its files."""
+    for weights in weights_of(op):
+        profile.guess_size(weights.id, sum(file.size for file in weights.files))
+
+
+def _role(weights: Weights) -> Role:
+    if weights.kind == "denoiser" or weights.kind == "text_encoder" or weights.kind == "vae":
+        return weights.kind
+    return "other"

@@ -1,127 +1,219 @@
-"""plan(): what each device does next, and why. Pure: the same pool and time give the same decisions."""
+"""plan(): what each device does next, and why.
 
+A function of the pool and the time, without I/O, clock or chance: equal histories give equal decisions. It
+enters its decisions into the pool as it makes them, so that the next call starts from there.
+"""
+
+import heapq
 from dataclasses import dataclass, field
+from itertools import islice
 
-from backend.schedule.pool import Decision, Device, Pool, ReadyOp, Run
-from backend.types import ComponentId, DeviceId
+from backend.schedule.batching import mates
+from backend.schedule.devices import LOOK, Device, Held
+from backend.schedule.memory import room, worth_of
+from backend.schedule.placement import Place, admits, place, sized, too_large
+from backend.schedule.pool import Decision, Evict, Load, Preempt, ReadyOp, Reject, Resume, Run
+from backend.schedule.preempt import takeover
+from backend.schedule.queue import Head
+from backend.schedule.state import Pool
+from backend.types import DeviceId, Seconds
 
-
-@dataclass(slots=True)
-class _Load:
-    """A device while plan() fills it. held_for: the batch of an older op that waits for it to drain."""
-
-    device: Device
-    running: list[ReadyOp]
-    resident: set[ComponentId]
-    whole: int = 0
-    rows: int = 0
-    batch: str | None = None
-    alone: bool = False
-    held_for: str | None = None
-    serial: bool = False
-
-    def take(self, op: ReadyOp) -> None:
-        self.running.append(op)
-        self.resident.update(op.components)
-        self.alone = self.alone or op.alone
-        self.serial = self.serial or op.serial
-        if op.kind == "step":
-            self.rows += op.rows
-            self.batch = op.batch
-        else:
-            self.whole += 1
-
-    @property
-    def full(self) -> bool:
-        if self.alone:
-            return True
-        no_whole = self.whole >= self.device.slots
-        return no_whole if self.device.kind == "host" else no_whole and self.rows >= self.device.max_rows
+MOST = 512  # decisions of one call, about: the caller calls again while it gets as many
 
 
 @dataclass(slots=True)
 class _Plan:
-    loads: dict[DeviceId, _Load]
+    pool: Pool
+    now: Seconds
     decisions: list[Decision] = field(default_factory=list)
+    holds: dict[DeviceId, ReadyOp] = field(default_factory=dict)
 
-    def run(self, op: ReadyOp, load: _Load, reason: str) -> None:
-        load.take(op)
-        self.decisions.append(Run(op.key, load.device.id, reason))
+    @property
+    def full(self) -> bool:
+        return len(self.decisions) >= MOST
 
 
-def plan(pool: Pool) -> list[Decision]:
-    """What starts now, oldest job first.
+def plan(pool: Pool, now: Seconds) -> list[Decision]:
+    """What starts, stops, is loaded, dropped or refused now.
 
-    An op goes where its weights are, else to the device with the least to do. Step ops join a running batch
-    of the same denoiser up to the device's rows; a device that an older op of another denoiser waits for
-    takes no more joiners, so nobody is starved by a stream of equal jobs.
+    The user who has received least goes first, what was put ahead before that; within a user the older job,
+    within a job the longest path. An op goes where its weights are, or where they are soonest; it joins a
+    batch while that pays. What can't start keeps a device from taking more of other kinds, or stops what its
+    user is owed for.
     """
-    state = _Plan({device.id: _load(device) for device in pool.devices})
-    hosts = [load for load in state.loads.values() if load.device.kind == "host"]
-    workers = [load for load in state.loads.values() if load.device.kind == "worker"]
-    for op in pool.calls:
-        if all(load.full for load in hosts):
-            break
-        _place_call(op, hosts, state)
-    for op in pool.ready:
-        if all(load.full for load in workers):
-            break
-        _place_model_op(op, workers, state)
+    state = _Plan(pool, now)
+    if pool.over:
+        _shed(state)
+    pool.queue.age(now)
+    _reject_late(state)
+    if pool.queue.calls:
+        _start_calls(state)
+    if pool.queue.lanes:
+        _start_ops(state)
+    if pool.cold:
+        _prefetch(state)
     return state.decisions
 
 
-def _load(device: Device) -> _Load:
-    load = _Load(device, [], set(device.resident))
-    for op in device.running:
-        load.take(op)
-    return load
+def _shed(state: _Plan) -> None:
+    """A device turned out to hold more than it should."""
+    pool = state.pool
+    worth = worth_of(pool.devices, pool.profile.load, pool.demand.__getitem__, state.now)
+    for id in list(pool.over):
+        device = pool.devices[id]
+        victims = room(device, 0.0, (), worth)
+        if victims is None:
+            continue  # all of it is in use: later
+        for component in victims:
+            pool.drop(device, component)
+            state.decisions.append(Evict(component, id, "the device holds more than its memory allows"))
+        del pool.over[id]
 
 
-def _place_call(op: ReadyOp, hosts: list[_Load], state: _Plan) -> None:
-    for load in hosts:
-        if load.full or (op.serial and load.serial):
+def _reject_late(state: _Plan) -> None:
+    pool = state.pool
+    for op in pool.queue.late(state.now):
+        assert op.deadline is not None
+        pool.remove(op.key)
+        short = state.now + op.path - op.deadline
+        reason = f"its job needs {op.path:.3g} s more at best and is {short:.3g} s too late for that"
+        state.decisions.append(Reject(op.key, reason, "deadline"))
+
+
+def _start_calls(state: _Plan) -> None:
+    pool = state.pool
+    for host in pool.devices.hosts.values():
+        while host.whole < host.slots and not state.full:
+            lanes = [lane for lane in pool.queue.calls.values() if lane.heads]
+            if host.serial:
+                lanes = [lane for lane in lanes if not lane.sample.serial]
+            if not lanes:
+                return
+            op = pool.queue.head(min(lanes, key=lambda lane: lane.heads[0]) if len(lanes) > 1 else lanes[0])
+            pool.start(op, host, {}, state.now)
+            state.decisions.append(Run(op.key, host.id, "a host thread is free"))
+
+
+def _start_ops(state: _Plan) -> None:
+    """Lane by lane, the fairest op first. A lane whose first op can't start is done with: none of it can."""
+    queue = state.pool.queue
+    blocked: set[object] = set()
+    heap, epoch = _heads(state, blocked), queue.epoch
+    while heap and not state.full:
+        head, turn, name = heapq.heappop(heap)
+        lane = queue.lanes.get(name)
+        if lane is None or not lane.heads:
             continue
-        state.run(op, load, "a host thread is free")
-        return
+        if lane.heads[0] is not head:
+            heapq.heappush(heap, (lane.heads[0], turn, name))
+            continue
+        if _begin(state, queue.head(lane)):
+            if lane.heads:
+                heapq.heappush(heap, (lane.heads[0], turn, name))
+        else:
+            blocked.add(name)
+        if queue.epoch != epoch:
+            heap, epoch = _heads(state, blocked), queue.epoch
 
 
-def _place_model_op(op: ReadyOp, workers: list[_Load], state: _Plan) -> None:
-    fitting = [load for load in workers if _fits(op, load)]
-    if fitting:
-        best = min(fitting, key=lambda load: _cost(op, load))
-        state.run(op, best, _reason(op, best))
-    elif op.kind == "step":
-        _hold(op, workers)
+def _heads(state: _Plan, blocked: set[object]) -> list[tuple[Head, int, object]]:
+    lanes = state.pool.queue.lanes.items()
+    heap = [(lane.heads[0], i, name) for i, (name, lane) in enumerate(lanes) if name not in blocked]
+    heapq.heapify(heap)
+    return heap
 
 
-def _fits(op: ReadyOp, load: _Load) -> bool:
-    if load.alone or (op.alone and load.running):
+def _begin(state: _Plan, op: ReadyOp) -> bool:
+    """Start an op, or refuse it, or keep a device for it. Returns: whether it is out of the queue."""
+    pool = state.pool
+    if too_large(pool, op):
+        nbytes = sum(map(pool.profile.nbytes, op.components))
+        reason = (
+            f"its weights take {nbytes / 2**30:.3g} GiB, and the largest device has "
+            f"{pool.devices.largest / 2**30:.3g} GiB for weights"
+        )
+        pool.remove(op.key)
+        state.decisions.append(Reject(op.key, reason, "size"))
+        return True
+    found = place(pool, op, state.holds, state.now)
+    if found is not None:
+        _enter(state, op, found)
+        return True
+    taken = takeover(pool, op, state.now)
+    if taken is None:
+        _hold(state, op)
         return False
-    if op.kind == "whole":
-        return load.whole < load.device.slots
-    if load.rows == 0:
-        return load.held_for in (None, op.batch)
-    return load.batch == op.batch and load.held_for is None and load.rows + op.rows <= load.device.max_rows
+    device = taken.place.device
+    for running in taken.victims:
+        pool.pause(running.op.key, state.now)
+        reason = f"user {op.user or 'without a name'} has received less and would wait longer than it runs"
+        state.decisions.append(Preempt(running.op.key, device.id, reason))
+    _enter(state, op, taken.place)
+    return True
 
 
-def _cost(op: ReadyOp, load: _Load) -> tuple[int, int, int, str]:
-    """Smaller is better: weights to bring, then work already there. The id makes ties deterministic."""
-    missing = sum(component not in load.resident for component in op.components)
-    return missing, load.rows, load.whole, load.device.id
+def _enter(state: _Plan, op: ReadyOp, found: Place) -> None:
+    """Write a start down, with what must go and come for it, and with the ops that share its batch."""
+    pool, device = state.pool, found.device
+    fresh = not device.stepping
+    for component in found.evict:
+        copies = len(pool.devices.has[component])
+        pool.drop(device, component)
+        if copies > 1:
+            reason = f"{copies - 1} other devices hold it, and its memory is needed for another"
+            state.decisions.append(Evict(component, device.id, reason, "retire"))
+        else:
+            reason = "the least worth keeping here, and its memory is needed for another"
+            state.decisions.append(Evict(component, device.id, reason))
+    if found.replica:
+        for component in found.sizes:
+            state.decisions.append(Load(component, device.id, found.reason, "replicate"))
+    _run(state, op, device, found)
+    if op.kind == "step" and fresh and not op.alone:
+        for mate in mates(pool, device, op.batch or "", state.holds):
+            _run(state, mate, device, Place(device, "shares the passes of its batch from the start"))
 
 
-def _reason(op: ReadyOp, load: _Load) -> str:
-    if op.kind == "step" and load.rows:
-        return f"joins a batch of {load.rows} rows of the same denoiser"
-    if all(component in load.resident for component in op.components):
-        return "its weights are resident there"
-    return "the device with the least to do; its weights are loaded there"
+def _run(state: _Plan, op: ReadyOp, device: Device, found: Place) -> None:
+    state.pool.start(op, device, found.sizes, state.now)
+    decision = Run if op.home is None else Resume
+    state.decisions.append(decision(op.key, device.id, found.reason))
 
 
-def _hold(op: ReadyOp, workers: list[_Load]) -> None:
-    """Keep the device that will be free first for this op, unless one is being kept already."""
-    if any(load.held_for == op.batch for load in workers):
+def _hold(state: _Plan, op: ReadyOp) -> None:
+    """Keep a device from taking more of another kind, so that the op's turn comes."""
+    devices = state.pool.devices
+    if not op.components or any(o.batch == op.batch and o.kind == op.kind for o in state.holds.values()):
         return
-    free = [load for load in workers if load.held_for is None and load.batch != op.batch]
+    if op.home is not None:
+        candidates = [devices[op.home]]
+    else:
+        candidates = devices.holding(op.components[0], devices.workers) or devices.choice(devices.workers)
+    free = [d for d in candidates[:LOOK] if d.id not in state.holds and _could(state, op, d)]
     if free:
-        min(free, key=lambda load: (load.rows, load.device.id)).held_for = op.batch
+        state.holds[min(free, key=lambda d: (d.left(), d.id)).id] = op
+
+
+def _could(state: _Plan, op: ReadyOp, device: Device) -> bool:
+    """Whether the device will suit, once what runs there has ended."""
+    if op.kind == "whole" and admits(op, device, state.holds) and not device.missing(op.components):
+        return False  # it waits for something else
+    return sum(sized(state.pool, op, device).values()) <= device.capacity
+
+
+def _prefetch(state: _Plan) -> None:
+    """Bring what jobs will need to devices that have nothing to do and the memory to spare."""
+    pool = state.pool
+    for component in list(islice(pool.cold, LOOK)):
+        nbytes = pool.profile.nbytes(component)
+        idle = [
+            d
+            for d in pool.devices.choice(pool.devices.idle)
+            if not d.running and not d.paused and d.free >= nbytes and not state.holds.get(d.id)
+        ]
+        if not idle or not nbytes:
+            continue
+        best = min(idle, key=lambda d: (-d.free, d.id))
+        pool.hold(best, component, Held(nbytes, state.now))
+        reason = "a job will need it, and the device has nothing to do"
+        state.decisions.append(Load(component, best.id, reason))

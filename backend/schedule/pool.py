@@ -1,10 +1,11 @@
-"""Pool: the snapshot that `plan()` reads. Decisions: what it answers. Both are plain values."""
+"""What `plan()` reads and answers: ops that are ready, and decisions, as plain values."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from backend.types import ComponentId, DeviceId, OpKey, Seconds
+
+Order: TypeAlias = tuple[float, int]  # a job's number and its arrival: ComfyUI's order of the queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,51 +13,86 @@ class ReadyOp:
     """An op whose inputs exist.
 
     kind: "host" runs on the host; "step" joins a device's step loop; "whole" runs on a device between steps.
-    order: the job's (number, sequence), smaller first. arrived: when it became ready. components: the weights
-    it needs. batch: equal for step ops that may share a forward pass. rows: the rows it adds to that pass.
-    serial: at most one such op runs at a time. alone: it was on a device that died; nothing else may run
-    beside it, so that if it is the cause no other job suffers.
+    order: the job's place, smaller first. arrived: when it became ready. components: the weights it needs.
+    batch: equal for step ops that may share a forward pass. rows: the rows it adds to that pass. serial: at
+    most one such op runs at a time. alone: it was on a device that died; nothing else may run beside it, so
+    that if it is the cause no other job suffers. user: whose share it is charged to. ahead: its job was put
+    before others by hand, which goes before fairness. cost: seconds it is expected to take alone. path:
+    seconds that are left of its job from here, at best. deadline: when its job must be over. home: the device
+    that holds its unfinished run, for an op that was preempted.
     """
 
     key: OpKey
     kind: Literal["host", "step", "whole"]
-    order: tuple[float, int]
+    order: Order
     arrived: Seconds = 0.0
     components: tuple[ComponentId, ...] = ()
     batch: str | None = None
     rows: int = 1
     serial: bool = False
     alone: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """One device as it is now. slots: host or whole ops that it takes at once; max_rows: of a step batch."""
-
-    id: DeviceId
-    kind: Literal["host", "worker"]
-    slots: int
-    max_rows: int = 0
-    running: tuple[ReadyOp, ...] = ()
-    resident: frozenset[ComponentId] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """calls: ready host ops; ready: ready model ops. Both are sorted by `order`."""
-
-    devices: tuple[Device, ...]
-    calls: Sequence[ReadyOp]
-    ready: Sequence[ReadyOp]
+    user: str = ""
+    ahead: bool = False
+    cost: Seconds = 0.0
+    path: Seconds = 0.0
+    deadline: Seconds | None = None
+    home: DeviceId | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Start an op on a device. reason: for the log and the pool view."""
+    """Start an op on a device. reason, here and below: for the log and the pool view."""
 
     key: OpKey
     device: DeviceId
     reason: str
 
 
-Decision: TypeAlias = Run
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Let an op that was preempted go on where it stopped."""
+
+    key: OpKey
+    device: DeviceId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preempt:
+    """Stop an op after its current step; the device keeps its state until `Resume`."""
+
+    key: OpKey
+    device: DeviceId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Bring a component to a device. cause: no op runs there for it yet, or other devices hold it too."""
+
+    component: ComponentId
+    device: DeviceId
+    reason: str
+    cause: Literal["prefetch", "replicate"] = "prefetch"
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """Drop a component from a device. cause: for room, or as a copy that others make needless."""
+
+    component: ComponentId
+    device: DeviceId
+    reason: str
+    cause: Literal["room", "retire"] = "room"
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """An op that will not run. cause: its deadline can't be met, or no device could ever hold its weights."""
+
+    key: OpKey
+    reason: str
+    cause: Literal["deadline", "size"]
+
+
+Decision: TypeAlias = Run | Resume | Preempt | Load | Evict | Reject

@@ -7,23 +7,29 @@ from time import monotonic, perf_counter
 
 import torch
 
-from backend.errors import BadFile
+from backend.errors import BadFile, OutOfMemory
+from backend.models.hostcopy import host_copies
 from backend.ops import Denoise
+from backend.references import Weights
 from backend.storage import Storage
 from backend.types import OpKey
 from backend.worker import device
-from backend.worker.exchange import Outputs, Value, write
-from backend.worker.execute import Bench, concrete, execute, start
-from backend.worker.failure import failed
+from backend.worker.exchange import Outputs, Value, prefix, write
+from backend.worker.execute import Bench, concrete, execute, needs, start
+from backend.worker.failure import failed, type_name
+from backend.worker.ladder import Ladder
 from backend.worker.mailbox import Mailbox
 from backend.worker.messages import (
     CancelOp,
     Done,
     Failed,
+    LoadComponent,
     OpCancelled,
+    Pause,
     Preview,
     Progress,
     Ready,
+    Resume,
     RunOp,
     Setup,
     Started,
@@ -60,16 +66,19 @@ class Worker:
     def __init__(self, mailbox: Mailbox, setup: Setup) -> None:
         self._mailbox, self._owner = mailbox, setup.owner
         self._device = device.choose(setup.settings, setup.index)
-        self._residents = Residents(self._device, setup.settings)
+        copies = host_copies(prefix(setup.owner))
+        self._residents = Residents(self._device, setup.settings, mailbox.send, copies)
         storage = Storage(setup.settings)
-        self._bench = Bench(self._residents, lambda name: find_embedding(storage, name))
-        self._steps = StepLoop(device.max_rows(self._device), self._report)
+        self._ladder = Ladder(self._residents.memory, self._evict)
+        self._bench = Bench(self._residents, self._ladder, lambda name: find_embedding(storage, name))
+        self._steps = StepLoop(device.max_rows(self._device), self._report, self._ladder.passes)
+        self._now: object = None  # what is being started, run whole, or loaded
         self._whole: deque[RunOp] = deque()
         self._spent: dict[OpKey, _Spent] = {}  # what running Denoise ops cost before their first step
         self._told, self._told_at = Table(()), -_TABLE_EVERY
 
     def run(self) -> None:
-        self._mailbox.send(Ready(device.info(self._device), self._mailbox.pid))
+        self._mailbox.send(Ready(device.info(self._device, self._residents.memory), self._mailbox.pid))
         while True:
             self.turn()
 
@@ -98,9 +107,28 @@ class Worker:
                 self._whole.append(message)
             case CancelOp(key=key):
                 self._cancel(key)
+            case Pause(key=key):
+                self._steps.pause(key)
+            case Resume(key=key):
+                self._steps.resume(key)
+            case LoadComponent(weights=weights):
+                self._load(weights)
             case Unload(components=components):
                 self._residents.unload(components)
+                self._ladder.forget()
                 self._tell()
+
+    def _load(self, weights: Weights) -> None:
+        """Bring in a component that no op has asked for yet."""
+        try:
+            self._residents.load(weights)
+        except Exception as error:  # around an operation; the op that needs it will tell its user
+            _log.warning("a %s was not loaded ahead: %s", weights.kind, error)
+        self._tell()
+
+    def _evict(self, shortage: int | None) -> int:
+        """Drop residents that neither a running op uses nor the one at hand."""
+        return self._residents.evict(shortage, set(needs((self._now, *self._steps.ops))))
 
     def _start(self, message: RunOp) -> None:
         """Let a Denoise op join the step loop."""
@@ -110,6 +138,7 @@ class Worker:
             op = concrete(op, _values(message))
             assert isinstance(op, Denoise)
             unpacked = perf_counter()
+            self._now = op
             denoising = start(message.key, op, self._bench)
             self._spent[message.key] = _Spent(self._residents.load_seconds - loading, unpacked - begun)
             size = None if message.preview == "none" else message.preview_size
@@ -117,6 +146,8 @@ class Worker:
         except Exception as error:  # around an operation
             self._spent.pop(message.key, None)
             self._fail(message.key, op, error)
+        finally:
+            self._now = None
 
     def _run_whole(self, message: RunOp) -> None:
         self._mailbox.send(Started(message.key))
@@ -124,11 +155,14 @@ class Worker:
         try:
             op = concrete(op, _values(message))
             unpacked = perf_counter()
+            self._now = op
             outputs = execute(op, self._bench)
             spent = _Spent(self._residents.load_seconds - loading, unpacked - begun)
             self._done(message.key, outputs, perf_counter() - unpacked - spent.load, spent)
         except Exception as error:  # around an operation
             self._fail(message.key, op, error)
+        finally:
+            self._now = None
 
     def _cancel(self, key: OpKey) -> None:
         waiting = next((message for message in self._whole if message.key == key), None)
@@ -140,9 +174,11 @@ class Worker:
 
     def _report(self, report: Progress | Preview | Failed | Ended) -> None:
         """What the step loop says."""
+        if isinstance(report, Failed):
+            self._spent.pop(report.key, None)
+            self._send_failure(report)
+            return
         if not isinstance(report, Ended):
-            if isinstance(report, Failed):
-                self._spent.pop(report.key, None)
             self._mailbox.send(report)
             return
         spent = self._spent.pop(report.key)
@@ -159,7 +195,12 @@ class Worker:
 
     def _fail(self, key: OpKey, op: object, error: Exception) -> None:
         _log.warning("op %s failed: %s", key, error, exc_info=error)
-        self._mailbox.send(failed(key, error, described(op), ()))
+        self._send_failure(failed(key, error, described(op), ()))
+
+    def _send_failure(self, failure: Failed) -> None:
+        if failure.type == type_name(OutOfMemory):
+            self._ladder.gave_up()
+        self._mailbox.send(failure)
 
     def _tell(self) -> None:
         """Send the table when it changed: at once for components, now and then for counters."""
@@ -177,10 +218,13 @@ class Worker:
             counters.shared,
             counters.largest,
             sizes=counters.sizes,
+            loads=self._residents.loads,
+            relief=self._ladder.relief,
         )
         if table != self._told:
             self._told, self._told_at = table, monotonic()
-            self._mailbox.send(replace(table, info=device.info(self._device)))
+            info = device.info(self._device, self._residents.memory)
+            self._mailbox.send(replace(table, info=info, passes=self._steps.passes()))
 
 
 def find_embedding(storage: Storage, name: str) -> str | None:

@@ -20,6 +20,7 @@ from queue import SimpleQueue
 from typing import IO
 
 from backend.ops import Op
+from backend.references import Weights
 from backend.settings import Settings
 from backend.types import ComponentId, DeviceId, OpKey
 from backend.worker.exchange import Value
@@ -29,8 +30,11 @@ from backend.worker.messages import (
     Done,
     Finished,
     FromWorker,
+    LoadComponent,
     Lost,
+    Pause,
     Report,
+    Resume,
     RunOp,
     Setup,
     Stop,
@@ -110,6 +114,18 @@ class WorkerProcess:
     def unload(self, components: Sequence[ComponentId] | None = None) -> None:
         """Drop the named resident components, or all."""
         self._outbox.put(Unload(None if components is None else tuple(components)))
+
+    def load(self, weights: Weights) -> None:
+        """Bring in a component before an op asks for it. Loaded tells."""
+        self._outbox.put(LoadComponent(weights))
+
+    def pause(self, key: OpKey) -> None:
+        """Stop a Denoise op after its current step and keep its state."""
+        self._outbox.put(Pause(key))
+
+    def resume(self, key: OpKey) -> None:
+        """Go on with an op that was paused."""
+        self._outbox.put(Resume(key))
 
     def stop(self) -> None:
         """End the process and wait until it has ended; no Lost follows."""

@@ -2,15 +2,15 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic, perf_counter
 
 from torch import Tensor
 
 from backend.ops import Denoise
-from backend.types import Latent, OpKey
-from backend.worker.batch import ModelCall, groups, run
+from backend.types import ComponentId, Latent, OpKey
+from backend.worker.batch import ModelCall, Pass, groups, run
 from backend.worker.denoise import Denoising
 from backend.worker.failure import failed
 from backend.worker.messages import Failed, Preview, Progress
@@ -65,10 +65,21 @@ class Ended:
 class StepLoop:
     """The running Denoise ops. report is told of progress, previews, failures and ends."""
 
-    def __init__(self, max_rows: int, report: Callable[[Progress | Preview | Failed | Ended], None]) -> None:
-        self._max_rows, self._report = max_rows, report
+    def __init__(
+        self,
+        max_rows: int,
+        report: Callable[[Progress | Preview | Failed | Ended], None],
+        run: Callable[[Sequence[ModelCall], int], tuple[list[Tensor], list[Pass]]] = run,
+    ) -> None:
+        self._max_rows, self._report, self._run = max_rows, report, run
         self._running: dict[OpKey, _Running] = {}
+        self._paused: dict[OpKey, _Running] = {}
+        self._times: dict[tuple[ComponentId, int], float] = {}
         self.counters = Counters()
+
+    @property
+    def ops(self) -> list[Denoise]:
+        return [running.op for running in (*self._running.values(), *self._paused.values())]
 
     def __len__(self) -> int:
         return len(self._running)
@@ -81,24 +92,40 @@ class StepLoop:
             self._running[run.key] = _Running(op, run, preview_size)
 
     def cancel(self, key: OpKey) -> bool:
-        """Drop a run; the others are as before. Returns: whether it was running."""
-        running = self._running.pop(key, None)
+        """Drop a run; the others are as before. Returns: whether it was there."""
+        running = self._running.pop(key, None) or self._paused.pop(key, None)
         if running is not None:
             running.run.close()
         return running is not None
 
+    def pause(self, key: OpKey) -> None:
+        """Let a run take no part in turns; its state is kept. No effect on one that has ended."""
+        if key in self._running:
+            self._paused[key] = self._running.pop(key)
+
+    def resume(self, key: OpKey) -> None:
+        """Go on with a paused run from where it was."""
+        if key in self._paused:
+            self._running[key] = self._paused.pop(key)
+
+    def passes(self) -> tuple[tuple[ComponentId, int, float], ...]:
+        """The latest time of a whole pass, by denoiser and rows, since this was last asked."""
+        times, self._times = self._times, {}
+        return tuple((component, rows, seconds) for (component, rows), seconds in times.items())
+
     def turn(self) -> None:
         """Answer the pending request of every run, batching what fits together."""
-        calls = list[ModelCall]()
+        calls, asked = list[ModelCall](), list[OpKey]()
         for key, running in list(self._running.items()):
             try:
                 calls += running.run.calls()
+                asked.append(key)  # even where no condition counts at this noise level and there are no calls
             except Exception as error:  # around an operation: its options may be refused here
                 self._fail(key, error)
         outputs: dict[int, Tensor] = {}
         for members in groups(calls):
             self._evaluate({i: calls[i] for i in members}, outputs)
-        for key in dict.fromkeys(call.op for call in calls):
+        for key in asked:
             if key in self._running:
                 self._resume(key, [outputs[i] for i, call in enumerate(calls) if call.op == key])
 
@@ -113,7 +140,7 @@ class StepLoop:
             return
         started = perf_counter()
         try:
-            results, passes = run(list(mine.values()), self._max_rows)
+            results, passes = self._run(list(mine.values()), self._max_rows)
         except Exception as error:  # around an operation
             if len(ops) == 1:
                 self._fail(ops[0], error)
@@ -127,6 +154,9 @@ class StepLoop:
         seconds = perf_counter() - started
         for done in passes:
             self.counters = self.counters.plus(done.rows, done.ops)
+        if len(passes) == 1:
+            component = self._running[ops[0]].op.guider.model.weights.id
+            self._times[component, passes[0].rows] = seconds
         outputs.update(zip(mine, results, strict=True))
         for op in ops:
             self._running[op].seconds += seconds / len(ops)

@@ -22,8 +22,8 @@ from backend.engine.loop import Engine, Limits
 from backend.engine.store import Store
 from backend.graph.validate import Refused
 from backend.ops import Call, Op
-from backend.references import Ref
-from backend.types import DeviceId, OpKey
+from backend.references import Ref, Weights
+from backend.types import ComponentId, DeviceId, OpKey
 from backend.worker.messages import (
     DeviceInfo,
     Failed,
@@ -65,6 +65,7 @@ class FakeWorker:
     ran: list[tuple[str, OpKey]] = field(default_factory=list)
     auto: bool = True
     stopped: bool = False
+    told: list[tuple[str, object]] = field(default_factory=list)
     last: FakeValue | None = None
 
     def run(
@@ -112,8 +113,17 @@ class FakeWorker:
         if self.running.pop(key, None) is not None:
             self.report(self.id, OpCancelled(key))
 
-    def unload(self) -> None:
-        pass
+    def unload(self, components: Sequence[ComponentId] | None = None) -> None:
+        self.told.append(("unload", components))
+
+    def load(self, weights: Weights) -> None:
+        self.told.append(("load", weights.id))
+
+    def pause(self, key: OpKey) -> None:
+        self.told.append(("pause", key))
+
+    def resume(self, key: OpKey) -> None:
+        self.told.append(("resume", key))
 
     def stop(self) -> None:
         self.stopped = True

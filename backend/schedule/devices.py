@@ -1,0 +1,243 @@
+"""The devices as the schedule sees them, with indexes that answer "where could this run" without a search."""
+
+from bisect import insort
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from math import inf
+from typing import Literal
+
+from backend.schedule.pool import ReadyOp
+from backend.types import ComponentId, DeviceId, OpKey, Seconds
+
+LOOK = 16  # devices that one question looks at: enough choice, and a bound on its cost
+
+
+@dataclass(slots=True)
+class Held:
+    """A component on a device. used: when an op last needed it; known: the device has confirmed it."""
+
+    nbytes: float
+    used: Seconds
+    known: bool = False
+
+
+@dataclass(slots=True)
+class Running:
+    """An op on a device.
+
+    charged: seconds charged to its user since it started or resumed; paid: before that. begun, done: the
+    fractions of it that were over then, and are now.
+    """
+
+    op: ReadyOp
+    since: Seconds
+    charged: Seconds
+    begun: float = 0.0
+    done: float = 0.0
+    paid: Seconds = 0.0
+
+    @property
+    def left(self) -> Seconds:
+        """Charged for what is still to be done."""
+        return self.charged * (1 - self.done) / (1 - self.begun) if self.begun < 1 else 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Device:
+    """slots: host or whole ops at once; max_rows: of a step batch; capacity: bytes for weights.
+
+    paused: ops that were preempted; their state and weights stay here.
+    """
+
+    id: DeviceId
+    kind: Literal["host", "worker"]
+    slots: int
+    max_rows: int = 0
+    capacity: float = inf
+    held: dict[ComponentId, Held] = field(default_factory=dict)
+    running: dict[OpKey, Running] = field(default_factory=dict)
+    paused: dict[OpKey, Running] = field(default_factory=dict)
+    pins: Counter[ComponentId] = field(default_factory=Counter)
+    nbytes: float = 0.0
+    whole: int = 0
+    rows: int = 0
+    batch: str | None = None
+    alone: int = 0
+    serial: int = 0
+
+    @property
+    def free(self) -> float:
+        return self.capacity - self.nbytes
+
+    @property
+    def open_slot(self) -> bool:
+        return self.whole < self.slots and not self.alone
+
+    @property
+    def stepping(self) -> bool:
+        return self.rows > 0
+
+    def missing(self, components: Iterable[ComponentId]) -> list[ComponentId]:
+        return [component for component in components if component not in self.held]
+
+    def left(self) -> Seconds:
+        """Until the last of the running step ops ends, if nobody joins."""
+        return max((r.left for r in self.running.values() if r.op.kind == "step"), default=0.0)
+
+    def count(self, op: ReadyOp, sign: int) -> None:
+        """An op starts (1) or stops (-1) taking part."""
+        self.alone += sign * op.alone
+        self.serial += sign * op.serial
+        if op.kind == "step":
+            self.rows += sign * op.rows
+            self.batch = op.batch if self.rows else None
+        else:
+            self.whole += sign
+
+
+Ids = dict[DeviceId, None]  # a set that keeps its order, so that equal histories decide equally
+
+
+class Devices:
+    """idle: workers without steps; open: workers with a free slot; stepping: by batch; has: by component;
+    blank: workers that hold nothing; roomy: workers by capacity, the largest first.
+    """
+
+    def __init__(self) -> None:
+        self.all: dict[DeviceId, Device] = {}
+        self.hosts: dict[DeviceId, Device] = {}
+        self.workers: dict[DeviceId, Device] = {}
+        self.idle: Ids = {}
+        self.open: Ids = {}
+        self.stepping: dict[str, Ids] = {}
+        self.has: dict[ComponentId, Ids] = {}
+        self.blank: Ids = {}
+        self.roomy: list[DeviceId] = []
+
+    @property
+    def largest(self) -> float:
+        return self.workers[self.roomy[0]].capacity if self.roomy else 0.0
+
+    def __getitem__(self, id: DeviceId) -> Device:
+        return self.all[id]
+
+    def __contains__(self, id: DeviceId) -> bool:
+        return id in self.all
+
+    def add(self, device: Device) -> None:
+        self.all[device.id] = device
+        (self.hosts if device.kind == "host" else self.workers)[device.id] = device
+        if device.kind == "worker":
+            self.blank[device.id] = None
+            insort(self.roomy, device.id, key=self._by_room)
+        self._sort(device)
+
+    def remove(self, id: DeviceId) -> Device:
+        device = self.all[id]
+        for component in list(device.held):
+            self.drop(device, component)
+        if device.batch is not None:
+            self._leave(device.batch, id)
+        if device.kind == "worker":
+            self.roomy.remove(id)
+        for ids in (self.all, self.hosts, self.workers, self.idle, self.open, self.blank):
+            ids.pop(id, None)
+        return device
+
+    def start(self, device: Device, running: Running) -> None:
+        old = device.batch
+        device.running[running.op.key] = running
+        for component in running.op.components:
+            device.pins[component] += 1
+        self._count(device, running.op, 1, old)
+
+    def stop(self, device: Device, key: OpKey, *, keep: bool = False) -> Running:
+        """An op leaves the running ones. keep: it is preempted, and its weights stay in use."""
+        running, old = device.running.pop(key), device.batch
+        if keep:
+            device.paused[key] = running
+        else:
+            self.unpin(device, running.op)
+        self._count(device, running.op, -1, old)
+        return running
+
+    def unpin(self, device: Device, op: ReadyOp) -> None:
+        for component in op.components:
+            device.pins[component] -= 1
+            if not device.pins[component]:
+                del device.pins[component]
+
+    def hold(self, device: Device, component: ComponentId, held: Held) -> None:
+        """A component is there, or will be when the device has carried out what it was told."""
+        old = device.held.get(component)
+        device.nbytes += held.nbytes - (old.nbytes if old else 0.0)
+        device.held[component] = held
+        self.has.setdefault(component, {})[device.id] = None
+        self.blank.pop(device.id, None)
+
+    def drop(self, device: Device, component: ComponentId) -> None:
+        held = device.held.pop(component, None)
+        if held is None:
+            return
+        device.nbytes = device.nbytes - held.nbytes if device.held else 0.0
+        holders = self.has[component]
+        holders.pop(device.id, None)
+        if not holders:
+            del self.has[component]
+        if not device.held:
+            self.blank[device.id] = None
+
+    def holding(self, component: ComponentId, within: Mapping[DeviceId, object]) -> list[Device]:
+        """Some devices of `within` that hold a component: the smaller set is walked."""
+        holders = self.has.get(component, {})
+        few, other = (holders, within) if len(holders) <= len(within) else (within, holders)
+        return self._some(id for id in islice(few, 4 * LOOK) if id in other)
+
+    def joinable(self, batch: str) -> list[Device]:
+        """Some devices that run steps of that batch."""
+        return self._some(self.stepping.get(batch, {}))
+
+    def choice(self, within: Mapping[DeviceId, object]) -> list[Device]:
+        """Some devices of `within`: the blank, the largest, and the first."""
+        wide = chain(islice(self.blank, LOOK // 4), self.roomy[: LOOK // 4])
+        ids = dict.fromkeys(chain((id for id in wide if id in within), islice(within, LOOK)))
+        return [self.all[id] for id in ids]
+
+    def _by_room(self, id: DeviceId) -> tuple[float, DeviceId]:
+        return -self.all[id].capacity, id
+
+    def _some(self, ids: Iterable[DeviceId]) -> list[Device]:
+        return [self.all[id] for id in islice(ids, LOOK)]
+
+    def __iter__(self) -> Iterator[Device]:
+        return iter(self.all.values())
+
+    def _count(self, device: Device, op: ReadyOp, sign: int, old: str | None) -> None:
+        device.count(op, sign)
+        if device.batch != old:
+            if old is not None:
+                self._leave(old, device.id)
+            if device.batch is not None:
+                self.stepping.setdefault(device.batch, {})[device.id] = None
+        self._sort(device)
+
+    def _leave(self, batch: str, id: DeviceId) -> None:
+        ids = self.stepping[batch]
+        ids.pop(id, None)
+        if not ids:
+            del self.stepping[batch]
+
+    def _sort(self, device: Device) -> None:
+        if device.kind == "host":
+            return
+        _put(self.idle, device.id, not device.stepping and not device.alone)
+        _put(self.open, device.id, device.open_slot)
+
+
+def _put(ids: Ids, id: DeviceId, belongs: bool) -> None:
+    if belongs:
+        ids.setdefault(id)
+    else:
+        ids.pop(id, None)

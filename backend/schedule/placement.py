@@ -1,0 +1,173 @@
+"""Where an op could start: the device, what it must load and drop for it, and why there."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import inf
+
+from backend.schedule.devices import Device
+from backend.schedule.memory import room, worth_of
+from backend.schedule.pool import ReadyOp
+from backend.schedule.state import Pool
+from backend.types import ComponentId, DeviceId, Seconds
+
+Holds = Mapping[DeviceId, ReadyOp]  # devices that are kept for an op that could not start yet
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """sizes: bytes of what must be loaded; evict: what must go first; replica: other devices hold it too."""
+
+    device: Device
+    reason: str
+    sizes: Mapping[ComponentId, float] = field(default_factory=dict)
+    evict: tuple[ComponentId, ...] = ()
+    replica: bool = False
+
+
+def place(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
+    """The best device for a model op that can start now; None where it is to wait."""
+    if op.home is not None:
+        return _home(pool, op, holds)
+    return _step(pool, op, holds, now) if op.kind == "step" else _whole(pool, op, holds, now)
+
+
+def too_large(pool: Pool, op: ReadyOp) -> bool:
+    """Whether the op's weights fit no device, even alone there. Guessed sizes prove nothing."""
+    if not op.components or not pool.devices.workers or not all(map(pool.profile.exact, op.components)):
+        return False
+    return sum(map(pool.profile.nbytes, op.components)) > pool.devices.largest
+
+
+def admits(op: ReadyOp, device: Device, holds: Holds) -> bool:
+    """Whether a device takes the op's kind of work, memory aside."""
+    if device.alone or (op.alone and (device.running or device.paused)):
+        return False
+    keeper = holds.get(device.id)
+    if op.kind == "whole":
+        return device.open_slot and (
+            keeper is None or (keeper.kind == "step" and not device.missing(op.components))
+        )
+    if keeper is not None and keeper.batch != op.batch:
+        return False
+    if device.rows == 0:
+        return True
+    return device.batch == op.batch and device.rows + op.rows <= device.max_rows
+
+
+def sized(pool: Pool, op: ReadyOp, device: Device) -> dict[ComponentId, float]:
+    """Bytes that the device would have to load. A guess counts as what the device has at most."""
+    missing = device.missing(op.components)
+    sizes = {component: pool.profile.nbytes(component) for component in missing}
+    there = sum(device.held[c].nbytes for c in op.components if c not in sizes)
+    total, most = sum(sizes.values()), max(0.0, device.capacity - there)
+    if total > most and not all(map(pool.profile.exact, missing)):
+        return {component: nbytes * (most / total) for component, nbytes in sizes.items()}
+    return sizes
+
+
+def cleared(
+    pool: Pool, op: ReadyOp, device: Device, now: Seconds
+) -> tuple[dict[ComponentId, float], list[ComponentId]] | None:
+    """What to load and what to drop first so that the op's weights fit; None where they do not fit now."""
+    if all(component in device.held for component in op.components):
+        return {}, []
+    sizes = sized(pool, op, device)
+    worth = worth_of(pool.devices, pool.profile.load, pool.demand.__getitem__, now)
+    victims = room(device, sum(sizes.values()), op.components, worth)
+    return None if victims is None else (sizes, victims)
+
+
+def loading(pool: Pool, components: Iterable[ComponentId]) -> Seconds:
+    return sum(map(pool.profile.load, components))
+
+
+def joins(pool: Pool, op: ReadyOp, device: Device, holds: Holds) -> bool:
+    """Whether an op fits the batch that runs there, and it pays to share its passes."""
+    fits = device.stepping and device.batch == op.batch and admits(op, device, holds)
+    return (
+        fits
+        and not device.missing(op.components)
+        and pool.profile.pays(op.components[0], device.rows, op.rows)
+    )
+
+
+def _home(pool: Pool, op: ReadyOp, holds: Holds) -> Place | None:
+    assert op.home is not None
+    device = pool.devices[op.home]
+    if not device.stepping and not device.alone:
+        return Place(device, "its device is free again")
+    if joins(pool, op, device, holds):
+        return Place(device, "there is room again beside what runs")
+    return None
+
+
+def _step(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
+    devices = pool.devices
+    holders = [d for d in devices.holding(op.components[0], devices.idle) if admits(op, d, holds)]
+    resident = [d for d in holders if not d.missing(op.components)]
+    if resident:
+        best = min(resident, key=lambda d: (d.whole, d.id))
+        return Place(best, "its weights are resident on an idle device")
+    batches = [d for d in devices.joinable(op.batch or "") if joins(pool, op, d, holds)]
+    if not batches:
+        return _cold(pool, op, holds, now, _wait(pool, op))
+    best = min(batches, key=lambda d: (d.rows, d.id))
+    profile, component = pool.profile, op.components[0]
+    slowdown = profile.step(component, best.rows + op.rows) / max(1e-9, profile.step(component, op.rows)) - 1
+    spread = _cold(pool, op, holds, now, slowdown * op.cost) if devices.idle else None
+    return spread or Place(best, f"joins a batch of {best.rows} rows of the same denoiser")
+
+
+def _whole(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
+    devices = pool.devices
+    if not op.components:
+        usable = [d for d in devices.choice(devices.open) if admits(op, d, holds)]
+        best = min(usable, key=lambda d: (d.rows, d.whole, d.id), default=None)
+        return None if best is None else Place(best, "it needs no weights, and a device is free")
+    holders = [d for d in devices.holding(op.components[0], devices.open) if admits(op, d, holds)]
+    resident = [d for d in holders if not d.missing(op.components)]
+    if not resident:
+        return _cold(pool, op, holds, now, _wait(pool, op))
+    best = min(resident, key=lambda d: (d.rows, d.whole, d.id))
+    if best.stepping and (spread := _cold(pool, op, holds, now, op.cost)) is not None:
+        return spread
+    return Place(best, "its weights are resident there")
+
+
+def _wait(pool: Pool, op: ReadyOp) -> Seconds:
+    """Until a device that holds the op's weights could take it; for ever where none does."""
+    holders = [
+        d
+        for d in pool.devices.holding(op.components[0], pool.devices.workers)
+        if not d.missing(op.components)
+    ]
+    if not holders:
+        return inf
+    backlog = pool.queue.waiting(op) / len(holders)
+    return backlog + min(max((r.left for r in d.running.values()), default=0.0) for d in holders)
+
+
+def _cold(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds, patience: Seconds) -> Place | None:
+    """The idle device that gets the op's weights soonest, if that takes less than `patience`."""
+    devices, options = pool.devices, list[tuple[float, DeviceId, Place]]()
+    replica = op.components[0] in devices.has
+    for device in devices.choice(devices.idle if op.kind == "step" or replica else devices.open):
+        if not admits(op, device, holds):
+            continue
+        found = cleared(pool, op, device, now)
+        if found is None:
+            continue
+        sizes, victims = found
+        seconds = loading(pool, sizes)
+        if seconds < patience:
+            reason = _why(pool, seconds, patience, replica)
+            seen = Place(device, reason, sizes, tuple(victims), replica)
+            weight = seconds + loading(pool, victims) + (op.cost if device.stepping else 0.0)
+            options.append((weight, device.id, seen))
+    return min(options, key=lambda o: o[:2])[2] if options else None
+
+
+def _why(pool: Pool, seconds: Seconds, patience: Seconds, replica: bool) -> str:
+    if not replica:
+        return "no device holds its weights; this one has them soonest"
+    return f"another copy: loading takes {seconds:.2g} s, waiting for one that is there {patience:.2g} s"
