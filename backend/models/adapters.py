@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backend.models import kernels
+
 
 @dataclass(frozen=True, slots=True)
 class Delta:
@@ -62,7 +64,7 @@ class Linear(nn.Linear):
     site: str = ""
 
     def forward(self, input: Tensor) -> Tensor:
-        out = super().forward(input)
+        out = kernels.linear(input, self.weight, self.bias)
         sites = _active.get()
         for path in sites.get(self.site, ()) if sites else ():
             out = _added(out, path, _linear(path.delta, _taken(input, path.rows)))
@@ -74,12 +76,27 @@ class Conv2d(nn.Conv2d):
 
     site: str = ""
 
+    @property
+    def changed(self) -> bool:
+        """Whether side paths are added in this call."""
+        sites = _active.get()
+        return sites is not None and self.site in sites
+
     def forward(self, input: Tensor) -> Tensor:
-        out = super().forward(input)
+        out = self._plain(input)
         sites = _active.get()
         for path in sites.get(self.site, ()) if sites else ():
             out = _added(out, path, self._side(path.delta, _taken(input, path.rows)))
         return out
+
+    def _plain(self, x: Tensor) -> Tensor:
+        if self._is_pointwise:
+            return kernels.pointwise(x, self.weight, self.bias)
+        return super().forward(x)
+
+    @property
+    def _is_pointwise(self) -> bool:
+        return self.kernel_size == self.stride == (1, 1) and self.padding == (0, 0) and self.groups == 1
 
     def _side(self, delta: Delta, x: Tensor) -> Tensor:
         side: Tensor | float = 0.0

@@ -13,6 +13,7 @@ from backend.models.additions import NO_ADDITIONS, Additions
 from backend.models.family import Family, Layout, identify
 from backend.models.hostcopy import Form, HostCopies
 from backend.models.lora import Patch, side_paths
+from backend.models.upsampler import fold_upsamplers, install_upsamplers
 from backend.models.weights import ModelFile, fill, open_file
 from backend.references import Weights
 
@@ -50,9 +51,11 @@ class Denoiser:
             counts = f"x {len(x)}, timesteps {len(timesteps)}, tokens {len(tokens)}, adapters {len(adapters)}"
             raise ValueError(f"the rows of a forward pass must agree: {counts}")
         given = {name: self._placed(value) for name, value in (extra or {}).items()}
-        x, tokens, time = self._placed(x), self._placed(tokens), timesteps.to(self.device)
+        # maps with their channels last are matrices to the transformers, and what oneDNN convolves fastest
+        x = self._placed(x).contiguous(memory_format=torch.channels_last)
+        tokens, time = self._placed(tokens), timesteps.to(self.device)
         with torch.no_grad(), applied(side_paths(adapters, self.device)):
-            return self.layout.call(self.module, x, time, tokens, given, additions).float()
+            return self.layout.call(self.module, x, time, tokens, given, additions).float().contiguous()
 
     def working_bytes(self, rows: int, shape: Sequence[int]) -> int:
         """What a forward pass of so many rows takes beside the weights, about. shape: of x, [.., H, W]."""
@@ -87,8 +90,10 @@ def load_denoiser(
     """
     file, family, layout = _opened(weights)
     module = layout.build()
+    install_upsamplers(module)
     sites = adapt(module)
     nbytes = fill(module, file, layout.convert, device, Form(dtype), copies.of(weights) if copies else None)
+    nbytes += fold_upsamplers(module)
     return Denoiser(family, layout, module, sites, nbytes, device, dtype)
 
 

@@ -1,0 +1,65 @@
+import torch
+import torch.nn.functional as F
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor, nn
+
+from backend.models.adapters import Delta, SidePath, adapt, applied
+from backend.models.upsampler import Upsampler, fold_upsamplers, install_upsamplers
+from tests.backend.models.conftest import CPU, relative
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def a_network() -> nn.Module:
+    """One upsampler, installed and adapted as networks are, with weights."""
+    network = nn.Module()
+    network.up = Upsample2D(6, use_conv=True, out_channels=4)
+    install_upsamplers(network)
+    adapt(network)
+    weights = {"up.conv.weight": noise(4, 6, 3, 3), "up.conv.bias": noise(4)}
+    network.load_state_dict(weights, strict=True, assign=True)
+    return network.requires_grad_(False)
+
+
+def plain(network: nn.Module, x: Tensor, size: tuple[int, int]) -> Tensor:
+    conv = network.get_submodule("up.conv")
+    assert isinstance(conv, nn.Conv2d)
+    return F.conv2d(F.interpolate(x, size=size, mode="nearest"), conv.weight, conv.bias, padding=1)
+
+
+def test_an_upsampler_gives_the_same_before_and_after_folding():
+    network, x = a_network(), noise(2, 6, 5, 7)
+    before = network.up(x)
+    assert fold_upsamplers(network) == 4 * 4 * 4 * 6 * 4
+    assert isinstance(network.up, Upsampler)
+    assert network.up.folded is not None
+    for size in (None, (10, 14)):
+        assert relative(network.up(x, size), before) < 1e-6
+
+
+def test_a_size_that_is_not_twice_is_reached_too():
+    network, x = a_network(), noise(1, 6, 5, 7)
+    fold_upsamplers(network)
+    assert torch.equal(network.up(x, (9, 13)), plain(network, x, (9, 13)))
+
+
+def test_side_paths_are_added_to_a_folded_one():
+    network, x = a_network(), noise(2, 6, 5, 5)
+    fold_upsamplers(network)
+    delta = Delta(weight=noise(4, 6, 3, 3) * 0.1)
+    path = SidePath(delta, torch.tensor([1]), torch.tensor([0.5]))
+    with applied({"up.conv": [path]}):
+        changed = network.up(x)
+    larger = F.interpolate(x, scale_factor=2.0, mode="nearest")
+    assert delta.weight is not None
+    side = F.conv2d(larger, delta.weight, padding=1) * torch.tensor([0.0, 0.5]).reshape(2, 1, 1, 1)
+    assert relative(changed, plain(network, x, (10, 10)) + side) < 1e-6
+
+
+def test_folded_kernels_are_no_part_of_the_files_names():
+    network = a_network()
+    fold_upsamplers(network)
+    assert sorted(network.state_dict()) == ["up.conv.bias", "up.conv.weight"]
+    assert next(network.parameters()).device == CPU
