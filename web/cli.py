@@ -1,4 +1,4 @@
-"""The command line: `tessera serve` and `tessera run`."""
+"""The command line: `tessera serve`, `tessera run` and `tessera models`."""
 
 import argparse
 import asyncio
@@ -11,13 +11,14 @@ from pathlib import Path
 
 from backend.errors import TesseraError
 from web.flags import add_flags, settings_from, without_effect
+from web.inventory import models
 from web.logs import LogBuffer
 from web.run import run
 from web.serve import serve
 
 FAILED = 1
 MISUSED = 2
-VERBS = ("serve", "run")
+VERBS = ("serve", "run", "models")
 log = logging.getLogger("tessera")
 
 
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if flags.verb == "run":
             return asyncio.run(run(settings, flags.workflow))
+        if flags.verb == "models":
+            return models(settings, as_json=flags.json)
         quiet, once = flags.dont_print_server, flags.quick_test_for_ci
         status = asyncio.run(serve(settings, logs, quiet=quiet, launch=_launches(flags), once=once))
     except TesseraError as error:
@@ -57,11 +60,13 @@ def _flags_only(arguments: Sequence[str]) -> bool:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("tessera", description="A ComfyUI server with a micro-serving engine.")
     parser.add_argument("--version", action="version", version=f"tessera {version('tessera-serve')}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{serve,run}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{serve,run,models}")
     serving = verbs.add_parser("serve", help="start the server")
     running = verbs.add_parser("run", help="run one prompt without a server")
     running.add_argument("workflow", type=Path, metavar="WORKFLOW.json", help="a prompt in API format")
-    for verb in (serving, running):
+    listing = verbs.add_parser("models", help="list model files, their components, and who shares what")
+    listing.add_argument("--json", action="store_true", help="for programs: sizes in bytes, whole identities")
+    for verb in (serving, running, listing):
         add_flags(verb)
     return parser
 

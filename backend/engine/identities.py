@@ -5,10 +5,11 @@ It has a connection of its own, so that `tessera models` can use it beside a run
 
 import json
 import logging
+import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
-from sqlalchemy import Engine, Row, create_engine, delete, insert, select
+from sqlalchemy import Engine, Row, create_engine, delete, event, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateTable
 
@@ -37,7 +38,10 @@ class Identities:
         try:
             if isinstance(where, Path):
                 where.parent.mkdir(parents=True, exist_ok=True)
-            return cls(create_engine(f"sqlite:///{where}" if isinstance(where, Path) else where), version)
+            engine = create_engine(f"sqlite:///{where}" if isinstance(where, Path) else where)
+            if engine.dialect.name == "sqlite":
+                event.listen(engine, "connect", _tune)
+            return cls(engine, version)
         except (SQLAlchemyError, OSError, ImportError, ValueError) as error:
             remedy = "Check the path or URL and its rights."
             raise StoreFailed(
@@ -76,6 +80,12 @@ class Identities:
                 connection.execute(insert(IDENTITIES), row)
         except (SQLAlchemyError, ValueError) as error:  # ValueError: a path that is no text for the driver
             log.warning("The identity of %s can't be kept for the next start: %s", file.path, error)
+
+
+def _tune(connection: sqlite3.Connection, _: object) -> None:
+    """As the job store does: it may have to wait for these commits."""
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA busy_timeout=10000")
 
 
 def _to_json(contents: Contents) -> dict[str, object]:
