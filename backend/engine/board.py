@@ -264,15 +264,17 @@ class Board:
         self.trace.died(seat.id)
         given_up: list[tuple[LiveOp, TesseraError]] = []
         for key in running:
-            self._deaths[key] = self._deaths.get(key, 0) + 1
+            if not seat.condemned:
+                self._deaths[key] = self._deaths.get(key, 0) + 1
             self.trace.gone(key, "lost", self.graph[key].jobs if key in self.graph else ())
-            if self._deaths[key] < DEATHS:
+            if self._deaths.get(key, 0) < DEATHS:
                 self.released(key)
             elif (live := self.failed(key)) is not None:
                 deaths = self._deaths.pop(key)
                 given_up.append((live, WorkerLost(type(live.op).__name__, deaths, reason)))
         if seat.id in self.pool.devices:
             self.pool.remove_device(seat.id)
+        seat.condemned = False
         if running or seat.deaths < STARTS:
             seat.worker = self._workers[seat.id] = self._make[seat.id]()
             return given_up

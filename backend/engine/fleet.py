@@ -30,6 +30,10 @@ class Runner(Protocol):
 
     def cancel(self, key: OpKey) -> None: ...
 
+    def abandon(self, key: OpKey) -> None:
+        """End a running op by force, be it with the process or thread that runs it."""
+        ...
+
     def unload(self) -> None:
         """Drop every resident component."""
         ...
@@ -77,6 +81,11 @@ class Seat:
     cancelling: set[OpKey] = field(default_factory=set)
     deaths: int = 0
     lost: bool = False
+    condemned: bool = False  # its process is being ended by us: nothing that ran there is to blame
+
+    @property
+    def is_worker(self) -> bool:
+        return self.id != HOST
 
     @property
     def usable(self) -> bool:

@@ -23,6 +23,7 @@ from backend.engine.ready import Claim
 from backend.engine.record import SECRETS, JobRecord, JobStatus, refused_error, without_secrets
 from backend.engine.store import Store
 from backend.engine.view import PoolView, pool_view
+from backend.engine.watch import EVERY, Watch
 from backend.errors import QueueFull, TesseraError
 from backend.graph.frontier import LiveOp, State, wanted
 from backend.graph.lower import MISSING, LoweredNode, Lowering, NodeRaised, Submitter
@@ -30,7 +31,7 @@ from backend.graph.parse import Prompt, parse_prompt
 from backend.graph.validate import Refused, validate
 from backend.references import Ref
 from backend.registry import Registry
-from backend.types import ClientId, DeviceId, JobId, JobKey, NodeId, OpKey
+from backend.types import ClientId, DeviceId, JobId, JobKey, NodeId, OpKey, Seconds
 from backend.worker.failure import failed
 from backend.worker.messages import (
     DeviceInfo,
@@ -56,13 +57,15 @@ SEEN = 20_000  # reference nodes remembered as done before
 class Limits:
     """cache_bytes: budget of finished results; preview: the default method; preview_size: in pixels.
 
-    max_queue: unfinished jobs at most, 0 for any number.
+    max_queue: unfinished jobs at most, 0 for any number; watchdog: seconds without progress after which an op
+    is named as hung.
     """
 
     cache_bytes: int = 4 << 30
     preview: str = "none"
     preview_size: int = 512
     max_queue: int = 0
+    watchdog: Seconds = 600.0
 
 
 class Engine:
@@ -74,6 +77,7 @@ class Engine:
         self.store = store
         self._registry, self._services, self._clock, self._limits = registry, services, clock, limits
         self._board = Board(registry, clock, limits.cache_bytes)
+        self._watch = Watch(self._board, limits.watchdog)
         self._jobs: dict[JobKey, Job] = {}
         self._seen: OrderedDict[OpKey, None] = OrderedDict()
         self._listeners: list[Callable[[Event], None]] = []
@@ -99,6 +103,16 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         for record in await self.store.unfinished():
             self._recover(record)
+        self._loop.call_later(EVERY, self._look_again)
+
+    def look(self) -> None:
+        """The watchdog's turn: name what hangs, end what does not end. It comes by itself, twice a second."""
+        self._watch.look(self._clock.now())
+
+    def _look_again(self) -> None:
+        if not self._closing and self._loop is not None:
+            self.look()
+            self._loop.call_later(EVERY, self._look_again)
 
     async def close(self) -> None:
         """Stop every device. Unfinished jobs stay in the store and run after the next start."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.engine.clock import Clock
+from backend.engine.fleet import HOST
 from backend.engine.metrics import Metrics, OpLabel, Outcome
 from backend.engine.ready import weights_of
 from backend.graph.frontier import LiveOp
@@ -30,7 +31,8 @@ QUICK = 0.01  # seconds; the timeline leaves out calls of the host that are quic
 @dataclass(slots=True)
 class OpenOp:
     """An op on a device. arrived: when it was ready; sent: when it was given to the device; began: when the
-    device took it up. value, max: its progress. rows: of a forward pass, 0 for an op without steps.
+    device took it up. value, max: its progress. rows: of a forward pass, 0 for an op without steps. hung: it
+    has made no progress for longer than the watchdog allows.
     """
 
     device: DeviceId
@@ -42,6 +44,7 @@ class OpenOp:
     began: Seconds | None = None
     value: int = 0
     max: int = 0
+    hung: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,9 @@ class Trace:
     # -- ops -------------------------------------------------------------------------------------
 
     def decided(self, kind: str, device: DeviceId | None, subject: str, reason: str) -> None:
+        """The host's are left out: there is one host, which takes what comes."""
+        if device == HOST:
+            return
         self.decisions.append(Decided(self._clock.now(), kind, device, subject, reason))
         self.metrics.decisions[kind] += 1
 

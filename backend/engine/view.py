@@ -25,7 +25,8 @@ RECENTLY = 600.0  # seconds for which a user of a component counts as one
 @dataclass(frozen=True, slots=True)
 class OpView:
     """An op on a device. began: seconds since the device took it up, None while it waits there. value of max:
-    its steps. rows: of the batch, 0 for an op without steps. users: whose jobs wait for it.
+    its steps. rows: of the batch, 0 for an op without steps. users: whose jobs wait for it. hung: the
+    watchdog has seen no progress for too long.
     """
 
     name: str
@@ -38,6 +39,7 @@ class OpView:
     rows: int
     jobs: tuple[JobId, ...]
     users: tuple[ClientId | None, ...]
+    hung: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,7 @@ def _op(op: OpenOp, jobs: list[JobRecord], now: Seconds) -> OpView:
         op.rows,
         tuple(job.id for job in jobs),
         tuple(dict.fromkeys(job.client for job in jobs)),
+        op.hung,
     )
 
 

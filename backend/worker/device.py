@@ -9,6 +9,7 @@ import torch
 from backend.errors import UnsupportedOption
 from backend.references import ComponentKind
 from backend.settings import Settings
+from backend.worker.memory import Memory
 from backend.worker.messages import DeviceInfo, Setup
 
 DeviceType: TypeAlias = Literal["cpu", "cuda", "mps"]
@@ -54,16 +55,19 @@ def threads(setup: Setup) -> int:
     return setup.settings.threads or max(1, cores // max(1, setup.count))
 
 
-def info(device: torch.device) -> DeviceInfo:
-    """The device's name and memory as of now, bytes. On a CPU torch's share is all of it, as ComfyUI says."""
+def info(device: torch.device, memory: Memory) -> DeviceInfo:
+    """The device's name and memory as of now, bytes: of a worker with a limit, what it leaves.
+
+    On a CPU torch's share is all of it, as ComfyUI says.
+    """
     if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
+        _, total = torch.cuda.mem_get_info(device)
         stats = torch.cuda.memory_stats(device)
         reserved = int(stats.get("reserved_bytes.all.current", 0))
         unused = reserved - int(stats.get("active_bytes.all.current", 0))
         name = f"{device} {torch.cuda.get_device_name(device)}"
-        return DeviceInfo(name, "cuda", device.index, total, free + unused, reserved, unused)
-    memory = psutil.virtual_memory()
-    return DeviceInfo(
-        str(device), device.type, None, memory.total, memory.available, memory.total, memory.available
-    )
+        most = min(total, memory.limit or total)
+        return DeviceInfo(name, "cuda", device.index, most, memory.room, reserved, unused)
+    total = psutil.virtual_memory().total
+    most, room = min(total, memory.limit or total), memory.room
+    return DeviceInfo(str(device), device.type, None, most, room, most, room)

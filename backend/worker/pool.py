@@ -111,6 +111,10 @@ class WorkerProcess:
         """End an op at its next step; an op that runs whole ends when it ends. OpCancelled tells."""
         self._outbox.put(CancelOp(key))
 
+    def abandon(self, key: OpKey) -> None:
+        """End an op that does not confirm its cancellation, with the process that runs it. Lost tells."""
+        self.kill()
+
     def unload(self, components: Sequence[ComponentId] | None = None) -> None:
         """Drop the named resident components, or all."""
         self._outbox.put(Unload(None if components is None else tuple(components)))

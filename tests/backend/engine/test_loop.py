@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.engine.clock import SystemClock
+from backend.engine.clock import Clock, SystemClock
 from backend.engine.events import (
     Event,
     JobFailed,
@@ -64,6 +64,8 @@ class FakeWorker:
     running: dict[OpKey, Op[object]] = field(default_factory=dict)
     ran: list[tuple[str, OpKey]] = field(default_factory=list)
     auto: bool = True
+    deaf: bool = False  # it does not hear of cancellations
+    abandoned: list[OpKey] = field(default_factory=list)
     stopped: bool = False
     told: list[tuple[str, object]] = field(default_factory=list)
     last: FakeValue | None = None
@@ -110,8 +112,11 @@ class FakeWorker:
         return next(k for k, op in self.running.items() if type(op).__name__ == kind)
 
     def cancel(self, key: OpKey) -> None:
-        if self.running.pop(key, None) is not None:
+        if not self.deaf and self.running.pop(key, None) is not None:
             self.report(self.id, OpCancelled(key))
+
+    def abandon(self, key: OpKey) -> None:
+        self.abandoned.append(key)
 
     def unload(self, components: Sequence[ComponentId] | None = None) -> None:
         self.told.append(("unload", components))
@@ -168,8 +173,8 @@ class Bench:
         return [type(e).__name__ for e in self.events if getattr(e, "job", None) == job]
 
 
-async def start(store: Store) -> Bench:
-    engine = Engine(a_registry(), {}, store, SystemClock(), Limits())
+async def start(store: Store, clock: Clock | None = None, limits: Limits | None = None) -> Bench:
+    engine = Engine(a_registry(), {}, store, clock or SystemClock(), limits or Limits())
     events: list[Event] = []
     engine.subscribe(events.append)
     await engine.start()

@@ -123,3 +123,10 @@ def test_components_know_their_latest_users_and_forget_the_oldest(trace: Trace, 
         trace.sent(live, GPU, ready)
     assert len(trace.used_by[VAE]) == USERS
     assert next(iter(trace.used_by[VAE])) == "user 1"
+
+
+def test_decisions_about_devices_are_kept_and_those_about_the_host_are_none(trace: Trace):
+    trace.decided("run", HOST, "SaveImage", "a host thread is free")
+    trace.decided("load", GPU, "vae of x", "a job will need it")
+    assert [(made.kind, made.device, made.subject) for made in trace.decisions] == [("load", GPU, "vae of x")]
+    assert trace.metrics.decisions == {"load": 1}
