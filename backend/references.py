@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from backend.patches import ModelPatch
-from backend.types import ComponentId, Conditioning, OpKey, Wire
+from backend.types import ComponentId, Conditioning, Image, OpKey, Wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +119,17 @@ class ControlNet:
     wire: ClassVar[str] = "CONTROL_NET"
     weights: Weights
     average: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ControlUse:
+    """A control model at work on a condition, from percent `start` to `end` of the run (0..1)."""
+
+    net: ControlNet
+    image: Image
+    strength: float
+    start: float = 0.0
+    end: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,17 @@ from typing import Annotated
 
 from backend.node import Choice, Float, Int, node
 from backend.ops import Denoise, Op, Part
-from backend.references import BasicGuider, CfgGuider, Guider, Model, Noise, Sampler, Schedule
+from backend.references import (
+    BasicGuider,
+    CfgGuider,
+    DualCfgGuider,
+    Guider,
+    Model,
+    Noise,
+    PerpNegGuider,
+    Sampler,
+    Schedule,
+)
 from backend.sampling.names import SAMPLER_NAMES, SCHEDULER_NAMES
 from backend.types import Conditioning, Latent, Sigmas
 
@@ -113,6 +123,36 @@ def basic_guider(*, model: Model, conditioning: Conditioning) -> Guider:
 def cfg_guider(*, model: Model, positive: Conditioning, negative: Conditioning, cfg: Cfg = 8.0) -> Guider:
     """Classifier-free guidance."""
     return CfgGuider(model, positive, negative, cfg)
+
+
+@node("DualCFGGuider", category=f"{CUSTOM}/guiders", module=EXTRAS)
+def dual_cfg_guider(
+    *,
+    model: Model,
+    cond1: Conditioning,
+    cond2: Conditioning,
+    negative: Conditioning,
+    cfg_conds: Cfg = 8.0,
+    cfg_cond2_negative: Cfg = 8.0,
+    style: Annotated[str, Choice(("regular", "nested"))],
+) -> Guider:
+    """Guidance from `cond2` to `cond1`, and from `negative` to `cond2`: added up, or one within the other."""
+    nested = style == "nested"
+    return DualCfgGuider(model, cond1, cond2, negative, cfg_conds, cfg_cond2_negative, nested)
+
+
+@node("PerpNegGuider", category="_for_testing", module="comfy_extras.nodes_perpneg", experimental=True)
+def perp_neg_guider(
+    *,
+    model: Model,
+    positive: Conditioning,
+    negative: Conditioning,
+    empty_conditioning: Conditioning,
+    cfg: Cfg = 8.0,
+    neg_scale: Annotated[float, Float(0.0, 100.0, step=0.01)] = 1.0,
+) -> Guider:
+    """Guidance away from what is in the negative conditioning and not in the positive one."""
+    return PerpNegGuider(model, positive, negative, empty_conditioning, cfg, neg_scale)
 
 
 @node("RandomNoise", category=f"{CUSTOM}/noise", module=EXTRAS)

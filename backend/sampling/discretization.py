@@ -50,17 +50,23 @@ def sigma_max(noise_range: NoiseRange) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """A range of discrete steps (SD1.5, SDXL): a timestep is the index of the nearest log sigma."""
+    """A range of discrete steps (SD1.5, SDXL): a timestep is the index of the nearest log sigma.
+
+    stride: only every so manieth step of the network's own is in the table, the last of each stretch.
+    """
 
     sigmas: Tensor
     log_sigmas: Tensor
+    stride: int = 1
 
     def timestep(self, sigma: Tensor) -> Tensor:
         distance = (sigma.reshape(1, -1).log().to(self.log_sigmas.device) - self.log_sigmas[:, None]).abs()
-        return distance.argmin(dim=0).reshape(sigma.shape).to(sigma.device)
+        index = distance.argmin(dim=0).reshape(sigma.shape).to(sigma.device)
+        return index * self.stride + (self.stride - 1)
 
     def sigma(self, timestep: Tensor) -> Tensor:
-        at = timestep.float().to(self.log_sigmas.device).clamp(0, len(self.log_sigmas) - 1)
+        place = (timestep.float().to(self.log_sigmas.device) - (self.stride - 1)) / self.stride
+        at = place.clamp(0, len(self.log_sigmas) - 1)
         low, high, weight = at.floor().long(), at.ceil().long(), at.frac()
         mixed = (1 - weight) * self.log_sigmas[low] + weight * self.log_sigmas[high]
         return mixed.exp().to(timestep.device)
@@ -155,9 +161,12 @@ def scaled_linear(
     return table(_zero_terminal(sigmas) if zero_terminal else sigmas)
 
 
-def zero_terminal(noise_range: Table) -> Table:
-    """The same range stretched until its last step holds no signal: ModelSamplingDiscrete's `zsnr`."""
-    return table(_zero_terminal(noise_range.sigmas))
+def distilled(noise_range: Table, steps: int = 50) -> Table:
+    """The steps that a latent consistency model was distilled for: every 20th of 1000. arXiv:2310.04378."""
+    stride = len(noise_range.sigmas) // steps
+    last = len(noise_range.sigmas) - 1
+    sigmas = torch.stack([noise_range.sigmas[last - i * stride] for i in reversed(range(steps))])
+    return Table(sigmas, sigmas.log(), stride)
 
 
 def continuous(low: float, high: float, angle: bool = False) -> Continuous:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from backend.sampling.discretization import NoiseRange, sigma_max
 
-Kind = Literal["eps", "v", "edm", "x0", "flow"]
+Kind = Literal["eps", "v", "edm", "x0", "img_to_img", "lcm", "flow"]
+LCM_DATA, LCM_TIME = 0.5, 10.0  # arXiv:2310.04378: sigma_data and the timestep's factor of its boundary
 SAME_SIGMA = 1e-5  # relative: a schedule that starts this near to the range's end starts from pure noise
 
 
@@ -18,8 +19,9 @@ SAME_SIGMA = 1e-5  # relative: a schedule that starts this near to the range's e
 class Prediction:
     """A model's noise range and the meaning of its output.
 
-    kind: the noise (eps), arXiv:2010.02502's v (v), EDM's raw output (edm), the latent itself (x0), or the
-    velocity of a flow (flow). sigma_data: the deviation of clean latents that EDM scales by.
+    kind: the noise (eps; lcm: of a consistency model), arXiv:2010.02502's v (v), EDM's raw output (edm), the
+    latent itself (x0; img_to_img: of a network that is shown x as it is), or the velocity of a flow (flow).
+    sigma_data: the deviation of clean latents that EDM scales by.
     """
 
     kind: Kind
@@ -37,15 +39,17 @@ class Prediction:
 
     def scale_input(self, x: Tensor, sigma: Tensor) -> Tensor:
         """What the network is shown for x."""
-        if self.flow:
+        if self.kind in ("flow", "img_to_img"):
             return x
         sigma = per_row(sigma, x)
         return x / (sigma**2 + self.sigma_data**2) ** 0.5
 
     def denoised(self, x: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
         """The estimate of the clean latent. x: unscaled, output: the network's, both [B, ...]."""
-        if self.kind == "x0":
+        if self.kind in ("x0", "img_to_img"):
             return output
+        if self.kind == "lcm":
+            return self._consistent(x, output, sigma)
         sigma = per_row(sigma, x)
         if self.kind in ("eps", "flow"):
             return x - output * sigma
@@ -53,6 +57,13 @@ class Prediction:
         part = output * sigma * self.sigma_data / variance**0.5
         kept = x * self.sigma_data**2 / variance
         return kept - part if self.kind == "v" else kept + part
+
+    def _consistent(self, x: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
+        """The consistency function: x itself without noise, the denoised latent with much of it."""
+        time = per_row(self.timestep(sigma), x) * LCM_TIME
+        kept = LCM_DATA**2 / (time**2 + LCM_DATA**2)
+        part = time / (time**2 + LCM_DATA**2) ** 0.5
+        return part * (x - output * per_row(sigma, x)) + kept * x
 
     def noise_scaling(self, sigma: Tensor, noise: Tensor, latent: Tensor, full: bool = False) -> Tensor:
         """`latent` brought to noise level sigma. full: sigma is the range's end, so no signal is to be left

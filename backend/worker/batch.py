@@ -3,7 +3,7 @@
 Pure but for the model: calls in, raw outputs back, in the same order.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import lcm
 from typing import Protocol
@@ -11,6 +11,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from backend.models.additions import (
+    NO_ADDITIONS,
+    UNALTERED,
+    Additions,
+    Alteration,
+    Residuals,
+    Row,
+    additions_of,
+)
+from backend.models.controlnet import scaled
 from backend.models.lora import Patch
 from backend.types import OpKey
 
@@ -27,7 +37,29 @@ class Network(Protocol):
         tokens: Tensor,
         extra: Mapping[str, Tensor] | None = None,
         adapters: Sequence[Sequence[Patch]] = (),
+        additions: Additions = NO_ADDITIONS,
     ) -> Tensor: ...
+
+    def working_bytes(self, rows: int, shape: Sequence[int]) -> int:
+        """What a forward pass takes beside the weights. shape: of x; its first number does not count."""
+        ...
+
+
+class ControlNetwork(Protocol):
+    """What a step loop needs of a ControlNet (`models/controlnet.py`)."""
+
+    def forward(self, x: Tensor, hint: Tensor, timesteps: Tensor, tokens: Tensor) -> Residuals: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Control:
+    """A ControlNet's part in a call. hint [B, C, H, W] in pixels; tokens: in place of the call's own."""
+
+    network: ControlNetwork
+    hint: Tensor
+    strength: float
+    average: bool = False
+    tokens: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,7 +67,8 @@ class ModelCall:
     """One condition of one op's pending request.
 
     x [B, ...], scaled for the network; timesteps [B]; tokens [B, T, C]; extra: the network's other inputs,
-    [B, ...] each; patches: the op's LoRAs.
+    [B, ...] each; patches: the op's LoRAs; controls: ControlNets whose residuals are added up; alteration:
+    what its rows change in the network's blocks.
     """
 
     op: OpKey
@@ -45,6 +78,8 @@ class ModelCall:
     tokens: Tensor
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     patches: tuple[Patch, ...] = ()
+    controls: tuple[Control, ...] = ()
+    alteration: Alteration = UNALTERED
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +95,30 @@ def groups(calls: Sequence[ModelCall]) -> list[list[int]]:
 
     The same network, dtype and shape of a row and of its extra inputs. Tokens may differ in number where
     repeating each to their common multiple is cheap: attention over repeated tokens gives equal results.
-    LoRAs may differ: they apply per row.
+    LoRAs, ControlNets and most alterations may differ: they apply per row.
     """
     found: list[tuple[object, list[int]]] = []
     for index, call in enumerate(calls):
-        layout = _layout(call)
+        form = layout(call)
         for other, members in found:
-            if other == layout and _lengths_fit([calls[i].tokens.shape[1] for i in (*members, index)]):
+            if other == form and _lengths_fit([calls[i].tokens.shape[1] for i in (*members, index)]):
                 members.append(index)
                 break
         else:
-            found.append((layout, [index]))
+            found.append((form, [index]))
     return [members for _, members in found]
 
 
-def run(calls: Sequence[ModelCall], max_rows: int) -> tuple[list[Tensor], list[Pass]]:
+def unclaimed(call: ModelCall, rows: int) -> None:
+    """The `claim` of who need not ask for memory."""
+
+
+def run(
+    calls: Sequence[ModelCall], max_rows: int, claim: Callable[[ModelCall, int], None] = unclaimed
+) -> tuple[list[Tensor], list[Pass]]:
     """Run the calls of one group, in passes of at most `max_rows` rows.
 
+    claim: told of each pass before it runs, by one of its calls and the number of rows; it may raise.
     Returns: each call's raw output, [B, ...], and the passes that were made.
     """
     x = torch.cat([call.x for call in calls])
@@ -85,21 +127,67 @@ def run(calls: Sequence[ModelCall], max_rows: int) -> tuple[list[Tensor], list[P
     tokens = torch.cat([call.tokens.repeat(1, length // call.tokens.shape[1], 1) for call in calls])
     extra = {name: torch.cat([call.extra[name] for call in calls]) for name in calls[0].extra}
     owners = [call for call in calls for _ in range(len(call.x))]
+    numbers = [number for call in calls for number in range(len(call.x))]
     outputs, passes = [], []
     for rows in _chunks(len(x), max_rows):
         mine = owners[rows]
         adapters = [call.patches for call in mine] if any(call.patches for call in mine) else ()
         given = {name: value[rows] for name, value in extra.items()}
         network = calls[0].network
-        outputs.append(network.forward(x[rows], timesteps[rows], tokens[rows], given, adapters))
+        claim(calls[0], len(mine))
+        beside = _additions(mine, numbers[rows], x[rows], timesteps[rows], tokens[rows])
+        outputs.append(network.forward(x[rows], timesteps[rows], tokens[rows], given, adapters, beside))
         passes.append(Pass(len(mine), len({call.op for call in mine})))
     sizes = [len(call.x) for call in calls]
     return list(torch.split(torch.cat(outputs), sizes)), passes
 
 
-def _layout(call: ModelCall) -> object:
-    extra = sorted((name, tuple(value.shape[1:]), value.dtype) for name, value in call.extra.items())
-    return id(call.network), tuple(call.x.shape[1:]), call.x.dtype, call.tokens.shape[2], extra
+def layout(call: ModelCall) -> object:
+    """Equal for calls whose rows may stand in one pass: network, shape, dtype, extra inputs."""
+    extra = tuple(sorted((name, tuple(value.shape[1:]), value.dtype) for name, value in call.extra.items()))
+    shape = tuple(call.x.shape[1:])
+    return id(call.network), shape, call.x.dtype, call.tokens.shape[2], extra, call.alteration.layout
+
+
+def _additions(
+    calls: Sequence[ModelCall], numbers: Sequence[int], x: Tensor, timesteps: Tensor, tokens: Tensor
+) -> Additions:
+    """Beside a pass of rows that belong to these calls, each under its number within its call."""
+    uses: dict[object, list[tuple[int, Control]]] = {}
+    for row, call in enumerate(calls):
+        for control in call.controls:
+            own = 0 if control.tokens is None else control.tokens.shape[1]
+            uses.setdefault((id(control.network), control.average, own), []).append((row, control))
+    total: Residuals | None = None
+    for used in uses.values():
+        for rows, controls in _once_each(used):
+            index = torch.tensor(rows, device=x.device)
+            chosen = list(zip(rows, controls, strict=True))
+            hints = torch.stack([control.hint[numbers[row]] for row, control in chosen])
+            given = torch.stack(
+                [tokens[row] if c.tokens is None else c.tokens[numbers[row]] for row, c in chosen]
+            )
+            made = controls[0].network.forward(x[index], hints, timesteps[index], given)
+            strengths = torch.tensor([control.strength for control in controls])
+            part = scaled(made, strengths, controls[0].average).spread(index, len(x))
+            total = part if total is None else total.plus(part)
+    rows_of_pass = [Row(call.alteration, number) for call, number in zip(calls, numbers, strict=True)]
+    return additions_of(rows_of_pass, total)
+
+
+def _once_each(used: Sequence[tuple[int, Control]]) -> Iterator[tuple[list[int], list[Control]]]:
+    """Rows and their controls, in turns that have no row twice: a chain may use a network more than once."""
+    left = list(used)
+    while left:
+        turn: dict[int, Control] = {}
+        rest = []
+        for row, control in left:
+            if row in turn:
+                rest.append((row, control))
+            else:
+                turn[row] = control
+        yield list(turn), list(turn.values())
+        left = rest
 
 
 def _lengths_fit(lengths: Sequence[int]) -> bool:

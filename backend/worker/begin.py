@@ -1,6 +1,7 @@
 """From a Denoise op and a loaded model to a run: its sigmas, noise, latent and conditions."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -9,19 +10,30 @@ from backend.errors import UnsupportedOption
 from backend.models.family import Layout
 from backend.models.latent import LatentFormat
 from backend.ops import Denoise
-from backend.references import BasicGuider, CfgGuider, Guider, Schedule
-from backend.sampling.discretization import scaled_linear
+from backend.patches import DiscreteSampling, ModelPatch
+from backend.references import ControlNet, Schedule
+from backend.sampling.discretization import distilled, scaled_linear
 from backend.sampling.noise import initial_noise
 from backend.sampling.prediction import Prediction
 from backend.sampling.run import fit_mask, sample, to_model_space
 from backend.sampling.sigmas import schedule_sigmas
+from backend.sampling.steer import sides_of
 from backend.types import Latent, OpKey
-from backend.worker.denoise import Denoising, Steering, Target, finisher, rows_of
+from backend.worker.batch import ControlNetwork
+from backend.worker.conditions import Setting, resolve, rows_of
+from backend.worker.denoise import Denoising, Target, finisher
 
 
-def begin(key: OpKey, op: Denoise, target: Target) -> Denoising:
+def begin(
+    key: OpKey,
+    op: Denoise,
+    target: Target,
+    layout: Layout,
+    control: Callable[[ControlNet], ControlNetwork],
+) -> Denoising:
     """Start a run of `op`, whose refs are values by now. A run without sigmas has its result at once.
 
+    control: makes a ControlNet resident and gives it.
     Raises: UnsupportedOption for an unknown sampler or scheduler, an option that can't be honoured, or a
     latent that is not the model's.
     """
@@ -34,8 +46,12 @@ def begin(key: OpKey, op: Denoise, target: Target) -> Denoising:
     if op.noise.enabled:
         noise = initial_noise(samples.shape, op.noise.seed, latent.batch_index)
     mask = None if latent.noise_mask is None else fit_mask(latent.noise_mask, samples.shape)
+    initial = to_model_space(samples, target.format.scale, target.format.shift)
+    setting = Setting(layout, target.prediction.range, initial, mask, control)
+    guider = op.guider
+    sides = resolve({side: getattr(guider, side) for side in sides_of(guider)}, setting)
     run = sample(
-        to_model_space(samples, target.format.scale, target.format.shift).to(target.device),
+        initial.to(target.device),
         noise.to(target.device),
         sigmas,
         sampler=op.sampler.name,
@@ -44,12 +60,22 @@ def begin(key: OpKey, op: Denoise, target: Target) -> Denoising:
         mask=None if mask is None else mask.to(target.device),
         options=op.sampler.options,
     )
-    return Denoising(key, run, target, steering_of(op.guider), max(len(sigmas) - 1, 0), finish)
+    return Denoising(key, run, target, (guider, sides), max(len(sigmas) - 1, 0), finish)
 
 
-def prediction_of(layout: Layout) -> Prediction:
-    """What the model's output means, over Stable Diffusion's range of noise."""
-    return Prediction(layout.prediction, scaled_linear())
+def prediction_of(layout: Layout, patches: Sequence[ModelPatch] = ()) -> Prediction:
+    """What the model's output means, over Stable Diffusion's range of noise; the last patch of it decides."""
+    sampling = next((patch for patch in reversed(patches) if isinstance(patch, DiscreteSampling)), None)
+    if sampling is None:
+        return Prediction(layout.prediction, scaled_linear())
+    noise = scaled_linear(zero_terminal=sampling.zsnr)
+    match sampling.kind:
+        case "eps" | "x0" | "img_to_img" as kind:
+            return Prediction(kind, noise)
+        case "v_prediction":
+            return Prediction("v", noise)
+        case "lcm":
+            return Prediction("lcm", distilled(noise))
 
 
 def fitted(samples: Tensor, format: LatentFormat) -> Tensor:
@@ -66,15 +92,6 @@ def fitted(samples: Tensor, format: LatentFormat) -> Tensor:
         f"{samples.shape[1]} channels",
         f"This model's latents have {format.channels}: encode the image with the VAE that belongs to it.",
     )
-
-
-def steering_of(guider: Guider) -> Steering:
-    """The conditions of a guider whose refs are values by now."""
-    match guider:
-        case BasicGuider(positive=positive):
-            return Steering(positive)  # type: ignore[arg-type]
-        case CfgGuider(positive=positive, negative=negative, cfg=cfg):
-            return Steering(positive, negative, cfg)  # type: ignore[arg-type]
 
 
 def sigmas_of(op: Denoise, prediction: Prediction) -> Tensor:

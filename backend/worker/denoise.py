@@ -1,7 +1,8 @@
 """One running Denoise op: its sampler, and what each of the sampler's requests asks of the model.
 
-The sampler asks for a latent to be denoised; the guider makes that model calls, one per condition, and
-combines their outputs. Calls are run by the step loop, together with those of other ops.
+The sampler asks for a latent to be denoised; the guider (`sampling/steer.py`) asks for predictions under its
+conditions, in one round or more; each is one model call per condition that counts. Calls are run by the step
+loop, together with those of other ops.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,35 +11,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from backend.errors import UnsupportedOption
+from backend.models.additions import Alteration, BlockPatch
 from backend.models.latent import LatentFormat
 from backend.models.lora import Patch
-from backend.sampling.guidance import cfg, needs_uncond, stacked
+from backend.patches import Downscale, FreeU
+from backend.references import Guider
+from backend.sampling.guidance import stacked
 from backend.sampling.prediction import Prediction
+from backend.sampling.region import combined
 from backend.sampling.request import DenoiseRequest
 from backend.sampling.run import Outcome, Run, from_model_space
-from backend.types import Cond, Latent, OpKey
+from backend.sampling.steer import Ask, Estimate, Steering, steer
+from backend.types import Latent, OpKey
 from backend.worker.batch import ModelCall, Network
-
-HONOURED: frozenset[str] = frozenset()  # the options of a condition that `calls` acts on
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Steering:
-    """A guider's conditions. negative None: there is none, whatever cfg is."""
-
-    positive: tuple[Cond, ...]
-    negative: tuple[Cond, ...] | None = None
-    cfg: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.positive:
-            raise UnsupportedOption("positive", (), "Connect a conditioning with at least one entry.")
-        for cond in (*self.positive, *(self.negative or ())):
-            for name in sorted(set(cond.options) - HONOURED):
-                raise UnsupportedOption(
-                    f"conditioning option {name}", cond.options[name], "Leave its node out."
-                )
+from backend.worker.conditions import Condition, Sides, rows_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +38,25 @@ class Target:
     patches: tuple[Patch, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """An ask on its way: the conditions that count at this noise level, a call each, and what was seen."""
+
+    ask: Ask
+    x: Tensor
+    conditions: tuple[Condition, ...]
+    seen: dict[int, Tensor]
+
+    def estimate(self, prediction: Prediction, sigma: Tensor, outputs: Sequence[Tensor]) -> Estimate:
+        """From the raw outputs of its calls."""
+        parts = [
+            (condition.region, prediction.denoised(condition.region.crop(self.x), output, sigma))
+            for condition, output in zip(self.conditions, outputs, strict=True)
+        ]
+        attention = torch.stack([self.seen[row] for row in sorted(self.seen)]) if self.seen else None
+        return Estimate(combined(self.x, parts), attention)
+
+
 class Denoising:
     """A run in progress. `calls`, then `answer` with their outputs, until `result` is there.
 
@@ -63,61 +68,107 @@ class Denoising:
         key: OpKey,
         run: Run,
         target: Target,
-        steering: Steering,
+        guidance: tuple[Guider, Sides],
         total: int,
         finish: Callable[[Outcome], tuple[Latent, Latent]],
     ) -> None:
         self.key, self.total, self.format = key, total, target.format
         self.estimate: Tensor | None = None  # of the last reported step, model units
         self.result: tuple[Latent, Latent] | None = None
-        self._run, self._target, self._steering, self._finish = run, target, steering, finish
+        self._run, self._target, self._finish = run, target, finish
+        self._guider, self._sides = guidance
         self._request: DenoiseRequest | None = None
+        self._steering: Steering | None = None
+        self._asked: list[_Asked] = []
         self._advance(None)
 
     def calls(self) -> list[ModelCall]:
-        """What the pending request needs of the model: the positive conditions, then the negative ones."""
+        """What the pending round needs of the model: per ask, its conditions in order. It may be nothing."""
         request = self._pending()
-        prediction, target = self._target.prediction, self._target
-        x = prediction.scale_input(request.x, request.sigma)
-        time = prediction.timestep(request.sigma).reshape(1).to(target.device, torch.float32)
-        rows = len(x)
         return [
-            ModelCall(
-                op=self.key,
-                network=target.network,
-                x=x,
-                timesteps=time.expand(rows),
-                tokens=rows_of(cond.tokens, rows).to(target.device),
-                patches=target.patches,
-            )
-            for cond in (*self._steering.positive, *self._negative(request))
+            self._call(asked, condition, request) for asked in self._asked for condition in asked.conditions
         ]
 
     def answer(self, outputs: Sequence[Tensor]) -> int | None:
-        """Hand the raw outputs of `calls` to the sampler.
+        """Hand over the raw outputs of `calls`.
 
         Returns: the step that is thereby done, if one is.
         """
-        request = self._pending()
-        estimates = [self._target.prediction.denoised(request.x, out, request.sigma) for out in outputs]
-        count = len(self._steering.positive)
-        positive = torch.stack(estimates[:count]).mean(0) if count > 1 else estimates[0]
-        negative = torch.stack(estimates[count:]).mean(0) if len(estimates) > count else None
-        guided = positive if negative is None else cfg(positive, negative, self._steering.cfg)
-        reply = stacked(guided, negative) if request.uncond else guided
+        request, left = self._pending(), list(outputs)
+        estimates = []
+        for asked in self._asked:
+            count = len(asked.conditions)
+            estimates.append(asked.estimate(self._target.prediction, request.sigma, left[:count]))
+            left = left[count:]
+        assert self._steering is not None
+        try:
+            self._ask(self._steering.send(estimates))
+            return None
+        except StopIteration as end:
+            guided = end.value
         if request.step is not None:
-            self.estimate = guided
-        self._advance(reply)
+            self.estimate = guided.denoised
+        self._advance(stacked(guided.denoised, guided.uncond) if request.uncond else guided.denoised)
         return request.step
 
     def close(self) -> None:
         """Give the run up."""
         self._run.close()
 
-    def _negative(self, request: DenoiseRequest) -> tuple[Cond, ...]:
-        """The negative conditions that count: none at cfg 1, unless the sampler wants them all the same."""
-        counts = needs_uncond(self._steering.cfg, request.uncond)
-        return self._steering.negative or () if counts else ()
+    def _call(self, asked: _Asked, condition: Condition, request: DenoiseRequest) -> ModelCall:
+        prediction, target, region = self._target.prediction, self._target, condition.region
+        x = region.crop(asked.x)
+        rows = len(x)
+        time = prediction.timestep(request.sigma).reshape(1).to(target.device, torch.float32)
+        extra = {
+            name: rows_of(region.crop(value) if value.ndim == x.ndim else value, rows).to(target.device)
+            for name, value in condition.extra.items()
+        }
+        own = condition.control_tokens
+        tokens = None if own is None else rows_of(own, rows).to(target.device)
+        first = condition is asked.conditions[0]
+        return ModelCall(
+            op=self.key,
+            network=target.network,
+            x=prediction.scale_input(x, request.sigma),
+            timesteps=time.expand(rows),
+            tokens=rows_of(condition.tokens, rows).to(target.device),
+            extra=extra,
+            patches=target.patches,
+            controls=tuple(c.at(x, tokens) for c in condition.controls if c.times.counts(request.sigma)),
+            alteration=Alteration(
+                self._blocks(request),
+                asked.ask.perturbed,
+                asked.seen.__setitem__ if asked.ask.watched and first else None,
+            ),
+        )
+
+    def _blocks(self, request: DenoiseRequest) -> tuple[BlockPatch, ...]:
+        """The model's patches of blocks that are in force at the request's noise level."""
+        noise = self._target.prediction.range
+        sigma = float(request.sigma)
+        return tuple(
+            patch
+            for patch in self._guider.model.patches
+            if isinstance(patch, FreeU)
+            or (
+                isinstance(patch, Downscale)
+                and noise.percent_to_sigma(patch.end) <= sigma <= noise.percent_to_sigma(patch.start)
+            )
+        )
+
+    def _ask(self, asks: Sequence[Ask]) -> None:
+        """Take up a round."""
+        request = self._pending()
+        self._asked = [
+            _Asked(
+                ask,
+                request.x if ask.x is None else ask.x,
+                tuple(c for c in self._sides[ask.side] if c.region.counts(request.sigma)),
+                {},
+            )
+            for ask in asks
+        ]
 
     def _pending(self) -> DenoiseRequest:
         if self._request is None:
@@ -128,15 +179,11 @@ class Denoising:
         try:
             self._request = next(self._run) if reply is None else self._run.send(reply)
         except StopIteration as end:
-            self._request = None
+            self._request, self._steering, self._asked = None, None, []
             self.result = self._finish(end.value)
-
-
-def rows_of(value: Tensor, rows: int) -> Tensor:
-    """[B, ...] -> [rows, ...]: repeated, or cut, as ComfyUI fits a condition to a batch."""
-    if len(value) == rows:
-        return value
-    return value.repeat(-(-rows // len(value)), *[1] * (value.ndim - 1))[:rows]
+            return
+        self._steering = steer(self._guider, self._request)
+        self._ask(next(self._steering))
 
 
 def finisher(latent: Latent, format: LatentFormat) -> Callable[[Outcome], tuple[Latent, Latent]]:

@@ -1,23 +1,36 @@
 """What each op does on a device: a function per op that runs whole; the start of one that runs in steps."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from backend.models.controlnet import ControlModel
 from backend.models.denoiser import describe
+from backend.models.family import Layout
 from backend.models.text import encode_text
 from backend.models.vae import decode_latent, encode_inpaint, encode_pixels
-from backend.ops import DecodeLatent, Denoise, EncodeInpaint, EncodePixels, EncodeText, ModelSigmas, Op
-from backend.references import Ref
+from backend.ops import (
+    DecodeLatent,
+    Denoise,
+    EncodeInpaint,
+    EncodePixels,
+    EncodeText,
+    ModelSigmas,
+    Op,
+    Tiles,
+    field_names,
+)
+from backend.references import ControlNet, File, LoraUse, Ref, Weights
 from backend.sampling.sigmas import basic_sigmas
-from backend.types import Cond, Latent, OpKey
+from backend.types import ComponentId, Cond, Latent, OpKey
 from backend.worker.begin import begin, prediction_of
 from backend.worker.denoise import Denoising, Target
 from backend.worker.exchange import Outputs, Value
+from backend.worker.ladder import Ladder
 from backend.worker.residents import Residents
 
 T = TypeVar("T")
@@ -27,15 +40,20 @@ T = TypeVar("T")
 class Bench:
     """What ops are done with.
 
-    find_embedding: the name in a prompt -> the path of its file, None if there is none.
+    ladder: what is done where memory runs out; find_embedding: the name in a prompt -> the path of its file,
+    None if there is none.
     """
 
     residents: Residents
+    ladder: Ladder
     find_embedding: Callable[[str], str | None]
 
 
 def execute(op: Op[object], bench: Bench) -> Outputs:
-    """Run an op whole. It holds values only (see `concrete`). Returns: its outputs, of one item each."""
+    """Run an op whole. It holds values only (see `concrete`). Returns: its outputs, of one item each.
+
+    Raises: OutOfMemory where nothing helped; what the op raises.
+    """
     with torch.inference_mode():
         return ((_WHOLE[type(op)](op, bench),),)
 
@@ -45,6 +63,24 @@ def concrete(value: T, inputs: Mapping[OpKey, Value]) -> T:
     return cast(T, _concrete(value, inputs))  # a Ref of a T becomes a T; everything else keeps its type
 
 
+def needs(value: object) -> Iterator[ComponentId | File]:
+    """What an op, or a part of one, uses of the residents: components by id, LoRAs by file."""
+    match value:
+        case Weights():
+            yield value.id
+        case LoraUse(file=file):
+            yield file
+        case tuple():
+            for part in value:
+                yield from needs(part)
+        case Mapping():  # a condition's options: its ControlNets are there
+            for part in value.values():
+                yield from needs(part)
+        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            for name in field_names(value):
+                yield from needs(getattr(value, name))
+
+
 def start(key: OpKey, op: Denoise, bench: Bench) -> Denoising:
     """Begin a sampling run of an op that holds values only: the model made resident, the first request
     pending.
@@ -52,40 +88,78 @@ def start(key: OpKey, op: Denoise, bench: Bench) -> Denoising:
     Raises: BadFile, UnknownFamily for the model or a LoRA; UnsupportedOption for what can't be honoured.
     """
     model = op.guider.model
-    denoiser = bench.residents.denoiser(model.weights)
-    target = Target(
-        network=denoiser,
-        prediction=prediction_of(denoiser.layout),
-        format=denoiser.layout.latent,
-        device=denoiser.device,
-        patches=bench.residents.patches(model.weights, model.loras),
-    )
-    return begin(key, op, target)
+
+    def loaded() -> tuple[Target, Layout]:
+        denoiser = bench.residents.denoiser(model.weights)
+        target = Target(
+            network=denoiser,
+            prediction=prediction_of(denoiser.layout, model.patches),
+            format=denoiser.layout.latent,
+            device=denoiser.device,
+            patches=bench.residents.patches(model.weights, model.loras),
+        )
+        return target, denoiser.layout
+
+    def control(net: ControlNet) -> ControlModel:
+        return bench.ladder.attempt("loading a ControlNet", lambda: bench.residents.controlnet(net.weights))
+
+    target, layout = bench.ladder.attempt("loading a denoiser", loaded)
+    return begin(key, op, target, layout, control)
 
 
 def _encode_text(op: EncodeText, bench: Bench) -> tuple[Cond, ...]:
-    encoder = bench.residents.text_encoder(op.clip.weights)
-    patches = bench.residents.patches(op.clip.weights, op.clip.loras)
-    return encode_text(encoder, op.clip, op.text, bench.find_embedding, patches)
+    def encode() -> tuple[Cond, ...]:
+        encoder = bench.residents.text_encoder(op.clip.weights)
+        patches = bench.residents.patches(op.clip.weights, op.clip.loras)
+        return encode_text(encoder, op.clip, op.text, bench.find_embedding, patches)
+
+    return bench.ladder.attempt("encoding a text", encode)
 
 
 def _model_sigmas(op: ModelSigmas, bench: Bench) -> Tensor:
     _, layout = describe(op.model.weights)
     schedule = op.schedule
-    return basic_sigmas(schedule.scheduler, schedule.steps, schedule.denoise, prediction_of(layout).range)
+    noise = prediction_of(layout, op.model.patches).range
+    return basic_sigmas(schedule.scheduler, schedule.steps, schedule.denoise, noise)
 
 
 def _encode_pixels(op: EncodePixels, bench: Bench) -> Latent:
-    return encode_pixels(bench.residents.vae(op.vae.weights), _is(Tensor, op.pixels), op.tiles)
+    pixels = _is(Tensor, op.pixels)
+
+    def encode(tiles: Tiles | None) -> Latent:
+        vae = bench.residents.vae(op.vae.weights)
+        bench.ladder.memory.claim(_size("encoding", pixels), vae.encoding_bytes(pixels.shape, tiles))
+        return encode_pixels(vae, pixels, tiles)
+
+    return bench.ladder.tiled(_size("encoding", pixels), op.tiles, encode)
 
 
 def _encode_inpaint(op: EncodeInpaint, bench: Bench) -> Latent:
-    vae = bench.residents.vae(op.vae.weights)
-    return encode_inpaint(vae, _is(Tensor, op.pixels), _is(Tensor, op.mask), op.grow)
+    pixels, mask = _is(Tensor, op.pixels), _is(Tensor, op.mask)
+
+    def encode(tiles: Tiles | None) -> Latent:
+        vae = bench.residents.vae(op.vae.weights)
+        bench.ladder.memory.claim(_size("encoding", pixels), vae.encoding_bytes(pixels.shape, tiles))
+        return encode_inpaint(vae, pixels, mask, op.grow, tiles)
+
+    return bench.ladder.tiled(_size("encoding", pixels), None, encode)
 
 
 def _decode_latent(op: DecodeLatent, bench: Bench) -> Tensor:
-    return decode_latent(bench.residents.vae(op.vae.weights), _is(Latent, op.latent), op.tiles)
+    latent = _is(Latent, op.latent)
+    what = f"decoding a latent of shape {list(latent.samples.shape)}"
+
+    def decode(tiles: Tiles | None) -> Tensor:
+        vae = bench.residents.vae(op.vae.weights)
+        if latent.samples.ndim == 4:  # others are refused
+            bench.ladder.memory.claim(what, vae.decoding_bytes(latent.samples.shape, tiles))
+        return decode_latent(vae, latent, tiles)
+
+    return bench.ladder.tiled(what, op.tiles, decode)
+
+
+def _size(what: str, pixels: Tensor) -> str:
+    return f"{what} images of shape {list(pixels.shape)}"
 
 
 _WHOLE: Mapping[type, Callable[..., object]] = {

@@ -1,15 +1,17 @@
 """The components that a worker holds: each loaded once, whoever uses it."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import torch
 
+from backend.models.controlnet import ControlModel, load_controlnet
 from backend.models.denoiser import Denoiser, load_denoiser
+from backend.models.hostcopy import HostCopies
 from backend.models.lora import Lora, Patch, load_lora
 from backend.models.text import TextEncoder, load_text_encoder
 from backend.models.vae import VaeModel, load_vae
@@ -17,11 +19,12 @@ from backend.references import ComponentKind, File, LoraUse, Weights
 from backend.settings import Settings
 from backend.types import ComponentId
 from backend.worker.device import compute_dtype
-from backend.worker.messages import Resident
+from backend.worker.memory import Memory, droppable, weight_bytes
+from backend.worker.messages import Loaded, Resident, Unloaded
 
-Component: TypeAlias = Denoiser | TextEncoder | VaeModel
-Loader: TypeAlias = Callable[[Weights, torch.device, torch.dtype], Component]
-T = TypeVar("T", Denoiser, TextEncoder, VaeModel)
+Component: TypeAlias = Denoiser | TextEncoder | VaeModel | ControlModel
+T = TypeVar("T", Denoiser, TextEncoder, VaeModel, ControlModel)
+Loader: TypeAlias = Callable[[Weights, torch.device, torch.dtype, HostCopies | None], T]
 
 _MOST_LORAS = 64  # kept per component, the least recently used goes first
 _log = logging.getLogger(__name__)
@@ -33,14 +36,30 @@ class _Held:
     label: str
     loras: dict[File, Lora]
 
+    @property
+    def nbytes(self) -> int:
+        return self.component.nbytes + sum(lora.nbytes for lora in self.loras.values())
+
 
 class Residents:
-    """Loads components when they are first asked for, and keeps them until they are unloaded."""
+    """Loads components when they are first asked for, and keeps them until they are unloaded or evicted.
 
-    def __init__(self, device: torch.device, settings: Settings) -> None:
-        self.device, self._settings = device, settings
-        self._held: dict[ComponentId, _Held] = {}
+    report is told of each that comes or goes. Loading claims memory first, so it may raise OutOfMemory.
+    copies: where the machine's workers share what a CPU computes with.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        settings: Settings,
+        report: Callable[[Loaded | Unloaded], None],
+        copies: HostCopies | None = None,
+    ) -> None:
+        self.device, self._settings, self._report, self._copies = device, settings, report, copies
+        self._held: dict[ComponentId, _Held] = {}  # the last is the most recently used
+        self.memory = Memory(device, settings, self._nbytes)
         self.load_seconds = 0.0  # spent on loading, in all
+        self.loads = 0
 
     def denoiser(self, weights: Weights) -> Denoiser:
         """Raises: BadFile, UnknownFamily."""
@@ -54,6 +73,22 @@ class Residents:
         """Raises: BadFile, UnknownFamily."""
         return self._get(weights, VaeModel, load_vae)
 
+    def controlnet(self, weights: Weights) -> ControlModel:
+        """Raises: BadFile."""
+        return self._get(weights, ControlModel, load_controlnet)
+
+    def load(self, weights: Weights) -> None:
+        """Have a component resident. Raises: BadFile, UnknownFamily, OutOfMemory."""
+        match weights.kind:
+            case "denoiser":
+                self.denoiser(weights)
+            case "text_encoder":
+                self.text_encoder(weights)
+            case "vae":
+                self.vae(weights)
+            case "controlnet":
+                self.controlnet(weights)
+
     def patches(self, weights: Weights, uses: Sequence[LoraUse]) -> tuple[Patch, ...]:
         """LoRAs loaded for the component of `weights`, which must be resident. Raises: BadFile."""
         return tuple(Patch(self._lora(self._held[weights.id], use.file), use.strength) for use in uses)
@@ -61,27 +96,58 @@ class Residents:
     def unload(self, components: Sequence[ComponentId] | None) -> None:
         """Drop the named components, or all; running ops keep theirs until they end."""
         for id in list(self._held) if components is None else components:
-            if (held := self._held.pop(id, None)) is not None:
-                _log.info("unloaded %s", held.label)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+            self._drop(id, "asked")
+        self.memory.trim()
+
+    def evict(self, shortage: int | None, keep: Collection[object]) -> int:
+        """Make room: drop what is idle, the least recently used first, until `shortage` bytes are free (None:
+        all of it). Nothing is dropped where all of it would not be enough.
+
+        keep: what running ops use, components by id and LoRAs by file. Returns: how many components and LoRAs
+        went.
+        """
+        idle = list(self._idle(keep))
+        chosen = droppable([nbytes for _, _, nbytes in idle], shortage)
+        for id, lora, _ in idle[:chosen]:
+            if lora is None:
+                self._drop(id, "evicted")
+            else:
+                del self._held[id].loras[lora]
+        if chosen:
+            self.memory.trim()
+        return chosen
 
     def table(self) -> tuple[Resident, ...]:
-        return tuple(
-            Resident(id, held.label, held.component.nbytes + sum(lora.nbytes for lora in held.loras.values()))
-            for id, held in self._held.items()
-        )
+        return tuple(Resident(id, held.label, held.nbytes) for id, held in self._held.items())
 
-    def _get(
-        self, weights: Weights, kind: type[T], load: Callable[[Weights, torch.device, torch.dtype], T]
-    ) -> T:
-        held = self._held.get(weights.id)
+    def _nbytes(self) -> int:
+        return sum(held.nbytes for held in self._held.values())
+
+    def _idle(self, keep: Collection[object]) -> Iterator[tuple[ComponentId, File | None, int]]:
+        """What `evict` may drop, in order: LoRAs of components that stay, then components with theirs."""
+        for id, held in self._held.items():
+            if id in keep:
+                yield from ((id, f, lora.nbytes) for f, lora in held.loras.items() if f not in keep)
+        yield from ((id, None, held.nbytes) for id, held in self._held.items() if id not in keep)
+
+    def _drop(self, id: ComponentId, reason: Literal["asked", "evicted"]) -> None:
+        held = self._held.pop(id, None)
+        if held is not None:
+            _log.info("unloaded %s (%s)", held.label, reason)
+            self._report(Unloaded(id, held.label, held.nbytes, reason))
+
+    def _get(self, weights: Weights, kind: type[T], load: Loader[T]) -> T:
+        held = self._held.pop(weights.id, None)
         if held is None:
-            begun = perf_counter()
-            component = load(weights, self.device, compute_dtype(self.device, self._settings, weights.kind))
-            self.load_seconds += perf_counter() - begun
-            held = self._held[weights.id] = _Held(component, label(weights.kind, weights), {})
-            _log.info("loaded %s: %.0f MB", held.label, component.nbytes / 2**20)
+            begun, name = perf_counter(), label(weights.kind, weights)
+            dtype = compute_dtype(self.device, self._settings, weights.kind)
+            self.memory.claim(f"the {name}", weight_bytes(weights, dtype))
+            held = _Held(load(weights, self.device, dtype, self._copies), name, {})
+            seconds = perf_counter() - begun
+            self.load_seconds, self.loads = self.load_seconds + seconds, self.loads + 1
+            _log.info("loaded %s: %.0f MB in %.2f s", name, held.nbytes / 2**20, seconds)
+            self._report(Loaded(weights.id, name, held.nbytes, seconds))
+        self._held[weights.id] = held
         if not isinstance(held.component, kind):
             raise TypeError(f"{held.label} is no {kind.__name__}")
         return held.component
@@ -89,9 +155,10 @@ class Residents:
     def _lora(self, held: _Held, file: File) -> Lora:
         lora = held.loras.pop(file, None)
         if lora is None:
-            if isinstance(held.component, VaeModel):
+            if isinstance(held.component, VaeModel | ControlModel):
                 raise TypeError(f"{held.label} takes no LoRA")
             begun = perf_counter()
+            self.memory.claim(f"the LoRA {Path(file.path).name}", file.size)
             lora = load_lora(file, held.component)
             self.load_seconds += perf_counter() - begun
         held.loras[file] = lora  # the last is the most recently used

@@ -66,4 +66,5 @@ class MidAttention:
 def _received(query: Tensor, key: Tensor) -> Tensor:
     """[heads, n, c] each -> float32 [n]: the attention that each place got, averaged over the heads."""
     scores = (query.float() @ key.float().transpose(1, 2)) * query.shape[-1] ** -0.5
-    return scores.softmax(-1).mean(0).sum(0)
+    received: Tensor = scores.softmax(-1).mean(0).sum(0)
+    return received

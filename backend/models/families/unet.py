@@ -4,22 +4,22 @@ The blocks are numbered as in the original checkpoints: input block 0 is the fir
 residual block (with its transformer) and each downsampler is one more.
 """
 
-from collections.abc import Callable
-
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
-from backend.models.additions import Additions, BlockPatch
+from backend.models.additions import NO_ADDITIONS, Additions
 from backend.models.families.mid_attention import Sight, sight_of
 from backend.patches import Downscale, FreeU
 from backend.resize import resize
 
-PLAIN = Additions()
-
 
 def forward(
-    module: UNet2DConditionModel, x: Tensor, embedding: Tensor, tokens: Tensor, additions: Additions = PLAIN
+    module: UNet2DConditionModel,
+    x: Tensor,
+    embedding: Tensor,
+    tokens: Tensor,
+    additions: Additions = NO_ADDITIONS,
 ) -> Tensor:
     """The UNet's output [R, C, H, W] for x [R, C, H, W].
 
@@ -66,9 +66,9 @@ class _Blocks:
 
     def output(self, h: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
         """What goes into an output block: the backbone and the skip."""
-        for patch in self._downscales:
+        for downscale in self._downscales:
             if h.shape[2] != skip.shape[2]:
-                h = resize(h, skip.shape[-1], skip.shape[-2], patch.up)
+                h = resize(h, skip.shape[-1], skip.shape[-2], downscale.up)
         for stack, rows in self._stacks:
             for patch in stack:
                 if isinstance(patch, FreeU):
@@ -114,9 +114,7 @@ def _middle(
     h = middle.resnets[0](h, embedding)
     for attention, resnet in zip(middle.attentions, middle.resnets[1:], strict=True):
         given = None if sight is None else {"sight": sight}
-        (h,) = attention(
-            h, encoder_hidden_states=tokens, cross_attention_kwargs=given, return_dict=False
-        )
+        (h,) = attention(h, encoder_hidden_states=tokens, cross_attention_kwargs=given, return_dict=False)
         h = resnet(h, embedding)
     return h
 
@@ -164,4 +162,5 @@ def _low_frequencies_scaled(skip: Tensor, factor: float) -> Tensor:
     row, column = waves.shape[-2] // 2, waves.shape[-1] // 2
     waves[..., row - 1 : row + 1, column - 1 : column + 1] *= factor
     waves = torch.fft.ifftshift(waves, dim=(-2, -1))
-    return torch.fft.ifftn(waves, dim=(-2, -1)).real.to(skip.dtype)
+    scaled: Tensor = torch.fft.ifftn(waves, dim=(-2, -1)).real.to(skip.dtype)
+    return scaled

@@ -10,7 +10,6 @@ from backend.sampling.discretization import (
     shifted_flow,
     sigma_max,
     sigma_min,
-    zero_terminal,
 )
 from tests.backend.sampling.shared import shared_json
 
@@ -36,7 +35,6 @@ def test_a_zero_terminal_range_ends_without_signal_and_starts_as_before():
     plain, stretched = scaled_linear(), scaled_linear(zero_terminal=True)
     assert sigma_min(stretched) == sigma_min(plain)
     assert 1 / (1 + sigma_max(stretched) ** 2) == pytest.approx(LAST_ALPHA, rel=1e-5)
-    assert sigma_max(zero_terminal(plain)) == pytest.approx(sigma_max(stretched), rel=1e-5)
 
 
 def test_sigma_is_the_inverse_of_timestep_on_a_table():

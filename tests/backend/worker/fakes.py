@@ -4,13 +4,15 @@ import torch
 
 from backend.models.latent import LatentFormat
 from backend.ops import Denoise
-from backend.references import CfgGuider, Model, Noise, Sampler, Weights
+from backend.references import BasicGuider, CfgGuider, Model, Noise, Sampler, Weights
 from backend.sampling.discretization import scaled_linear
 from backend.sampling.prediction import Prediction
 from backend.sampling.request import DenoiseRequest
 from backend.sampling.run import Outcome
+from backend.sampling.steer import sides_of
 from backend.types import Cond, Latent, OpKey
-from backend.worker.denoise import Denoising, Steering, Target
+from backend.worker.conditions import Setting, resolve
+from backend.worker.denoise import Denoising, Target
 
 FORMAT = LatentFormat(channels=4, downscale=8, scale=0.5, rgb=((0.1, 0.2, 0.3),) * 4)
 PREDICTION = Prediction("eps", scaled_linear())
@@ -22,7 +24,10 @@ class Formula:
     def __init__(self, most_rows=10**6):
         self.passes, self.most_rows = [], most_rows
 
-    def forward(self, x, timesteps, tokens, extra=None, adapters=()):
+    def working_bytes(self, rows, shape):
+        return 0
+
+    def forward(self, x, timesteps, tokens, extra=None, adapters=(), additions=None):
         if len(x) > self.most_rows:
             raise torch.OutOfMemoryError(f"{len(x)} rows")
         self.passes.append(len(x))
@@ -52,13 +57,41 @@ def euler(x, sigmas):
 SIGMAS = torch.tensor([14.6, 7.0, 3.0, 1.0, 0.0])
 
 
+class Plain:
+    """The layout of a model that takes nothing beside its latent."""
+
+    latent, in_channels = FORMAT, FORMAT.channels
+
+
+def a_model(**fields):
+    return Model(Weights("denoiser", "fake", ()), **fields)
+
+
+def steered(positive, negative=None, cfg=1.0, **model):
+    """A guider that steers by these conditions."""
+    if negative is None:
+        return BasicGuider(a_model(**model), positive)
+    return CfgGuider(a_model(**model), positive, negative, cfg)
+
+
 def a_run(
-    key="op", network=None, seed=0, size=4, steering=None, sampler=euler, sigmas=SIGMAS, patches=(), batch=1
+    key="op",
+    network=None,
+    seed=0,
+    size=4,
+    steering=None,
+    sampler=euler,
+    sigmas=SIGMAS,
+    patches=(),
+    batch=1,
+    nets=None,
 ):
     """A run of a sampler on seeded noise."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, 4, size, size, generator=generator) * 14.6
-    steering = steering or Steering((a_cond(1.0),), (a_cond(-1.0),), cfg=3.0)
+    guider = steering or steered((a_cond(1.0),), (a_cond(-1.0),), cfg=3.0)
+    setting = Setting(Plain(), PREDICTION.range, x, None, lambda net: nets[net])
+    sides = resolve({side: getattr(guider, side) for side in sides_of(guider)}, setting)
     target = Target(network or Formula(), PREDICTION, FORMAT, torch.device("cpu"), patches)
 
     def finish(outcome):
@@ -66,10 +99,9 @@ def a_run(
             outcome.samples if outcome.denoised is None else outcome.denoised
         )
 
-    return Denoising(OpKey(key), sampler(x, sigmas), target, steering, len(sigmas) - 1, finish)
+    return Denoising(OpKey(key), sampler(x, sigmas), target, (guider, sides), len(sigmas) - 1, finish)
 
 
 def an_op(cfg=3.0):
-    model = Model(Weights("denoiser", "fake", ()))
-    guider = CfgGuider(model, (a_cond(1.0),), (a_cond(-1.0),), cfg)
+    guider = CfgGuider(a_model(), (a_cond(1.0),), (a_cond(-1.0),), cfg)
     return Denoise(guider, Latent(torch.zeros(1, 4, 4, 4)), Noise(0), Sampler("euler"), SIGMAS)

@@ -8,10 +8,9 @@ from backend.models.preview import latent_to_rgb
 from backend.sampling.request import DenoiseRequest
 from backend.sampling.run import Outcome
 from backend.types import OpKey
-from backend.worker.denoise import Steering
 from backend.worker.messages import Failed, Preview, Progress
 from backend.worker.steploop import Ended, StepLoop
-from tests.backend.worker.fakes import FORMAT, SIGMAS, Formula, a_cond, a_run, an_op
+from tests.backend.worker.fakes import FORMAT, SIGMAS, Formula, a_cond, a_run, an_op, steered
 
 
 def finished(*runs, max_rows=64, previews=None):
@@ -79,9 +78,9 @@ def test_each_step_is_reported_once_and_in_order():
 
 def test_at_cfg_one_the_negative_condition_costs_nothing():
     network = Formula()
-    steered = Steering((a_cond(1.0),), (a_cond(-1.0),), cfg=1.0)
-    _, with_negative = finished(a_run(network=network, steering=steered))
-    _, without = finished(a_run(steering=Steering((a_cond(1.0),))))
+    unsteered = steered((a_cond(1.0),), (a_cond(-1.0),), cfg=1.0)
+    _, with_negative = finished(a_run(network=network, steering=unsteered))
+    _, without = finished(a_run(steering=steered((a_cond(1.0),))))
     assert network.passes == [1] * 4
     assert torch.equal(samples(with_negative), samples(without))
 
@@ -94,8 +93,8 @@ def test_guidance_moves_from_the_negative_to_the_positive_estimate():
         return samples(finished(a_run(steering=steering, sampler=once))[1])
 
     positive, negative = (a_cond(1.0),), (a_cond(-1.0),)
-    guided = estimate(Steering(positive, negative, cfg=5.0))
-    p, n = estimate(Steering(positive)), estimate(Steering(negative))
+    guided = estimate(steered(positive, negative, cfg=5.0))
+    p, n = estimate(steered(positive)), estimate(steered(negative))
     assert torch.allclose(guided, n + (p - n) * 5.0, atol=1e-4)
 
 
@@ -103,10 +102,8 @@ def test_several_conditions_weigh_equally():
     def once(x, sigmas):
         return Outcome((yield DenoiseRequest(x, sigmas[0], 0)), None)
 
-    both = samples(
-        finished(a_run(steering=Steering((a_cond(1.0), a_cond(3.0, length=154))), sampler=once))[1]
-    )
-    middle = samples(finished(a_run(steering=Steering((a_cond(2.0),)), sampler=once))[1])
+    both = samples(finished(a_run(steering=steered((a_cond(1.0), a_cond(3.0, length=154))), sampler=once))[1])
+    middle = samples(finished(a_run(steering=steered((a_cond(2.0),)), sampler=once))[1])
     assert torch.allclose(both, middle, atol=1e-4)
 
 
@@ -118,8 +115,8 @@ def test_a_sampler_may_ask_for_the_unconditional_estimate_even_at_cfg_one():
         seen.append(reply)
         return Outcome(reply[0], None)
 
-    finished(a_run(steering=Steering((a_cond(1.0),), (a_cond(-1.0),), cfg=1.0), sampler=both))
-    finished(a_run(steering=Steering((a_cond(1.0),)), sampler=both))
+    finished(a_run(steering=steered((a_cond(1.0),), (a_cond(-1.0),), cfg=1.0), sampler=both))
+    finished(a_run(steering=steered((a_cond(1.0),)), sampler=both))
     (guided, negative), (alone, zeros) = seen
     assert torch.allclose(guided, alone, atol=1e-5)
     assert not torch.equal(negative, guided)
@@ -128,7 +125,7 @@ def test_a_sampler_may_ask_for_the_unconditional_estimate_even_at_cfg_one():
 
 def test_a_failing_op_takes_no_other_along():
     network = Formula()
-    bad = Steering((a_cond(float("nan")),))
+    bad = steered((a_cond(float("nan")),))
     _, reports = finished(a_run("bad", network, steering=bad), a_run("good", network, seed=5))
     failure = next(r for r in reports if isinstance(r, Failed))
     assert (failure.key, failure.type, failure.message) == (
@@ -150,7 +147,7 @@ def test_a_pass_too_large_for_memory_is_made_op_by_op():
 
 def test_an_option_that_is_not_honoured_is_refused_by_name():
     with pytest.raises(UnsupportedOption, match="conditioning option gligen"):
-        Steering((a_cond(1.0, gligen=("position", None)),))
+        a_run(steering=steered((a_cond(1.0, gligen=("position", None)),)))
 
 
 def test_a_run_without_steps_ends_at_once():

@@ -1,0 +1,110 @@
+"""What rows of a forward pass ask for beside the plain network: a ControlNet's residuals, altered blocks.
+
+All of it is said per row, so rows of several users share a pass whatever each of them asks for.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from torch import Tensor
+
+from backend.patches import Downscale, FreeU
+
+BlockPatch: TypeAlias = FreeU | Downscale
+Watcher: TypeAlias = Callable[[int, Tensor], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Alteration:
+    """How a call alters the network's blocks.
+
+    blocks: those that are in force at the call's noise level; perturbed: self-attention in the middle block
+    hands on its values; watcher: told, for each row of the call, how much attention each place got in that
+    block, float32 [places].
+    """
+
+    blocks: tuple[BlockPatch, ...] = ()
+    perturbed: bool = False
+    watcher: Watcher | None = field(default=None, compare=False)
+
+    @property
+    def layout(self) -> Hashable:
+        """Equal for rows whose pass has equal shapes inside."""
+        return tuple(patch for patch in self.blocks if isinstance(patch, Downscale))
+
+
+UNALTERED = Alteration()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Residuals:
+    """What a ControlNet adds: to each skip of a UNet, in order, and behind its middle. [R, C, h, w] each."""
+
+    skips: tuple[Tensor, ...]
+    middle: Tensor
+
+    def spread(self, rows: Tensor, count: int) -> "Residuals":
+        """For a pass of `count` rows, of which these are the ones at `rows` (int64 [R]); 0 for the others."""
+        return Residuals(
+            tuple(_spread(s, rows, count) for s in self.skips), _spread(self.middle, rows, count)
+        )
+
+    def plus(self, other: "Residuals") -> "Residuals":
+        skips = tuple(a + b for a, b in zip(self.skips, other.skips, strict=True))
+        return Residuals(skips, self.middle + other.middle)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """One row's alteration, and its number within its call."""
+
+    alteration: Alteration = UNALTERED
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Additions:
+    """Beside a pass of R rows. rows: R of them, or () where none is altered."""
+
+    residuals: Residuals | None = None
+    rows: tuple[Row, ...] = ()
+
+    def perturbed(self) -> list[int]:
+        """The rows without self-attention in the middle block."""
+        return [i for i, row in enumerate(self.rows) if row.alteration.perturbed]
+
+    def watchers(self) -> list[tuple[int, Callable[[Tensor], None]]]:
+        """The rows whose attention is watched, and who is told of it."""
+        return [
+            (i, _for_row(row.alteration.watcher, row.number))
+            for i, row in enumerate(self.rows)
+            if row.alteration.watcher is not None
+        ]
+
+    def stacks(self) -> list[tuple[tuple[BlockPatch, ...], list[int]]]:
+        """Every list of block patches and the rows that have it; rows without any are left out."""
+        found: dict[tuple[BlockPatch, ...], list[int]] = {}
+        for i, row in enumerate(self.rows):
+            if row.alteration.blocks:
+                found.setdefault(row.alteration.blocks, []).append(i)
+        return list(found.items())
+
+
+NO_ADDITIONS = Additions()
+
+
+def additions_of(rows: Sequence[Row], residuals: Residuals | None) -> Additions:
+    """Beside a pass of these rows."""
+    altered = any(row.alteration != UNALTERED or row.alteration.watcher for row in rows)
+    return Additions(residuals, tuple(rows)) if altered or residuals is not None else NO_ADDITIONS
+
+
+def _for_row(watcher: Watcher, number: int) -> Callable[[Tensor], None]:
+    return lambda attention: watcher(number, attention)
+
+
+def _spread(value: Tensor, rows: Tensor, count: int) -> Tensor:
+    if len(value) == count:
+        return value[rows.argsort()]
+    return value.new_zeros(count, *value.shape[1:]).index_copy(0, rows, value)

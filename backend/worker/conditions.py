@@ -1,0 +1,202 @@
+"""A guider's conditions, resolved for one run: where each counts, and what the network is given for it.
+
+Done once, before the first step, as far as the latent's size and the model's noise range allow.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from backend.errors import UnsupportedOption
+from backend.models.controlnet import fitted_hint
+from backend.models.family import Layout
+from backend.models.latent import LatentFormat
+from backend.references import ControlNet, ControlUse
+from backend.resize import resize
+from backend.sampling.discretization import NoiseRange
+from backend.sampling.region import OPTIONS, Region, region_of
+from backend.types import Cond
+from backend.worker.batch import Control, ControlNetwork
+
+CONTROL, FOR_BOTH = "control", "control_apply_to_uncond"  # ComfyUI's names of the options
+CONTROL_TOKENS = "cross_attn_controlnet"
+CONCAT_IMAGE, CONCAT_MASK = "concat_latent_image", "concat_mask"
+HONOURED = OPTIONS | {CONTROL, FOR_BOTH, CONTROL_TOKENS, CONCAT_IMAGE, CONCAT_MASK, "prompt_type"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ActiveControl:
+    """A ControlNet at work for a time. hint [B, C, H, W] in pixels, as large as its condition's region."""
+
+    network: ControlNetwork
+    hint: Tensor
+    strength: float
+    average: bool
+    times: Region
+
+    def at(self, x: Tensor, tokens: Tensor | None) -> Control:
+        """For a latent x [B, C, h, w] of the region."""
+        hint = rows_of(self.hint, len(x)).to(x.device)
+        return Control(self.network, hint, self.strength, self.average, tokens)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Condition:
+    """extra: the network's other inputs; those with as many axes as the latent are cropped to the region."""
+
+    tokens: Tensor
+    region: Region
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    controls: tuple[ActiveControl, ...] = ()
+    control_tokens: Tensor | None = None
+    for_both: bool = False  # its ControlNets are for the negative side as well
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Setting:
+    """What conditions are resolved for.
+
+    latent [B, C, *dims] in the model's units; mask: where it is sampled, like it, or None; control: the
+    loaded network of a reference.
+    """
+
+    layout: Layout
+    noise: NoiseRange
+    latent: Tensor
+    mask: Tensor | None
+    control: Callable[[ControlNet], ControlNetwork]
+
+
+Sides: TypeAlias = Mapping[str, tuple[Condition, ...]]
+
+
+def resolve(sides: Mapping[str, Sequence[Cond]], setting: Setting) -> dict[str, tuple[Condition, ...]]:
+    """Every side's conditions, each side with a counterpart for every area of the others.
+
+    Raises: UnsupportedOption for an empty first side, or an option that can't be honoured.
+    """
+    found = {side: [_resolved(cond, setting) for cond in conds] for side, conds in sides.items()}
+    first = next(iter(found))
+    if not found[first]:
+        raise UnsupportedOption(first, (), "Connect a conditioning with at least one entry.")
+    for side in found:
+        for condition in list(found[side]):
+            for other in found:
+                if other != side and (made := counterpart(condition, found[other])) is not None:
+                    found[other].append(made)
+    for side in found:
+        if side != first:
+            found[side] = with_controls(found[first], found[side])
+    return {side: tuple(conditions) for side, conditions in found.items()}
+
+
+def counterpart(condition: Condition, others: Sequence[Condition]) -> Condition | None:
+    """For a condition with an area: its region under the condition of the other side that surrounds it.
+
+    None where it has no area, the other side has that area already, or nothing there surrounds it.
+    """
+    box = condition.region.box
+    if box is None:
+        return None
+    nearest: Condition | None = None
+    for other in others:
+        size = other.region.box
+        if size is None:
+            nearest = nearest or other
+        elif size.holds(box) and (
+            nearest is None or nearest.region.box is None or nearest.region.box.volume > size.volume
+        ):
+            nearest = other
+    if nearest is None or nearest.region.box == box:
+        return None
+    return replace(
+        condition, tokens=nearest.tokens, extra=nearest.extra, control_tokens=nearest.control_tokens
+    )
+
+
+def with_controls(first: Sequence[Condition], others: Sequence[Condition]) -> list[Condition]:
+    """The other side with the first one's ControlNets that are for both, unless it has any of its own."""
+    shared = [c.controls for c in first if c.region.box is None and c.controls and c.for_both]
+    whole = [i for i, c in enumerate(others) if c.region.box is None]
+    changed = list(others)
+    if not whole or any(others[i].controls for i in whole):
+        return changed
+    for number, controls in enumerate(shared):
+        at = whole[number % len(whole)]
+        changed[at] = replace(others[at], controls=controls)
+    return changed
+
+
+def _resolved(cond: Cond, setting: Setting) -> Condition:
+    for name in sorted(set(cond.options) - HONOURED):
+        raise UnsupportedOption(f"conditioning option {name}", cond.options[name], "Leave its node out.")
+    uses = cond.options.get(CONTROL, ())
+    assert isinstance(uses, tuple)
+    tokens = cond.options.get(CONTROL_TOKENS)
+    region = region_of(cond.options, setting.latent.shape[2:], setting.noise)
+    return Condition(
+        cond.tokens,
+        region,
+        _extra(cond.options, setting),
+        tuple(_active(use, region, setting) for use in uses),
+        tokens if isinstance(tokens, Tensor) else None,
+        bool(cond.options.get(FOR_BOTH)),
+    )
+
+
+def _active(use: ControlUse, region: Region, setting: Setting) -> ActiveControl:
+    network = setting.control(use.net)
+    percents = {"start_percent": use.start, "end_percent": use.end}
+    dims = setting.latent.shape[2:] if region.box is None else region.box.size
+    times = region_of(percents, setting.latent.shape[2:], setting.noise)
+    hint = fitted_hint(use.image, (dims[-2], dims[-1]))
+    return ActiveControl(network, hint, use.strength, use.net.average, times)
+
+
+def _extra(options: Mapping[str, object], setting: Setting) -> dict[str, Tensor]:
+    """The mask and the masked latent of an inpainting model, [B, 1 + C, *dims]; nothing for other models."""
+    latent, layout = setting.latent, setting.layout
+    if layout.in_channels == layout.latent.channels:
+        return {}
+    mask = options.get(CONCAT_MASK, setting.mask)
+    if not isinstance(mask, Tensor):
+        return {}  # the network then sees a blank picture
+    image = options.get(CONCAT_IMAGE)
+    picture = _to_model(image, layout.latent) if isinstance(image, Tensor) else latent
+    picture = _at_size(picture, latent)
+    mask = mask[:, :1] if mask.ndim == latent.ndim else mask
+    mask = _at_size(mask.reshape(-1, 1, *mask.shape[-2:]), latent).round()
+    return {"concat": torch.cat([mask, picture.to(mask)], dim=1)}
+
+
+def _to_model(image: Tensor, format: LatentFormat) -> Tensor:
+    return (image.float() - format.shift) * format.scale
+
+
+def _at_size(value: Tensor, latent: Tensor) -> Tensor:
+    """[B, C, h, w] in the latent's size and number of rows; rows are spread evenly over the batch."""
+    if value.shape[-2:] != latent.shape[-2:]:
+        value = resize(value, latent.shape[-1], latent.shape[-2], "bilinear", "center")
+    return spread_rows(value, len(latent))
+
+
+def spread_rows(value: Tensor, rows: int) -> Tensor:
+    """[B, ...] -> [rows, ...]: each of the B for an equal stretch, or `rows` of the B at equal distances."""
+    count = len(value)
+    if count == rows or rows <= 1:
+        return value[:rows]
+    if rows < count:
+        places = [min(round(i * (count - 1) / (rows - 1)), count - 1) for i in range(rows)]
+    else:
+        places = [min(int((i + 0.5) * count / rows), count - 1) for i in range(rows)]
+    return value[torch.tensor(places, device=value.device)]
+
+
+def rows_of(value: Tensor, rows: int) -> Tensor:
+    """[B, ...] -> [rows, ...]: repeated, or cut, as ComfyUI fits a condition to a batch."""
+    if len(value) == rows:
+        return value
+    return value.repeat(-(-rows // len(value)), *[1] * (value.ndim - 1))[:rows]

@@ -1,0 +1,111 @@
+"""What changes a model without touching its weights: sampling, guidance, and the network's blocks."""
+
+from typing import Annotated
+
+from backend.node import Choice, Float, Int, node
+from backend.patches import (
+    DiscreteKind,
+    DiscreteSampling,
+    Downscale,
+    FreeU,
+    PerturbedAttention,
+    RescaleCfg,
+    ResizeMethod,
+    SelfAttention,
+)
+from backend.references import Model
+from backend.resize import LATENT_METHODS
+
+ADVANCED = "advanced/model"
+UNET = "model_patches/unet"
+Factor = Annotated[float, Float(0.0, 10.0, step=0.01)]
+Percent = Annotated[float, Float(0.0, 1.0, step=0.001)]
+METHODS = ("bicubic", *(method for method in LATENT_METHODS if method != "bicubic"))
+Method = Annotated[ResizeMethod, Choice(METHODS, style="COMBO", multiselect=False)]
+
+
+@node("ModelSamplingDiscrete", category=ADVANCED, module="comfy_extras.nodes_model_advanced")
+def model_sampling_discrete(
+    *,
+    model: Model,
+    sampling: Annotated[DiscreteKind, Choice(("eps", "v_prediction", "lcm", "x0", "img_to_img"))],
+    zsnr: bool = False,
+) -> Model:
+    """What the model predicts. `zsnr`: its range of noise is stretched until no signal is left."""
+    return model.with_patch(DiscreteSampling(sampling, zsnr))
+
+
+@node("RescaleCFG", category=ADVANCED, module="comfy_extras.nodes_model_advanced")
+def rescale_cfg(*, model: Model, multiplier: Annotated[float, Float(0.0, 1.0, step=0.01)] = 0.7) -> Model:
+    """Keeps guidance from overexposing, as models with v-prediction need it."""
+    return model.with_patch(RescaleCfg(multiplier))
+
+
+@node("FreeU", category=UNET, module="comfy_extras.nodes_freelunch")
+def free_u(*, model: Model, b1: Factor = 1.1, b2: Factor = 1.2, s1: Factor = 0.9, s2: Factor = 0.2) -> Model:
+    """Strengthens a UNet's backbone and dampens its skips."""
+    return model.with_patch(FreeU(b1, b2, s1, s2, 1))
+
+
+@node("FreeU_V2", category=UNET, module="comfy_extras.nodes_freelunch")
+def free_u_v2(
+    *, model: Model, b1: Factor = 1.3, b2: Factor = 1.4, s1: Factor = 0.9, s2: Factor = 0.2
+) -> Model:
+    """The same, most where the backbone is strong already."""
+    return model.with_patch(FreeU(b1, b2, s1, s2, 2))
+
+
+@node("PerturbedAttentionGuidance", category=UNET, module="comfy_extras.nodes_pag")
+def perturbed_attention_guidance(
+    *, model: Model, scale: Annotated[float, Float(0.0, 100.0, step=0.01, round=0.01)] = 3.0
+) -> Model:
+    """Guidance away from what the model makes without self-attention in its middle."""
+    return model.with_patch(PerturbedAttention(scale))
+
+
+@node(
+    "SelfAttentionGuidance",
+    category="_for_testing",
+    module="comfy_extras.nodes_sag",
+    display_name="Self-Attention Guidance",
+    experimental=True,
+)
+def self_attention_guidance(
+    *,
+    model: Model,
+    scale: Annotated[float, Float(-2.0, 5.0, step=0.01)] = 0.5,
+    blur_sigma: Annotated[float, Float(0.0, 10.0, step=0.1)] = 2.0,
+) -> Model:
+    """Guidance away from what the model makes of a picture that is blurred where it looks."""
+    return model.with_patch(SelfAttention(scale, blur_sigma))
+
+
+@node(
+    "PatchModelAddDownscale",
+    category=UNET,
+    module="comfy_extras.nodes_model_downscale",
+    display_name="PatchModelAddDownscale (Kohya Deep Shrink)",
+)
+def patch_model_add_downscale(
+    *,
+    model: Model,
+    block_number: Annotated[int, Int(1, 32, step=1)] = 3,
+    downscale_factor: Annotated[float, Float(0.1, 9.0, step=0.001)] = 2.0,
+    start_percent: Percent = 0.0,
+    end_percent: Percent = 0.35,
+    downscale_after_skip: bool = True,
+    downscale_method: Method,
+    upscale_method: Method,
+) -> Model:
+    """The UNet works at a lower resolution from a block on, for a part of the sampling."""
+    return model.with_patch(
+        Downscale(
+            block_number,
+            downscale_factor,
+            start_percent,
+            end_percent,
+            downscale_after_skip,
+            downscale_method,
+            upscale_method,
+        )
+    )
