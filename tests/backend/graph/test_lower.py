@@ -2,13 +2,15 @@ from dataclasses import replace
 
 import pytest
 
+from backend.graph.keys import content_key, value_key
 from backend.graph.lower import MISSING, Lowering, NodeRaised, Submitter, inputs_of
 from backend.graph.parse import parse_prompt
 from backend.node import NodeSpec, node
-from backend.ops import Call, DecodeLatent, Denoise, EncodeText, Op, Part
-from backend.references import Ref
+from backend.ops import Awaiting, Call, DecodeLatent, Denoise, EncodeText, Identify, Op, Part
+from backend.references import File, LoraUse, Model, Ref, Weights
+from backend.registry import Registry
 from backend.types import ClientId, JobKey, Latent, NodeId, OpKey
-from tests.backend.graph.toys import a_registry, a_sum_prompt, an_image_prompt, sample
+from tests.backend.graph.toys import a_registry, a_sum_prompt, an_image_prompt, loader, sample, show
 
 
 def lowering(
@@ -17,6 +19,11 @@ def lowering(
     submitter = Submitter(JobKey(1), ClientId(client))
     nodes = [NodeId(o) for o in outputs]
     return Lowering(parse_prompt(prompt), nodes, a_registry(*more), {}, submitter)
+
+
+def registry_of(*replaced: NodeSpec) -> Registry:
+    names = {spec.name for spec in replaced}
+    return Registry([*replaced, *(spec for spec in (loader, show) if spec.name not in names)])
 
 
 def nothing(ref: Ref) -> object:
@@ -153,3 +160,39 @@ def test_a_list_output_is_fanned_out_once_its_length_is_known():
     shown = low.ops[low.nodes[NodeId("6")].key]
     assert isinstance(shown, Call)
     assert [(r.slot, r.item) for r in shown.inputs["value"]] == [(0, 0), (0, 1), (0, 2)]
+
+
+def test_a_loader_whose_file_is_not_known_is_asked_again_when_it_is():
+    known: set[str] = set()
+    asked = [Identify(File(name, 1, 1, 1)) for name in ("a", "b")]
+
+    @node("Loader", category="toys")
+    def late(*, name: str) -> Model:
+        if missing := [op for op in asked if op.file.path not in known]:
+            raise Awaiting(*missing)
+        return Model(Weights("denoiser", "digest", (asked[0].file,)))
+
+    prompt = {
+        "1": {"class_type": "Loader", "inputs": {"name": "x"}},
+        "6": {"class_type": "Show", "inputs": {"value": 1, "tag": ["1", 0]}},
+    }
+    low = Lowering(parse_prompt(prompt), [NodeId("6")], registry_of(late), {}, Submitter(JobKey(1)))
+    assert low.advance(nothing, unknown) == []
+    keys = {content_key(op) for op in asked}
+    assert low.waiting == keys == set(low.ops)
+    assert low.targets == keys
+    assert low.asked == dict.fromkeys(keys, "1")
+    known.update("ab")
+    assert [n.id for n in low.advance(nothing, unknown)] == ["1", "6"]
+    assert low.complete
+    assert low.targets.isdisjoint(keys)
+
+
+def test_where_weights_are_read_is_no_part_of_what_they_are():
+    def model(digest: str, path: str) -> Model:
+        file = File(path, len(path), 1, 1)
+        return Model(Weights("denoiser", digest, (file,)), (LoraUse(Weights("lora", "l", (file,)), 0.5),))
+
+    assert model("a", "one.safetensors") == model("a", "other.safetensors")
+    assert value_key(model("a", "one.safetensors")) == value_key(model("a", "other.safetensors"))
+    assert value_key(model("a", "one.safetensors")) != value_key(model("b", "one.safetensors"))

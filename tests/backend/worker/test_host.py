@@ -8,11 +8,14 @@ from typing import Annotated
 
 import pytest
 
+from backend.errors import BadFile
+from backend.library import Library
 from backend.node import HiddenInput, Int, NodeSpec, OutputSpec, Result, node
-from backend.ops import Call, Denoise
-from backend.references import Ref
+from backend.ops import Call, Denoise, Identify
+from backend.references import Contents, File, Ref
 from backend.registry import Registry
 from backend.settings import Settings
+from backend.storage import Storage
 from backend.types import Image, NodeId, OpKey
 from backend.worker.exchange import Value
 from backend.worker.failure import text
@@ -64,11 +67,11 @@ LISTS = NodeSpec(
 class Bench:
     """A host with the nodes above and what it reported."""
 
-    def __init__(self, *more):
+    def __init__(self, *more, library=None):
         self.reports = Queue()
         registry = Registry((double, two, show, fail, quit, wrong, LISTS, *more))
         report = lambda device, report: self.reports.put((device, report))  # noqa: E731
-        self.host = Host(registry, {Settings: Settings(port=7)}, report, threads=4)
+        self.host = Host(registry, {Settings: Settings(port=7), Library: library}, report, threads=4)
 
     def run(self, node, inputs, values=None, hidden=None, key="k"):
         call = Call(
@@ -278,3 +281,32 @@ def test_calls_behind_an_abandoned_one_come_back_as_cancelled_and_those_before_i
 
 def vars_of(spec):
     return {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec) if field.init}
+
+
+def test_a_file_is_identified_on_a_thread():
+    file = File("/m/a.safetensors", 1, 2, 3)
+
+    def read(asked):
+        assert asked == file
+        if threading.current_thread() is threading.main_thread():
+            raise AssertionError("the event loop must not hash")
+        return Contents("digest", 9)
+
+    bench = Bench(library=Library(Storage(Settings()), read))
+    bench.host.run(OpKey("k"), Identify(file), {})
+    assert bench.next() == Started(OpKey("k"))
+    assert outputs(bench.next()) == ((Contents("digest", 9),),)
+    bench.host.stop()
+
+
+def test_a_file_that_cannot_be_identified_fails_its_op():
+    def read(asked):
+        raise BadFile(asked.path, "the file is cut off", "Copy it again.")
+
+    bench = Bench(library=Library(Storage(Settings()), read))
+    bench.host.run(OpKey("k"), Identify(File("/m/a.safetensors", 1, 2, 3)), {})
+    assert bench.next() == Started(OpKey("k"))
+    report = bench.next()
+    assert isinstance(report, Failed)
+    assert "/m/a.safetensors: the file is cut off" in report.message
+    bench.host.stop()
