@@ -6,6 +6,7 @@ refused here where that is too much. On a GPU the driver's own refusal is exact,
 
 import ctypes
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -21,6 +22,9 @@ from backend.settings import Settings
 
 # what the allocators of torch say where they have no class of their own for it
 _WORDS = ("can't allocate memory", "not enough memory", "out of memory")
+
+# convolutions behind an upsampling: four folded 2x2 kernels stand beside each 3x3 one (`models/upsampler.py`)
+_FOLDED = re.compile(r"(upsample|output_blocks\.\d+\.\d+)\.conv\.weight$")
 
 
 class Memory:
@@ -68,17 +72,18 @@ def ran_out(error: BaseException) -> bool:
 
 
 def weight_bytes(weights: Weights, dtype: torch.dtype) -> int:
-    """What a component will take once it is loaded, read from its files' headers.
+    """What a component will take once it is loaded on a CPU, read from its files' headers.
 
     Raises: BadFile for a file that is missing or damaged.
     """
-    total = 0
+    numbers = 0
     for file in weights.files:
         header = open_model(file.path).header
         place = next((p for p in places(header) if p.kind == weights.kind), None)
         for name in header if place is None else place.names.values():
-            total += math.prod(header.shape(name)) * dtype.itemsize
-    return total
+            size = math.prod(header.shape(name))
+            numbers += size + (size * 16 // 9 if _FOLDED.search(name) else 0)
+    return numbers * dtype.itemsize
 
 
 def droppable(sizes: Sequence[int], shortage: int | None) -> int:
