@@ -15,7 +15,7 @@ from backend.errors import TesseraError
 from backend.library import Library
 from backend.models.identity import VERSION, identify
 from backend.registry import Registry
-from backend.settings import Settings, visible_gpus
+from backend.settings import Settings, visible_gpus, yield_idle_cores
 from backend.storage import Storage
 from backend.types import DeviceId
 from backend.worker.exchange import sweep, sweep_own
@@ -58,6 +58,7 @@ class Assembly:
         """Start the host's threads and one process per device. Call after the engine's start()."""
         cores = os.cpu_count() or 1
         self.engine.add_host(self.host, slots=max(2, cores))
+        yield_idle_cores()
         gpus = visible_gpus(self.settings)
         count = self.settings.workers or max(1, gpus)
         name, rows = ("gpu", GPU_ROWS) if gpus else ("cpu", ROWS)
