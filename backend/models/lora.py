@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backend.errors import BadFile
 from backend.models.adapters import Delta, SidePath
-from backend.models.weights import open_model
+from backend.models.weights import open_file
 from backend.references import File
 
 _log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def load_lora(file: File, target: Target) -> Lora:
     What the file has for this kind of target and this one lacks is logged. Raises: BadFile where the file is
     damaged, or of a kind of adapter that is not of low rank.
     """
-    tensors = dict(open_model(file.path).tensors())
+    tensors = dict(open_file(file).tensors())
     if foreign := next((name for name in tensors if _FOREIGN.search(name)), None):
         remedy = "Use a LoRA of plain up and down matrices, or merge this one into a checkpoint."
         raise BadFile(file.path, f"tensor {foreign!r} is of an adapter that this server can't apply", remedy)

@@ -15,7 +15,7 @@ from backend.models.hostcopy import HostCopies
 from backend.models.lora import Lora, Patch, load_lora
 from backend.models.text import TextEncoder, load_text_encoder
 from backend.models.vae import VaeModel, load_vae
-from backend.references import ComponentKind, File, LoraUse, Weights
+from backend.references import ComponentKind, LoraUse, Weights
 from backend.settings import Settings
 from backend.types import ComponentId
 from backend.worker.device import compute_dtype
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 class _Held:
     component: Component
     label: str
-    loras: dict[File, Lora]
+    loras: dict[ComponentId, Lora]
 
     @property
     def nbytes(self) -> int:
@@ -91,7 +91,7 @@ class Residents:
 
     def patches(self, weights: Weights, uses: Sequence[LoraUse]) -> tuple[Patch, ...]:
         """LoRAs loaded for the component of `weights`, which must be resident. Raises: BadFile."""
-        return tuple(Patch(self._lora(self._held[weights.id], use.file), use.strength) for use in uses)
+        return tuple(Patch(self._lora(self._held[weights.id], use), use.strength) for use in uses)
 
     def unload(self, components: Sequence[ComponentId] | None) -> None:
         """Drop the named components, or all; running ops keep theirs until they end."""
@@ -103,7 +103,7 @@ class Residents:
         """Make room: drop what is idle, the least recently used first, until `shortage` bytes are free (None:
         all of it). Nothing is dropped where all of it would not be enough.
 
-        keep: what running ops use, components by id and LoRAs by file. Returns: how many components and LoRAs
+        keep: what running ops use, the ids of components and LoRAs. Returns: how many components and LoRAs
         went.
         """
         idle = list(self._idle(keep))
@@ -123,11 +123,11 @@ class Residents:
     def _nbytes(self) -> int:
         return sum(held.nbytes for held in self._held.values())
 
-    def _idle(self, keep: Collection[object]) -> Iterator[tuple[ComponentId, File | None, int]]:
+    def _idle(self, keep: Collection[object]) -> Iterator[tuple[ComponentId, ComponentId | None, int]]:
         """What `evict` may drop, in order: LoRAs of components that stay, then components with theirs."""
         for id, held in self._held.items():
             if id in keep:
-                yield from ((id, f, lora.nbytes) for f, lora in held.loras.items() if f not in keep)
+                yield from ((id, name, lora.nbytes) for name, lora in held.loras.items() if name not in keep)
         yield from ((id, None, held.nbytes) for id, held in self._held.items() if id not in keep)
 
     def _drop(self, id: ComponentId, reason: Literal["asked", "evicted"]) -> None:
@@ -152,8 +152,9 @@ class Residents:
             raise TypeError(f"{held.label} is no {kind.__name__}")
         return held.component
 
-    def _lora(self, held: _Held, file: File) -> Lora:
-        lora = held.loras.pop(file, None)
+    def _lora(self, held: _Held, use: LoraUse) -> Lora:
+        id, file = use.weights.id, use.file
+        lora = held.loras.pop(id, None)
         if lora is None:
             if isinstance(held.component, VaeModel | ControlModel):
                 raise TypeError(f"{held.label} takes no LoRA")
@@ -161,7 +162,7 @@ class Residents:
             self.memory.claim(f"the LoRA {Path(file.path).name}", file.size)
             lora = load_lora(file, held.component)
             self.load_seconds += perf_counter() - begun
-        held.loras[file] = lora  # the last is the most recently used
+        held.loras[id] = lora  # the last is the most recently used
         while len(held.loras) > _MOST_LORAS:
             del held.loras[next(iter(held.loras))]
         return lora
