@@ -24,7 +24,7 @@ from backend.ops import (
     Tiles,
     field_names,
 )
-from backend.references import ControlNet, File, LoraUse, Ref, Weights
+from backend.references import ControlNet, Ref, Weights
 from backend.sampling.sigmas import basic_sigmas
 from backend.types import ComponentId, Cond, Latent, OpKey
 from backend.worker.begin import begin, prediction_of
@@ -63,13 +63,11 @@ def concrete(value: T, inputs: Mapping[OpKey, Value]) -> T:
     return cast(T, _concrete(value, inputs))  # a Ref of a T becomes a T; everything else keeps its type
 
 
-def needs(value: object) -> Iterator[ComponentId | File]:
-    """What an op, or a part of one, uses of the residents: components by id, LoRAs by file."""
+def needs(value: object) -> Iterator[ComponentId]:
+    """What an op, or a part of one, uses of the residents: ids of components and of LoRAs."""
     match value:
         case Weights():
             yield value.id
-        case LoraUse(file=file):
-            yield file
         case tuple():
             for part in value:
                 yield from needs(part)
