@@ -81,12 +81,32 @@ class EncodePixels(Op[Latent]):
 
 @dataclass(frozen=True, slots=True)
 class EncodeInpaint(Op[Latent]):
-    """Pixels with the masked part greyed out, and the mask grown by `grow` pixels as the noise mask."""
+    """Pixels with the masked part greyed out, and the mask grown by `grow` pixels as the noise mask.
+
+    soft: the noise mask keeps its shades instead, and is not grown.
+    """
 
     vae: Vae
     pixels: Lazy[Image]
     mask: Lazy[Mask]
     grow: int
+    soft: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WithPicture(Op[Conditioning]):
+    """Conditions with the picture an inpainting model is shown; its noise mask says what is to be made."""
+
+    conditioning: Lazy[Conditioning]
+    picture: Lazy[Latent]
+
+
+@dataclass(frozen=True, slots=True)
+class WithMask(Op[Latent]):
+    """A latent with the noise mask of another."""
+
+    latent: Lazy[Latent]
+    source: Lazy[Latent]
 
 
 @dataclass(frozen=True, slots=True)

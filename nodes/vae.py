@@ -3,9 +3,9 @@
 from typing import Annotated
 
 from backend.node import Int, node
-from backend.ops import DecodeLatent, EncodeInpaint, EncodePixels, Op, Tiles
+from backend.ops import DecodeLatent, EncodeInpaint, EncodePixels, Op, Tiles, WithMask, WithPicture
 from backend.references import Vae
-from backend.types import Image, Latent, Mask
+from backend.types import Conditioning, Image, Latent, Mask
 
 TileOverlap = Annotated[int, Int(0, 4096, step=32)]
 Frames = Annotated[int, Int(8, 4096, step=4)]
@@ -58,3 +58,23 @@ def vae_encode_for_inpaint(
 ) -> Op[Latent]:
     """Pictures with the masked part greyed out -> latents that get noise only there."""
     return EncodeInpaint(vae, pixels, mask, grow_mask_by)
+
+
+@node("InpaintModelConditioning", category="conditioning/inpaint", outputs=("positive", "negative", "latent"))
+def inpaint_model_conditioning(
+    *,
+    positive: Conditioning,
+    negative: Conditioning,
+    vae: Vae,
+    pixels: Image,
+    mask: Mask,
+    noise_mask: bool = True,
+) -> tuple[Op[Conditioning], Op[Conditioning], Op[Latent]]:
+    """What an inpainting model is shown of a picture, and the picture as a latent.
+
+    `noise_mask`: only the masked part of the latent gets noise.
+    """
+    shown = EncodeInpaint(vae, pixels, mask, grow=0, soft=True)
+    whole = EncodePixels(vae, pixels)
+    latent = WithMask(whole, shown) if noise_mask else whole
+    return WithPicture(positive, shown), WithPicture(negative, shown), latent

@@ -100,13 +100,19 @@ def encode_pixels(vae: VaeModel, pixels: Tensor, tiles: Tiles | None = None) -> 
 
 
 def encode_inpaint(
-    vae: VaeModel, pixels: Tensor, mask: Tensor, grow: int, tiles: Tiles | None = None
+    vae: VaeModel,
+    pixels: Tensor,
+    mask: Tensor,
+    grow: int,
+    tiles: Tiles | None = None,
+    soft: bool = False,
 ) -> Latent:
     """Pixels whose masked part is made grey, encoded; and what is to be noised: the mask, grown.
 
     Args: pixels [B, H, W, 3] in 0..1; mask [B, h, w] in 0..1, resized to the pixels and rounded;
-        grow: each masked pixel becomes a square of so many, 0 or 1 for no change; tiles: as `encode_pixels`.
-    Returns: a latent with a noise mask [B, 1, H, W] of zeros and ones.
+        grow: each masked pixel becomes a square of so many, 0 or 1 for no change; tiles: as `encode_pixels`;
+        soft: the mask is handed back before it is rounded and grown.
+    Returns: a latent with a noise mask [B, 1, H, W], of zeros and ones unless it is soft.
     """
     downscale = vae.layout.downscale
     mask = F.interpolate(
@@ -117,6 +123,8 @@ def encode_inpaint(
     hard = mask.round()
     kept = 1.0 - hard.movedim(1, -1)
     latent = encode_pixels(vae, (pixels - 0.5) * kept + 0.5, tiles)
+    if soft:
+        return Latent(latent.samples, noise_mask=mask)
     return Latent(latent.samples, noise_mask=_grown(hard, grow) if grow else hard)
 
 

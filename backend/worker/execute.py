@@ -22,12 +22,15 @@ from backend.ops import (
     ModelSigmas,
     Op,
     Tiles,
+    WithMask,
+    WithPicture,
     field_names,
 )
 from backend.references import ControlNet, Ref, Weights
 from backend.sampling.sigmas import basic_sigmas
 from backend.types import ComponentId, Cond, Latent, OpKey
 from backend.worker.begin import begin, prediction_of
+from backend.worker.conditions import CONCAT_IMAGE, CONCAT_MASK
 from backend.worker.denoise import Denoising, Target
 from backend.worker.exchange import Outputs, Value
 from backend.worker.ladder import Ladder
@@ -138,9 +141,20 @@ def _encode_inpaint(op: EncodeInpaint, bench: Bench) -> Latent:
     def encode(tiles: Tiles | None) -> Latent:
         vae = bench.residents.vae(op.vae.weights)
         bench.ladder.memory.claim(_size("encoding", pixels), vae.encoding_bytes(pixels.shape, tiles))
-        return encode_inpaint(vae, pixels, mask, op.grow, tiles)
+        return encode_inpaint(vae, pixels, mask, op.grow, tiles, op.soft)
 
     return bench.ladder.tiled(_size("encoding", pixels), None, encode)
+
+
+def _with_picture(op: WithPicture, bench: Bench) -> tuple[Cond, ...]:
+    picture = _is(Latent, op.picture)
+    options = {CONCAT_IMAGE: picture.samples, CONCAT_MASK: picture.noise_mask}
+    conditions = (_is(Cond, cond) for cond in _is(tuple, op.conditioning))
+    return tuple(dataclasses.replace(cond, options={**cond.options, **options}) for cond in conditions)
+
+
+def _with_mask(op: WithMask, bench: Bench) -> Latent:
+    return dataclasses.replace(_is(Latent, op.latent), noise_mask=_is(Latent, op.source).noise_mask)
 
 
 def _decode_latent(op: DecodeLatent, bench: Bench) -> Tensor:
@@ -165,6 +179,8 @@ _WHOLE: Mapping[type, Callable[..., object]] = {
     ModelSigmas: _model_sigmas,
     EncodePixels: _encode_pixels,
     EncodeInpaint: _encode_inpaint,
+    WithPicture: _with_picture,
+    WithMask: _with_mask,
     DecodeLatent: _decode_latent,
 }
 

@@ -9,7 +9,6 @@ CLASSES: frozenset[str] = frozenset(
         "BetaSamplingScheduler",
         "CLIPTextEncodeSDXL",
         "ImageUpscaleWithModel",
-        "InpaintModelConditioning",
         "ModelSamplingSD3",
         "SDTurboScheduler",
         "UpscaleModelLoader",
