@@ -51,7 +51,7 @@ class Settings:
 def yield_idle_cores() -> None:
     """From now on OpenMP threads of this process and its children sleep while they wait, instead of spinning.
 
-    Spinning gains nothing measurable on idle cores. On busy ones it costs what the others need: a sampling run
+    Spinning gains nothing measurable on idle cores. On busy ones it costs what others need: a sampling run
     that took 1.7 s took 14 to 68 s beside other work on two cores. What the user's environment says stands.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
