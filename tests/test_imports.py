@@ -42,6 +42,7 @@ HOMES = {
     "asyncio": ("backend/engine/", "web/"),
     "diffusers": ("backend/models/",),
     "networkx": ("backend/graph/",),
+    "orjson": ("backend/jsontext.py",),
     "os.environ": ("backend/settings.py",),
     "prometheus_client": ("web/prometheus.py",),
     "ray": ("backend/worker/ray_pool.py",),

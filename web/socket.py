@@ -17,6 +17,7 @@ from typing import Protocol, assert_never
 from aiohttp import WSMsgType, web
 
 from backend.engine import events as ev
+from backend.jsontext import dump
 from backend.types import ClientId, JobId, NodeId
 from web import wire
 from web.logs import LogEntry
@@ -276,7 +277,7 @@ class Sockets:
         if not targets:
             return
         place = next((n for n in self._shown.get(event.job, ()) if n.node == event.node), None)
-        about = json.dumps(wire.preview_metadata(event, place, _IMAGE_FORMATS[event.format][1])).encode()
+        about = dump(wire.preview_metadata(event, place, _IMAGE_FORMATS[event.format][1]))
         head = struct.pack(">II", PREVIEW_WITH_METADATA, len(about))
         _put(targets, Frame(head + about + event.image, True, ("preview", event.job, event.node)))
 
@@ -289,7 +290,7 @@ class Sockets:
 
 
 def _text(event: str, data: object, replaces: FrameKind | None = None) -> Frame:
-    return Frame(json.dumps({"type": event, "data": data}).encode(), replaces=replaces)
+    return Frame(dump({"type": event, "data": data}), replaces=replaces)
 
 
 def _put(clients: Iterable[Client], frame: Frame) -> None:

@@ -1,17 +1,16 @@
 """Typed values -> the JSON that ComfyUI's clients read. Only here are the names in our replies spelled."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-
-from backend.graph.validate import NodeErrors, Refused
 
 from backend.engine import events as ev
 from backend.engine.jobs import Accepted
 from backend.engine.record import SECRETS, JobRecord, JobStatus, JobSummary
 from backend.engine.view import PoolView
 from backend.errors import GraphError
+from backend.graph.validate import NodeErrors, Refused
+from backend.jsontext import dump_text
 from backend.types import ClientId, NodeId
 from backend.worker.messages import DeviceInfo
 from web.logs import LogEntry
@@ -329,4 +328,4 @@ def error(text: str) -> Json:
 
 def dumps(value: object) -> str:
     """Compact JSON."""
-    return json.dumps(value, separators=(",", ":"))
+    return dump_text(value)

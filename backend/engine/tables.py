@@ -29,12 +29,11 @@ from sqlalchemy import (
 
 from backend.engine.record import JobRecord, JobStatus, JobSummary, Json, SortBy, SortOrder
 from backend.errors import StoreFailed
+from backend.jsontext import dump, dump_text
 from backend.types import ClientId, JobId, NodeId
 
 SCHEMA_VERSION = 1
 HISTORY_CAP = 10_000
-_dump = json.JSONEncoder(separators=(",", ":")).encode
-_dump_all = json.JSONEncoder(separators=(",", ":"), default=repr).encode
 _BIG = BigInteger().with_variant(Integer, "sqlite")
 HUGE = 2**62  # stands for numbers of clients that no database integer holds
 
@@ -168,14 +167,18 @@ def to_row(record: JobRecord) -> Values:
             "created": record.created,
             "workflow_id": record.workflow_id,
             "client": record.client,
-            "targets": _dump(record.targets),
-            "extra": _dump(record.extra),
-            "prompt": _dump(record.prompt),
-            **_result(record, _dump),
+            "targets": dump_text(record.targets),
+            "extra": dump_text(record.extra),
+            "prompt": dump_text(record.prompt),
+            **_result(record, dump_text),
         }
     except (ValueError, TypeError, RecursionError) as error:
         remedy = "Use ids of ordinary text and values that JSON knows."
         raise StoreFailed("The job can't be written down", error, remedy) from error
+
+
+def _dump_all(value: object) -> str:
+    return dump(value, default=repr).decode()
 
 
 def to_result(record: JobRecord) -> Values:
@@ -187,7 +190,7 @@ def to_result(record: JobRecord) -> Values:
         raise StoreFailed(f"The result of job {record.id} can't be written down", error, remedy) from error
 
 
-def _result(record: JobRecord, dump: Callable[[object], str]) -> Values:
+def _result(record: JobRecord, text: Callable[[object], str]) -> Values:
     begun, ended = record.started, record.ended
     preview, error, messages = record.preview_output, record.error, record.messages
     return {
@@ -197,11 +200,11 @@ def _result(record: JobRecord, dump: Callable[[object], str]) -> Values:
         "duration": ended - begun if ended is not None and begun is not None else 0,
         "finished": None,
         "outputs_count": record.outputs_count,
-        "preview_output": None if preview is None else dump(preview),
-        "error": None if error is None else dump(error),
-        "outputs": dump(record.outputs),
-        "meta": dump(record.meta),
-        "messages": None if messages is None else dump(messages),
+        "preview_output": None if preview is None else text(preview),
+        "error": None if error is None else text(error),
+        "outputs": text(record.outputs),
+        "meta": text(record.meta),
+        "messages": None if messages is None else text(messages),
     }
 
 

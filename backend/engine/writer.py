@@ -4,12 +4,12 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from sqlalchemy import Connection, Engine, delete, select
+from sqlalchemy import Connection, Delete, Engine, Insert, Update, delete, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend.engine.tables import (
@@ -72,6 +72,23 @@ class Write:
     waiting: asyncio.Future[None] | None = None
 
 
+class Compiled:
+    """A statement turned into SQL once: SQLAlchemy's way to it costs more than SQLite's execution."""
+
+    def __init__(self, statement: Insert | Update | Delete, engine: Engine) -> None:
+        compiled = statement.compile(engine)
+        self._sql = str(compiled)
+        self._order = tuple(compiled.positiontup or ()) if compiled.positional else None
+        self._constants = {name: value for name, value in compiled.params.items() if value is not None}
+
+    def __call__(self, connection: Connection, rows: Iterable[Mapping[str, object]]) -> None:
+        full = [{**self._constants, **row} for row in rows]
+        if self._order is None:
+            connection.exec_driver_sql(self._sql, full)
+        else:
+            connection.exec_driver_sql(self._sql, [tuple(row[name] for name in self._order) for row in full])
+
+
 class Writer:
     """Commits, on the calling thread or its own. counters: what `next_number` and `next_sequence` may come to
     before they are written again.
@@ -82,6 +99,8 @@ class Writer:
         self._queue: queue.SimpleQueue[Sequence[Write] | None] = queue.SimpleQueue()
         self._handed = self._done = self._commits = 0
         self._written = dict(counters)
+        self._insert, self._start = Compiled(INSERT, engine), Compiled(START, engine)
+        self._finish, self._replace = Compiled(FINISH, engine), Compiled(REPLACE, engine)
         self._thread = threading.Thread(target=self._work, name="store", daemon=True)
         self._thread.start()
 
@@ -117,7 +136,11 @@ class Writer:
             while len(group) < _GROUP and not self._queue.empty():
                 group.append(self._queue.get())
             writes = [write for writes in group if writes is not None for write in writes]
-            outcomes = self._commit(writes) if writes else []
+            try:
+                outcomes = self._commit(writes) if writes else []
+            except Exception as error:  # a fault of ours: who waits must hear of it, or would wait for ever
+                log.exception("The job store failed")
+                outcomes = [error] * len(writes)
             self._done += len(writes)
             _answer(writes, outcomes)
             if self._commits >= _CHECKPOINT:
@@ -168,18 +191,18 @@ class Writer:
         self, connection: Connection, adds: Sequence[Add], starts: Sequence[Start], ends: Sequence[Finish]
     ) -> None:
         if adds:
-            connection.execute(INSERT, [add.row for add in adds])
+            self._insert(connection, [add.row for add in adds])
             self.count(connection)
         over = {end.key for end in ends}
         begun = [{"key": start.key, "at": start.at} for start in starts if start.key not in over]
         if begun:
-            connection.execute(START, begun)
+            self._start(connection, begun)
         if ends:
             first = self._finished + 1
             self._finished += len(ends)
             rows = [{"key": end.key, **end.row, "finished": n} for n, end in enumerate(ends, first)]
-            connection.execute(FINISH, rows)
-            connection.execute(REPLACE, [{"same": e.id, "before": n} for n, e in enumerate(ends, first)])
+            self._finish(connection, rows)
+            self._replace(connection, [{"same": e.id, "before": n} for n, e in enumerate(ends, first)])
             self._prune(connection, len(ends))
 
     def count(self, connection: Connection) -> None:
