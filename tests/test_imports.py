@@ -33,7 +33,7 @@ ROWS = (
     ("backend.references",),
     ("backend.patches",),
     ("backend.errors", "backend.settings"),
-    ("backend.types", "backend.deferred"),
+    ("backend.types", "backend.deferred", "backend.jsontext"),
 )
 
 # library -> the files and folders (ending in /) that may name it
