@@ -90,13 +90,12 @@ class Conv2d(nn.Conv2d):
         return out
 
     def _plain(self, x: Tensor) -> Tensor:
-        if self._is_pointwise:
+        if self.groups != 1 or self.dilation != (1, 1) or isinstance(self.padding, str):
+            return super().forward(x)
+        stride, padding = (self.stride[0], self.stride[1]), (self.padding[0], self.padding[1])
+        if self.kernel_size == stride == (1, 1) and padding == (0, 0):
             return kernels.pointwise(x, self.weight, self.bias)
-        return super().forward(x)
-
-    @property
-    def _is_pointwise(self) -> bool:
-        return self.kernel_size == self.stride == (1, 1) and self.padding == (0, 0) and self.groups == 1
+        return kernels.convolution(x, self.weight, self.bias, stride, padding)
 
     def _side(self, delta: Delta, x: Tensor) -> Tensor:
         side: Tensor | float = 0.0

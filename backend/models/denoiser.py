@@ -92,7 +92,8 @@ def load_denoiser(
     module = layout.build()
     install_upsamplers(module)
     sites = adapt(module)
-    nbytes = fill(module, file, layout.convert, device, Form(dtype), copies.of(weights) if copies else None)
+    form = Form(dtype, channels_last=True)  # as x is, or its weights would be turned in every pass
+    nbytes = fill(module, file, layout.convert, device, form, copies.of(weights) if copies else None)
     nbytes += fold_upsamplers(module)
     return Denoiser(family, layout, module, sites, nbytes, device, dtype)
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from backend.models.kernels import doubled, fold, linear, pointwise
+from backend.models.kernels import convolution, doubled, fold, linear, pointwise
 from tests.backend.models.conftest import relative
 
 SIZES = st.integers(1, 9)
@@ -60,3 +60,17 @@ def test_a_folded_kernel_does_what_doubling_and_convolving_does(
     larger = F.interpolate(x.double(), scale_factor=2.0, mode="nearest")
     expected = F.conv2d(larger, weight.double(), bias.double(), padding=1)
     assert relative(doubled(x, fold(weight), bias).double(), expected) < 1e-6
+
+
+@given(SIZES, SIZES, SIZES, st.integers(3, 20), st.integers(1, 3), st.integers(0, 1), st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_a_convolution_is_torchs_own_however_many_its_places(
+    rows: int, inner: int, out: int, side: int, kernel: int, padding: int, last: bool
+):
+    x, weight, bias = noise(rows, inner, side, side + 1), noise(out, inner, kernel, kernel), noise(out)
+    order = torch.channels_last if last else torch.contiguous_format
+    for stride in ((1, 1), (2, 2), (2, 1)):
+        given = (x.contiguous(memory_format=order), weight.contiguous(memory_format=order))
+        got = convolution(*given, bias, stride, (padding, padding))
+        expected = F.conv2d(x.double(), weight.double(), bias.double(), stride, padding)
+        assert relative(got.double(), expected) < 1e-5
