@@ -1,12 +1,27 @@
-"""Servers on small random checkpoints."""
+"""Servers on small random checkpoints, and a page of a real browser."""
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Page, sync_playwright
 
 from scripts.demo import write_checkpoint
 from tests.serving import Server
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +56,16 @@ def own_server(tmp_path: Path, checkpoint: Path) -> Iterator[Server]:
     yield server
     if server.process is not None:
         server.stop()
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    path = os.environ.get("TESSERA_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(
+            "No browser: install chromium (apt-get install chromium), or name one in TESSERA_CHROMIUM."
+        )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        yield browser.new_page(viewport={"width": 1600, "height": 900})
+        browser.close()

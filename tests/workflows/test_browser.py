@@ -1,28 +1,15 @@
 """The unmodified front end in a real browser: open the page, press Run, see the image."""
 
 import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from tests.serving import Server
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 KEPT = Path(os.environ.get("TESSERA_SCREENSHOT", ".cache/browser/first_light.png"))
 NODES = "window.comfyAPI.app.app.rootGraph.nodes"
 OPENED = "() => window.comfyAPI?.app?.app?.rootGraph?.nodes?.length > 0"
@@ -37,19 +24,6 @@ WATCH = """() => {
     if (node?.progress > 0) window.seen.steps.push(node.progress)
   }, 20)
 }"""
-
-
-@pytest.fixture
-def page() -> Iterator[Page]:
-    path = os.environ.get("TESSERA_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(
-            "No browser: install chromium (apt-get install chromium), or name one in TESSERA_CHROMIUM."
-        )
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
-        yield browser.new_page(viewport={"width": 1600, "height": 900})
-        browser.close()
 
 
 def test_a_fresh_page_shows_a_workflow_whose_run_shows_an_image(own_server: Server, page: Page):

@@ -42,8 +42,7 @@ async def test_the_pool_shows_what_runs_for_whom_and_who_waits(house: House):
         ("ann", 1, 0),
         ("bob", 0, 1),
     ]
-    assert pool["decisions"][-1]["subject"] == "Gate"
-    assert pool["decisions"][-1]["reason"] == "a host thread is free"
+    assert pool["decisions"] == []  # a host has no choice
 
 
 async def test_an_ended_job_shows_where_its_time_went_and_its_op_is_in_the_timeline(house: House):
