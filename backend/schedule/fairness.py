@@ -1,8 +1,9 @@
 """Service received per user, as virtual time.
 
-Start-time fair queueing (Goyal, Vin & Cheng, SIGCOMM 1996): an op starts at its user's tag, which then grows
-by the op's cost; the user with the smallest tag goes next. A user who comes (back) begins at the tag of the
-op that started last, so idleness saves nothing up and nobody pays for what was free.
+After start-time fair queueing (Goyal, Vin & Cheng, SIGCOMM 1996): an op starts at its user's tag, which then
+grows by the op's cost; the user with the smallest tag goes next. A user who comes (back) begins where the
+user of the op that started last stood, so idleness saves nothing up and nobody pays for what was free. Unlike
+there, many ops run at once: where a user stands counts what they received, not what was charged ahead.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ _FORGET = 10_000  # idle users remembered at most
 
 @dataclass(slots=True)
 class Shares:
-    """virtual: the largest start tag so far. Tags and what is charged are device seconds."""
+    """virtual: the most that a user had received when an op of theirs started. All in device seconds."""
 
     virtual: Seconds = 0.0
     _tags: dict[str, Seconds] = field(default_factory=dict)
@@ -34,9 +35,8 @@ class Shares:
 
     def start(self, user: str, cost: Seconds) -> None:
         """An op starts: its cost is charged ahead."""
-        tag = self.tag(user)
-        self.virtual = max(self.virtual, tag)
-        self._tags[user] = tag + cost
+        self.virtual = max(self.virtual, self.served(user))
+        self._tags[user] = self.tag(user) + cost
         self._unserved[user] = self._unserved.get(user, 0.0) + cost
 
     def advance(self, user: str, seconds: Seconds) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 
+from backend.schedule.crowding import crowds, remaining
 from backend.schedule.devices import Device
 from backend.schedule.memory import room, worth_of
 from backend.schedule.pool import ReadyOp
@@ -84,11 +85,9 @@ def loading(pool: Pool, components: Iterable[ComponentId]) -> Seconds:
 def joins(pool: Pool, op: ReadyOp, device: Device, holds: Holds) -> bool:
     """Whether an op fits the batch that runs there, and it pays to share its passes."""
     fits = device.stepping and device.batch == op.batch and admits(op, device, holds)
-    return (
-        fits
-        and not device.missing(op.components)
-        and pool.profile.pays(op.components[0], device.rows, op.rows)
-    )
+    if not fits or device.missing(op.components) or crowds(pool, op, device):
+        return False
+    return pool.profile.pays(op.components[0], device.rows, op.rows)
 
 
 def _home(pool: Pool, op: ReadyOp, holds: Holds) -> Place | None:
@@ -144,7 +143,11 @@ def _wait(pool: Pool, op: ReadyOp) -> Seconds:
     if not holders:
         return inf
     backlog = pool.queue.waiting(op) / len(holders)
-    return backlog + min(max((r.left for r in d.running.values()), default=0.0) for d in holders)
+    return backlog + min(_free_in(pool, d) for d in holders)
+
+
+def _free_in(pool: Pool, device: Device) -> Seconds:
+    return max((remaining(pool, device, running) for running in device.running.values()), default=0.0)
 
 
 def _cold(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds, patience: Seconds) -> Place | None:

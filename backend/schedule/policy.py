@@ -5,15 +5,16 @@ enters its decisions into the pool as it makes them, so that the next call start
 """
 
 import heapq
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
 from backend.schedule.batching import mates
-from backend.schedule.devices import LOOK, Device, Held
+from backend.schedule.devices import LOOK, Device, Held, Running
 from backend.schedule.memory import room, worth_of
 from backend.schedule.placement import Place, admits, place, sized, too_large
 from backend.schedule.pool import Decision, Evict, Load, Preempt, ReadyOp, Reject, Resume, Run
-from backend.schedule.preempt import takeover
+from backend.schedule.preempt import relief, takeover
 from backend.schedule.queue import Head
 from backend.schedule.state import Pool
 from backend.types import DeviceId, Seconds
@@ -136,20 +137,24 @@ def _begin(state: _Plan, op: ReadyOp) -> bool:
         state.decisions.append(Reject(op.key, reason, "size"))
         return True
     found = place(pool, op, state.holds, state.now)
-    if found is not None:
-        _enter(state, op, found)
-        return True
-    taken = takeover(pool, op, state.now)
-    if taken is None:
-        _hold(state, op)
-        return False
-    device = taken.place.device
-    for running in taken.victims:
-        pool.pause(running.op.key, state.now)
-        reason = f"user {op.user or 'without a name'} has received less and would wait longer than it runs"
-        state.decisions.append(Preempt(running.op.key, device.id, reason))
-    _enter(state, op, taken.place)
+    if found is None:
+        taken = takeover(pool, op, state.now)
+        if taken is None:
+            _hold(state, op)
+            return False
+        _stop(state, op, taken.place.device, taken.victims)
+        found = taken.place
+    if op.kind == "step":
+        _stop(state, op, found.device, relief(pool, op, found.device))
+    _enter(state, op, found)
     return True
+
+
+def _stop(state: _Plan, op: ReadyOp, device: Device, victims: Iterable[Running]) -> None:
+    reason = f"user {op.user or 'without a name'} has received less and would wait longer than it runs"
+    for running in victims:
+        state.pool.pause(running.op.key, state.now)
+        state.decisions.append(Preempt(running.op.key, device.id, reason))
 
 
 def _enter(state: _Plan, op: ReadyOp, found: Place) -> None:

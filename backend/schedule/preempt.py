@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from backend.schedule.crowding import crowders, remaining, rows_by_user, steps
 from backend.schedule.devices import LOOK, Device, Running
-from backend.schedule.placement import Place, cleared, loading
+from backend.schedule.placement import Place, cleared
 from backend.schedule.pool import ReadyOp
 from backend.schedule.state import Pool
 from backend.types import Seconds
@@ -21,7 +22,8 @@ def takeover(pool: Pool, op: ReadyOp, now: Seconds) -> Takeover | None:
     """How a step op that finds no place gets one.
 
     An op is stopped only for the op of a user who has received less, and only if that would otherwise wait
-    longer than it will itself run: so an op is never stopped for the sake of one that is no shorter.
+    longer than it will itself run. Users with the larger part of a batch give way at once; otherwise an op
+    has a turn first, as long as the other will run.
     """
     if op.kind != "step" or op.alone or not op.components:
         return None
@@ -35,42 +37,60 @@ def takeover(pool: Pool, op: ReadyOp, now: Seconds) -> Takeover | None:
     return min(found, key=lambda t: (len(t.victims), t.place.device.id), default=None)
 
 
+def relief(pool: Pool, op: ReadyOp, device: Device) -> list[Running]:
+    """What stops beside a step op that joins a batch, so that its user gets their part of its passes."""
+    if not device.stepping:
+        return []
+    owed = [r for r in steps(device) if remaining(pool, device, r) > op.cost and _owes(pool, r.op, op, 0.0)]
+    return crowders(pool, op, device, owed) if owed else []
+
+
 def _on(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> Takeover | None:
     room = cleared(pool, op, device, now)
     if room is None:
         return None
     sizes, evict = room
-    least = op.cost + loading(pool, sizes)
-    steps = [r for r in device.running.values() if r.op.kind == "step"]
-    owed = [r for r in steps if r.left > least and _owes(pool, r.op, op)]
     if device.batch != op.batch:
-        victims = owed if len(owed) == len(steps) else []
+        running = steps(device)
+        victims = running if all(_long(pool, op, device, r, now) for r in running) else []
     else:
-        victims = _for_rows(pool, op, device, owed) if not sizes else []
+        victims = _for_rows(pool, op, device, now) if not sizes else []
     if not victims:
         return None
-    place = Place(
-        device, "it was waiting longer than it will run, and its user has received less", sizes, tuple(evict)
-    )
-    return Takeover(tuple(victims), place)
+    reason = "it would have waited longer than it will run, and its user has received less"
+    return Takeover(tuple(victims), Place(device, reason, sizes, tuple(evict)))
 
 
-def _for_rows(pool: Pool, op: ReadyOp, device: Device, owed: list[Running]) -> list[Running]:
-    """As few as make room in the batch: the latest started first. None where not even all do."""
-    rows, victims = device.rows, list[Running]()
-    for running in reversed(owed):
-        victims.append(running)
-        rows -= running.op.rows
-        fits = rows + op.rows <= device.max_rows
-        if fits and (rows == 0 or pool.profile.pays(op.components[0], rows, op.rows)):
+def _for_rows(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> list[Running]:
+    """As few as make room in the batch, of users with the larger part of it first; none where that fails."""
+    rows, total, victims = rows_by_user(device), device.rows, list[Running]()
+    mine = rows[op.user] + op.rows
+    for running in sorted(steps(device), key=lambda r: (-rows[r.op.user], -r.since)):
+        larger = rows[running.op.user] > mine and remaining(pool, device, running) > op.cost
+        if (larger and _owes(pool, running.op, op, 0.0)) or _long(pool, op, device, running, now):
+            victims.append(running)
+            rows[running.op.user] -= running.op.rows
+            total -= running.op.rows
+        fits = total + op.rows <= device.max_rows
+        if victims and fits and (not total or pool.profile.pays(op.components[0], total, op.rows)):
             return victims
     return []
 
 
-def _owes(pool: Pool, running: ReadyOp, op: ReadyOp) -> bool:
-    """Whether the running op's user has had more than the waiting op's. One's own ops are never stopped."""
+def _long(pool: Pool, op: ReadyOp, device: Device, running: Running, now: Seconds) -> bool:
+    """Whether an op has had its turn and would keep another waiting for longer than that will run."""
+    if remaining(pool, device, running) <= op.cost or now - running.since < op.cost:
+        return False
+    return _owes(pool, running.op, op, op.cost)
+
+
+def _owes(pool: Pool, running: ReadyOp, op: ReadyOp, quantum: Seconds) -> bool:
+    """Whether the running op's user has had more than the waiting op's, by at least a quantum.
+
+    One's own ops are never stopped. What was put ahead needs no such claim, and gives way to none.
+    """
     if running.user == op.user:
         return False
     if op.ahead != running.ahead:
         return op.ahead
-    return pool.shares.served(running.user) > pool.shares.tag(op.user) + 1e-9
+    return pool.shares.served(running.user) >= pool.shares.tag(op.user) + quantum

@@ -117,6 +117,11 @@ class Pool:
         self.shares.settle(user, 0.0, seconds)
         self.queue.rank(user)
 
+    @property
+    def users(self) -> int:
+        """Users with ops that wait or run."""
+        return len(self._live)
+
     def running(self, key: OpKey) -> bool:
         """Whether a device has it, running or preempted."""
         return key in self._where

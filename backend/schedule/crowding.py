@@ -1,0 +1,72 @@
+"""Fair parts of a shared pass: a batch is slower than a run alone, and one user may fill it.
+
+With n users at work, each is due a device's n-th part at least: a pass may take a user's ops no longer than n
+passes of their own would.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+
+from backend.schedule.devices import Device, Running
+from backend.schedule.pool import ReadyOp
+from backend.schedule.state import Pool
+from backend.types import Seconds
+
+_SLACK = 1.05  # figures are no more exact than that
+
+
+def crowds(pool: Pool, op: ReadyOp, device: Device) -> bool:
+    """Whether one more op of a user who has the larger part of a batch would slow down another's too much."""
+    rows = rows_by_user(device)
+    mine = rows.pop(op.user, 0)
+    if not mine or not rows:
+        return False
+    least = min(rows.values())
+    return mine >= least and _pass(pool, op, device.rows + op.rows) > _due(pool, op, least)
+
+
+def crowders(pool: Pool, op: ReadyOp, device: Device, owed: Collection[Running]) -> list[Running]:
+    """Of the ops that may be stopped for an op, the fewest without which its user gets their part."""
+    rows = rows_by_user(device)
+    mine, total = rows.pop(op.user, 0) + op.rows, device.rows + op.rows
+    due, victims = _due(pool, op, mine), list[Running]()
+    for running in sorted(owed, key=lambda r: (-rows[r.op.user], -r.since)):
+        if _pass(pool, op, total) <= due:
+            break
+        if rows[running.op.user] > mine:
+            victims.append(running)
+            rows[running.op.user] -= running.op.rows
+            total -= running.op.rows
+    return victims
+
+
+def remaining(pool: Pool, device: Device, running: Running) -> Seconds:
+    """Until a running op ends, if its batch stays as it is."""
+    op = running.op
+    if op.kind != "step":
+        return running.left
+    component = op.components[0]
+    alone = pool.profile.step(component, op.rows)
+    return running.left * pool.profile.step(component, device.rows) / alone if alone else running.left
+
+
+def _due(pool: Pool, op: ReadyOp, rows: int) -> Seconds:
+    """The longest pass for a user with so many rows in it."""
+    return _SLACK * pool.users * _pass(pool, op, rows)
+
+
+def _pass(pool: Pool, op: ReadyOp, rows: int) -> Seconds:
+    return pool.profile.step(op.components[0], rows)
+
+
+def rows_by_user(device: Device) -> Counter[str]:
+    """Rows of the batch by user."""
+    rows: Counter[str] = Counter()
+    for running in steps(device):
+        rows[running.op.user] += running.op.rows
+    return rows
+
+
+def steps(device: Device) -> list[Running]:
+    """The ops of the batch that runs there."""
+    return [running for running in device.running.values() if running.op.kind == "step"]
