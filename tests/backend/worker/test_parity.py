@@ -15,6 +15,7 @@ from backend.settings import Settings
 from backend.storage import Storage
 from backend.types import Latent, OpKey
 from backend.worker.execute import Bench, execute, start
+from backend.worker.ladder import Ladder
 from backend.worker.messages import Preview, Progress
 from backend.worker.residents import Residents
 from backend.worker.steploop import Ended, StepLoop
@@ -37,7 +38,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def bench():
     settings = Settings(base_directory=BASE, cpu=True)
-    return Bench(Residents(torch.device("cpu"), settings), lambda name: None)
+    residents = Residents(torch.device("cpu"), settings, lambda message: None)
+    return Bench(residents, Ladder(residents.memory, lambda shortage: 0), lambda name: None)
 
 
 class Case:
