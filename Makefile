@@ -7,7 +7,7 @@ BASE   ?= .
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test test-all fix shape bench parity
+.PHONY: help setup run check lint types fast test test-all fix shape bench parity
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -23,10 +23,17 @@ run: setup ## make a demo checkpoint if there is none, start the server (ARGS="-
 	@exec $(BIN)/tessera serve --base-directory $(BASE) $(ARGS)
 
 check: setup ## lint, types, import directions, fast tests; under a minute
+	@$(MAKE) --no-print-directory -j 2 -O lint types fast
+
+lint:
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+
+types:
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -n auto -m "not slow and not server and not browser and not parity"
+
+fast:
+	@$(BIN)/python -m pytest -q -m "not slow and not server and not browser and not parity"
 
 test: setup ## everything but the slow tests
 	@$(BIN)/python -m pytest -m "not slow"
