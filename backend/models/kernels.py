@@ -47,7 +47,7 @@ def convolution(
 ) -> Tensor:
     """A convolution of x [R, in, H, W] by weight [out, in, h, w]: [R, out, H', W'].
 
-    Of few places, as a product of matrices: oneDNN's convolutions have two thirds of its products' speed then.
+    Of few places, as a product of matrices: oneDNN's convolutions have two thirds of that speed then.
     With the channels last, windows are copied in long runs, and the weights not at all.
     """
     height, width = ((side + 2 * p - k) // s + 1 for side, p, k, s in _sides(x, weight, stride, padding))
