@@ -23,7 +23,7 @@ run: setup ## make a demo checkpoint if there is none, start the server (ARGS="-
 	@exec $(BIN)/tessera serve --base-directory $(BASE) $(ARGS)
 
 check: setup ## lint, types, import directions, fast tests; under a minute
-	@$(MAKE) --no-print-directory -j 2 -O lint types fast
+	@$(MAKE) --no-print-directory -j 2 -k -O lint types fast
 
 lint:
 	@$(BIN)/ruff check .
