@@ -74,18 +74,14 @@ def _ops(metrics: Metrics, view: PoolView) -> Iterator[Metric]:
         "Compute of its own; its share of shared passes.",
         labels=labels,
     )
-    for label, histogram in metrics.runs.items():
-        values = [label.kind, label.name, label.component]
-        runs.add_metric(values, _buckets(histogram), histogram.total)
-        compute.add_metric(values, metrics.compute[label])
-    yield runs
-    yield compute
-    ended = CounterMetricFamily(
-        "tessera_ops", "Ops that left a device, by outcome.", labels=["kind", "op", "outcome"]
-    )
-    for (op_kind, name, outcome), count in metrics.outcomes.items():
-        ended.add_metric([op_kind, name, outcome], count)
-    yield ended
+    ended = CounterMetricFamily("tessera_ops", "Ops that left a device.", labels=[*labels, "outcome"])
+    for values, counts in metrics.ops.items():
+        if counts.runs.count:
+            runs.add_metric(values, _buckets(counts.runs), counts.runs.total)
+            compute.add_metric(values, counts.compute)
+        for outcome, count in counts.outcomes.items():
+            ended.add_metric([*values, outcome], count)
+    yield from (runs, compute, ended)
 
 
 def _cache(cache: CacheCounts, view: PoolView) -> Iterator[Metric]:

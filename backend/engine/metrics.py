@@ -44,6 +44,25 @@ class OpLabel:
     component: str = ""
 
 
+class OpCounts:
+    """Of the ops of one label. runs: from begin to end, of those that finished; compute: their own work."""
+
+    __slots__ = ("compute", "label", "outcomes", "runs")
+
+    def __init__(self, label: OpLabel) -> None:
+        self.label, self.runs, self.compute = label, Histogram(), 0.0
+        self.outcomes: dict[Outcome, int] = {}
+
+    def ended(self, outcome: Outcome) -> None:
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+    def finished(self, seconds: Seconds, compute: Seconds) -> None:
+        """seconds: since it began on its device; compute: of its own work (0: unknown)."""
+        self.ended("finished")
+        self.runs.add(seconds)
+        self.compute += compute
+
+
 @dataclass(slots=True)
 class CacheCounts:
     """Ops of submitted jobs. hits: needed no run; merged: joined another job's unfinished op; misses: had to
@@ -84,9 +103,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.waits: dict[OpKind, Histogram] = {}
-        self.runs: dict[OpLabel, Histogram] = {}
-        self.compute: dict[OpLabel, Seconds] = {}
-        self.outcomes: Counter[tuple[OpKind, str, Outcome]] = Counter()
+        self.ops: dict[tuple[OpKind, str, str], OpCounts] = {}
         self.cache = CacheCounts()
         self.devices: dict[DeviceId, DeviceCounts] = {}
         self.jobs: Counter[str] = Counter()
@@ -106,13 +123,8 @@ class Metrics:
             found = self.waits[kind] = Histogram()
         found.add(seconds)
 
-    def ran(self, label: OpLabel, outcome: Outcome, seconds: Seconds, compute: Seconds) -> None:
-        """An op left its device. seconds: since it began there; compute: of its own work (0: unknown)."""
-        self.outcomes[label.kind, label.name, outcome] += 1
-        if outcome != "finished":
-            return
-        found = self.runs.get(label)
+    def op(self, kind: OpKind, name: str, component: str = "") -> OpCounts:
+        found = self.ops.get((kind, name, component))
         if found is None:
-            found = self.runs[label] = Histogram()
-        found.add(seconds)
-        self.compute[label] = self.compute.get(label, 0.0) + compute
+            found = self.ops[kind, name, component] = OpCounts(OpLabel(kind, name, component))
+        return found

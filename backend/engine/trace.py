@@ -11,7 +11,7 @@ from pathlib import Path
 
 from backend.engine.clock import Clock
 from backend.engine.fleet import HOST
-from backend.engine.metrics import Metrics, OpLabel, Outcome
+from backend.engine.metrics import Metrics, OpCounts, OpLabel, Outcome
 from backend.engine.ready import weights_of
 from backend.graph.frontier import LiveOp
 from backend.ops import Call, Op
@@ -24,6 +24,7 @@ SPANS = 1024  # ops of the timeline
 ENDED = 64  # jobs whose split is kept
 DECIDED = 64  # decisions kept
 USERS = 256  # users remembered, in all and by component
+FILES = 16  # names of files remembered by component
 COMPONENTS = 512  # components whose users are remembered
 QUICK = 0.01  # seconds; the timeline leaves out calls of the host that are quicker
 
@@ -36,7 +37,7 @@ class OpenOp:
     """
 
     device: DeviceId
-    label: OpLabel
+    counts: OpCounts
     arrived: Seconds
     sent: Seconds
     components: tuple[ComponentId, ...] = ()
@@ -45,6 +46,10 @@ class OpenOp:
     value: int = 0
     max: int = 0
     hung: bool = False
+
+    @property
+    def label(self) -> OpLabel:
+        return self.counts.label
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,7 @@ class Trace:
         self.decisions: deque[Decided] = deque(maxlen=DECIDED)
         self.users: OrderedDict[ClientId | None, UserTrace] = OrderedDict()
         self.used_by: OrderedDict[ComponentId, OrderedDict[ClientId | None, Seconds]] = OrderedDict()
+        self.files_of: dict[ComponentId, dict[str, None]] = {}
         self._labels: dict[ComponentId, str] = {}
         self._clock = clock
 
@@ -161,11 +167,14 @@ class Trace:
         """A device is given an op. ready None: a call that follows another in the same thread."""
         now = self._clock.now()
         if ready is None:
-            self.open[live.key] = OpenOp(device, OpLabel("host", name_of(live.op)), now, now)
+            self.open[live.key] = OpenOp(device, self.metrics.op("host", name_of(live.op)), now, now)
             return
-        label = OpLabel(ready.kind, name_of(live.op), self._component(live, ready))
+        counts = self.metrics.op(ready.kind, name_of(live.op), self._component(live, ready))
         rows = ready.rows if ready.kind == "step" else 0
-        self.open[live.key] = OpenOp(device, label, ready.arrived, now, ready.components, rows)
+        self.open[live.key] = OpenOp(device, counts, ready.arrived, now, ready.components, rows)
+        for weights in weights_of(live.op):
+            if weights.id in ready.components:
+                _note_files(self.files_of.setdefault(weights.id, {}), weights)
         for component in ready.components:
             users = self._users_of(component)
             for job in live.jobs:
@@ -195,7 +204,7 @@ class Trace:
         assert op.began is not None
         wait = op.began - op.arrived
         self.metrics.waited(op.label.kind, wait)
-        self.metrics.ran(op.label, "finished", now - op.began, done.seconds)
+        op.counts.finished(now - op.began, done.seconds)
         for key in jobs:
             job = self.jobs.get(key)
             if job is not None:
@@ -213,7 +222,7 @@ class Trace:
         if op is None:
             return
         now = self._clock.now()
-        self.metrics.ran(op.label, outcome, 0.0, 0.0)
+        op.counts.ended(outcome)
         if op.began is not None or outcome != "cancelled":
             self._draw(op, outcome, now, jobs)
 
@@ -241,6 +250,7 @@ class Trace:
         while len(self.used_by) > COMPONENTS:
             forgotten, _ = self.used_by.popitem(last=False)
             self._labels.pop(forgotten, None)
+            self.files_of.pop(forgotten, None)
         return users
 
     def _component(self, live: LiveOp, ready: ReadyOp) -> str:
@@ -267,6 +277,16 @@ def _renew(users: OrderedDict[ClientId | None, Seconds], client: ClientId | None
     users.move_to_end(client)
     while len(users) > USERS:
         users.popitem(last=False)
+
+
+def _note_files(files: dict[str, None], weights: Weights) -> None:
+    """Remember under which file names a component was asked for."""
+    for file in weights.files:
+        name = Path(file.path).name
+        files.pop(name, None)
+        files[name] = None
+    while len(files) > FILES:
+        del files[next(iter(files))]
 
 
 def name_of(op: Op[object]) -> str:

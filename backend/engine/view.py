@@ -61,13 +61,14 @@ class DeviceView:
 
 @dataclass(frozen=True, slots=True)
 class ComponentView:
-    """A resident component. devices: where; users: who used it in the last ten minutes, latest first;
-    running: ops that use it now, on all devices.
+    """A resident component. files: names it was asked for by, the latest last; devices: where; users:
+    who used it in the last ten minutes, latest first; running: ops that use it now, on all devices.
     """
 
     component: ComponentId
     label: str
     nbytes: int
+    files: tuple[str, ...]
     devices: tuple[DeviceId, ...]
     users: tuple[ClientId | None, ...]
     running: int
@@ -227,6 +228,7 @@ def _components(board: Board, now: Seconds) -> tuple[ComponentView, ...]:
             id,
             resident.label,
             resident.nbytes,
+            tuple(board.trace.files_of.get(id, ())),
             tuple(devices),
             _recent_users(board.trace, id, now),
             running[id],

@@ -3,12 +3,11 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.engine.metrics import BOUNDS, DeviceCounts, Histogram, Metrics, OpLabel
+from backend.engine.metrics import BOUNDS, DeviceCounts, Histogram, Metrics
 from backend.types import ComponentId
 from backend.worker.messages import Resident, Table
 
 SECONDS = st.floats(0, 1000, allow_nan=False)
-STEP = OpLabel("step", "Denoise", "denoiser of a.safetensors")
 
 
 @given(st.lists(SECONDS))
@@ -51,7 +50,8 @@ def test_what_a_device_counts_does_not_hang_on_how_often_it_reports(passes: list
 
 def test_only_finished_ops_have_a_duration():
     metrics = Metrics()
-    metrics.ran(STEP, "finished", 2.0, 1.5)
-    metrics.ran(STEP, "failed", 9.0, 0.0)
-    assert (metrics.runs[STEP].count, metrics.runs[STEP].total, metrics.compute[STEP]) == (1, 2.0, 1.5)
-    assert metrics.outcomes == {("step", "Denoise", "finished"): 1, ("step", "Denoise", "failed"): 1}
+    metrics.op("step", "Denoise", "x").finished(2.0, 1.5)
+    metrics.op("step", "Denoise", "x").ended("failed")
+    counts = metrics.op("step", "Denoise", "x")
+    assert (counts.runs.count, counts.runs.total, counts.compute) == (1, 2.0, 1.5)
+    assert counts.outcomes == {"finished": 1, "failed": 1}

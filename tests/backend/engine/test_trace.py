@@ -6,13 +6,13 @@ from backend.engine.clock import ManualClock
 from backend.engine.fleet import HOST
 from backend.engine.trace import QUICK, USERS, Trace
 from backend.graph.frontier import LiveOp
-from backend.ops import Call
+from backend.ops import Call, DecodeLatent
+from backend.references import File, Ref, Vae, Weights
 from backend.schedule.pool import ReadyOp
-from backend.types import ClientId, ComponentId, DeviceId, JobId, JobKey, NodeId, OpKey
+from backend.types import ClientId, DeviceId, JobId, JobKey, NodeId, OpKey
 from backend.worker.messages import Finished
 
 GPU, ANN, BOB = DeviceId("gpu0"), JobKey(1), JobKey(2)
-VAE = ComponentId("vae")
 
 
 @dataclass
@@ -69,8 +69,8 @@ def test_an_op_that_two_users_share_is_drawn_once_and_counts_for_both(trace: Tra
     assert (span.began, span.ended, span.rows, span.jobs) == (103, 107, 2, 2)
     assert set(span.users) == {"ann", "bob"}
     assert {user: got.compute for user, got in trace.users.items()} == {"ann": 2.5, "bob": 2.5}
-    (runs,) = trace.metrics.runs.values()
-    assert (runs.count, runs.total) == (1, 4)
+    (counts,) = trace.metrics.ops.values()
+    assert (counts.runs.count, counts.runs.total) == (1, 4)
     assert trace.metrics.waits["step"].total == 3
 
 
@@ -92,7 +92,7 @@ def test_a_quick_call_is_counted_but_not_drawn(trace: Trace, clock: ManualClock)
         clock.advance(seconds)
         trace.finished(a_done(seconds=seconds), {ANN})
     assert len(trace.spans) == 1
-    assert trace.metrics.outcomes == {("host", "Resize", "finished"): 2}
+    assert trace.metrics.op("host", "Resize").outcomes == {"finished": 2}
 
 
 def test_a_call_is_timed_by_its_own_seconds_for_it_is_told_late(trace: Trace, clock: ManualClock):
@@ -114,15 +114,29 @@ def test_an_op_that_was_lost_runs_anew(trace: Trace, clock: ManualClock):
     assert trace.open == {}
 
 
-def test_components_know_their_latest_users_and_forget_the_oldest(trace: Trace, clock: ManualClock):
-    live = a_live_op(ANN)
-    ready = ReadyOp(OpKey("op"), "whole", (0, 1), clock.now(), components=(VAE,))
-    trace._labels[VAE] = "vae of x"  # the label is read from an op's weights, which a call lacks
+def a_decode(file: str, *jobs: JobKey) -> tuple[LiveOp, ReadyOp]:
+    """An op on one and the same VAE, found in a file of that name."""
+    weights = Weights("vae", "d1", (File(f"/models/{file}", 1, 1, 1),))
+    live = LiveOp(OpKey("op"), DecodeLatent(Vae(weights), Ref(OpKey("latent"))), (), set(jobs))
+    return live, ReadyOp(live.key, "whole", (0, 1), components=(weights.id,))
+
+
+def test_components_know_their_latest_users_and_forget_the_oldest(trace: Trace):
+    live, ready = a_decode("a.safetensors", ANN)
     for n in range(USERS + 1):
         trace.job_arrived(ANN, JobId(str(n)), ClientId(f"user {n}"))
         trace.sent(live, GPU, ready)
-    assert len(trace.used_by[VAE]) == USERS
-    assert next(iter(trace.used_by[VAE])) == "user 1"
+    assert len(trace.used_by[ready.components[0]]) == USERS
+    assert next(iter(trace.used_by[ready.components[0]])) == "user 1"
+
+
+def test_a_component_knows_the_files_that_it_was_asked_for_by(trace: Trace):
+    for file in ("a.safetensors", "b.safetensors", "a.safetensors"):
+        live, ready = a_decode(file, ANN)
+        trace.sent(live, GPU, ready)
+    assert trace.files_of == {ready.components[0]: {"b.safetensors": None, "a.safetensors": None}}
+    assert list(trace.files_of[ready.components[0]])[-1] == "a.safetensors"
+    assert trace.open[live.key].label.component == "vae of a.safetensors"
 
 
 def test_decisions_about_devices_are_kept_and_those_about_the_host_are_none(trace: Trace):

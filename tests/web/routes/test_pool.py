@@ -82,7 +82,7 @@ async def test_metrics_count_runs_and_reuse(house: House):
     assert found["tessera_cache_misses_total",] == 2
     assert found["tessera_cache_hits_total",] == 2
     assert found["tessera_jobs_total", "completed"] == 2
-    assert found["tessera_ops_total", "host", "Show", "finished"] == 1
+    assert found["tessera_ops_total", "", "host", "Show", "finished"] == 1
     assert found["tessera_op_seconds_count", "", "host", "Show"] == 1
     assert found["tessera_job_seconds_count", "total"] == 2
     assert found["tessera_job_seconds_sum", "total"] >= found["tessera_job_seconds_sum", "compute"]
@@ -93,7 +93,7 @@ async def test_metrics_tell_failures_from_results(house: House):
     await house.run(a_failing_prompt())
     found = await samples(house)
     assert found["tessera_jobs_total", "failed"] == 1
-    assert found["tessera_ops_total", "host", "Fail", "failed"] == 1
+    assert found["tessera_ops_total", "", "host", "Fail", "failed"] == 1
     assert ("tessera_op_seconds_count", "", "host", "Fail") not in found
 
 

@@ -58,5 +58,8 @@ export function colorOf(component) {
 export function partsOf(label) {
   const at = label.indexOf(' of ')
   if (at < 0) return [label, '']
-  return [label.slice(0, at).replaceAll('_', ' '), label.slice(at + 4).replaceAll(/\.(safetensors|ckpt|pth?)\b/g, '')]
+  return [label.slice(0, at).replaceAll('_', ' '), label.slice(at + 4).split(', ').map(stem).join(', ')]
 }
+
+/** A model file's name without its ending. */
+export const stem = (name) => name.replace(/\.(safetensors|ckpt|pth?)$/, '')

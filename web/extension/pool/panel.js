@@ -1,5 +1,5 @@
 // The panel: sections that stay, with bodies that are drawn anew from each answer of GET /tessera/pool.
-import { bytes, colorOf, h, partsOf, plural, seconds, userName } from './dom.js'
+import { bytes, colorOf, h, partsOf, plural, seconds, stem, userName } from './dom.js'
 import { timeline } from './timeline.js'
 
 const SECTIONS = [
@@ -111,7 +111,7 @@ function running(op, mine) {
   return h(
     'div.tp-op',
     { title: [op.name, op.component, op.rows ? plural(op.rows, 'row') : ''].filter(Boolean).join('\n'), style: { '--c': colorOf(op.component) } },
-    h('div.tp-line', {}, h('i.tp-dot'), h('span', {}, op.name), h('span.tp-muted.tp-grow', {}, role ? file : ''), chips(op.users, mine), h('span.tp-num', {}, done)),
+    h('div.tp-line', {}, h('i.tp-dot'), h('span', {}, op.name), h('span.tp-muted.tp-grow', {}, role ? file : ''), chips(op.users, mine), op.hung ? h('span.tp-bad', {}, 'no progress') : h('span.tp-num', {}, done)),
     op.max ? h('div.tp-progress', {}, h('i', { style: { width } })) : null
   )
 }
@@ -135,6 +135,7 @@ function components(pool, mine) {
   if (!pool.components.length) return nothing('No weights are loaded.')
   return pool.components.map((component) => {
     const [role, file] = partsOf(component.label)
+    const files = component.files.map(stem).join(', ') || file
     const users = component.users.length
     const facts = [
       `on ${component.devices.join(', ')}`,
@@ -144,8 +145,8 @@ function components(pool, mine) {
     const use = facts.filter(Boolean).join(' · ')
     return h(
       'div.tp-component',
-      { title: component.component, style: { '--c': colorOf(component.label) } },
-      h('div.tp-line', {}, h('i.tp-dot'), h('span', {}, role), h('span.tp-muted.tp-grow', {}, file), h('span.tp-num', {}, bytes(component.nbytes))),
+      { title: [...component.files, component.component].join('\n'), style: { '--c': colorOf(component.label) } },
+      h('div.tp-line', {}, h('i.tp-dot'), h('span', {}, role), h('span.tp-muted.tp-grow', {}, files), h('span.tp-num', {}, bytes(component.nbytes))),
       h(
         'div.tp-line.tp-small',
         {},
