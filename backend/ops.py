@@ -39,8 +39,11 @@ Lazy: TypeAlias = T_co | Op[T_co] | Ref
 
 @dataclass(frozen=True, slots=True)
 class EncodeText(Op[Conditioning]):
+    """embeddings: the files that the text names, so that an exchanged file makes another key."""
+
     clip: Clip
     text: str
+    embeddings: tuple[File, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -59,6 +59,7 @@ _SAVED = {
     "loras": "loras",
 }
 _ANNOTATION = re.compile(r"^(.*?) ?\[(input|output|temp)\]$", re.DOTALL)
+EMBEDDING_ENDINGS = (".safetensors", ".pt", ".bin")
 _PLAIN = re.compile(r"\w[\w .-]*")  # a name that can lead nowhere
 # A file system may stamp two changes with one time: a listing is kept only of folders quiet for this long.
 _QUIET: Seconds = 1.0
@@ -204,6 +205,14 @@ class Storage:
         stat = path.stat()
         return File(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
+    def embedding(self, written: str) -> str | None:
+        """The file of `embedding:name` in a prompt, with or without its ending; None if there is none."""
+        for ending in ("", *EMBEDDING_ENDINGS):
+            with suppress(BadFile):
+                self.find("embeddings", written + ending)
+                return written + ending
+        return None
+
     def input_files(self, content: str | None = None) -> list[str]:
         """Names at the top level of the input folder, sorted. content: only of this MIME class ("image")."""
         names = self._listed(self.input, recursive=False)
@@ -280,7 +289,7 @@ class Storage:
                     del self._held[slots_at]
 
     def _folder_of(self, kind: PlaceKind, wanted: str) -> tuple[Path, str]:
-        """The folder of a name below a place, and that folder relative to the place. Raises: OutsideFolder."""
+        """The folder of a name below a place, and the same relative to it. Raises: OutsideFolder."""
         root = self.place(kind)
         if _PLAIN.fullmatch(wanted):
             return root, ""

@@ -1,6 +1,7 @@
 """Conditioning: encode text, and combine what was encoded."""
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated
@@ -8,7 +9,8 @@ from typing import Annotated
 from backend.deferred import torch
 from backend.node import Choice, Float, Int, String, node
 from backend.ops import EncodeText, Op
-from backend.references import Clip
+from backend.references import Clip, File
+from backend.storage import Storage
 from backend.types import Cond, Conditioning, Mask
 
 MAX_RESOLUTION = 16384
@@ -17,6 +19,7 @@ Offset = Annotated[int, Int(0, MAX_RESOLUTION, step=8)]
 Extent = Annotated[int, Int(64, MAX_RESOLUTION, step=8)]
 Fraction = Annotated[float, Float(0, 1.0, step=0.01)]
 
+_EMBEDDING = re.compile(r"embedding:([^\s,():]+)")
 _log = logging.getLogger(__name__)
 
 
@@ -27,10 +30,18 @@ def with_options(conditioning: Conditioning, options: Mapping[str, object]) -> C
 
 @node("CLIPTextEncode", category="conditioning", display_name="CLIP Text Encode (Prompt)")
 def clip_text_encode(
-    *, text: Annotated[str, String(multiline=True, dynamic_prompts=True)], clip: Clip
+    *, text: Annotated[str, String(multiline=True, dynamic_prompts=True)], clip: Clip, storage: Storage
 ) -> Op[Conditioning]:
     """Encode a prompt. `(words:1.2)` weighs them, `embedding:name` inserts a textual inversion."""
-    return EncodeText(clip, text)
+    return EncodeText(clip, text, embeddings_in(text, storage))
+
+
+def embeddings_in(text: str, storage: Storage) -> tuple[File, ...]:
+    """The files of the textual inversions that a prompt names; the encoder reports those that are missing."""
+    if "embedding:" not in text:
+        return ()
+    found = (storage.embedding(name) for name in _EMBEDDING.findall(text))
+    return tuple(storage.file("embeddings", name) for name in found if name is not None)
 
 
 @node("ConditioningCombine", category="conditioning", display_name="Conditioning (Combine)")

@@ -7,7 +7,7 @@ from time import monotonic, perf_counter
 
 import torch
 
-from backend.errors import BadFile, OutOfMemory
+from backend.errors import OutOfMemory
 from backend.models.hostcopy import host_copies
 from backend.ops import Denoise
 from backend.references import Weights
@@ -40,7 +40,6 @@ from backend.worker.messages import (
 from backend.worker.residents import Residents
 from backend.worker.steploop import Ended, StepLoop, described
 
-_EMBEDDINGS = ("", ".safetensors", ".pt", ".bin")
 _TABLE_EVERY = 0.5  # seconds between tables while only counters change
 _log = logging.getLogger(__name__)
 
@@ -229,12 +228,8 @@ class Worker:
 
 def find_embedding(storage: Storage, name: str) -> str | None:
     """The file of `embedding:name` in a prompt, named with or without its ending; None if there is none."""
-    for ending in _EMBEDDINGS:
-        try:
-            return str(storage.find("embeddings", name + ending))
-        except BadFile:
-            continue
-    return None
+    found = storage.embedding(name)
+    return None if found is None else str(storage.find("embeddings", found))
 
 
 def _values(message: RunOp) -> dict[OpKey, Value]:

@@ -1,7 +1,12 @@
+from pathlib import Path
+
 import pytest
 import torch
 
+from backend.settings import Settings
+from backend.storage import Storage
 from backend.types import Cond
+from nodes.conditioning import embeddings_in
 from tests.nodes.build import run
 
 
@@ -65,3 +70,15 @@ def test_areas_masks_and_ranges_are_options_of_a_copy():
     (strong,) = run("ConditioningSetAreaStrength", conditioning=given, strength=2.0)
     assert strong.options["strength"] == 2.0
     assert given[0].options == {"kept": 1}
+
+
+def test_an_exchanged_embedding_makes_another_encoding(tmp_path):
+    storage = Storage(Settings(base_directory=tmp_path))
+    file = tmp_path / "models" / "embeddings" / "style.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"one")
+    before = embeddings_in("a (embedding:style:1.2), b", storage)
+    assert [Path(found.path).name for found in before] == ["style.safetensors"]
+    file.write_bytes(b"other")
+    assert embeddings_in("a (embedding:style:1.2), b", storage) != before
+    assert embeddings_in("embedding:absent, plain", storage) == ()
