@@ -12,7 +12,7 @@ import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from torch import Tensor
 
-from backend.errors import BadFile
+from backend.errors import BadFile, UnsupportedOption
 from backend.models.additions import Residuals
 from backend.models.families.sd15 import HEADS, levels_of
 from backend.models.families.unet_names import Level, parts, to_diffusers
@@ -92,7 +92,11 @@ class ControlModel:
 
         Args: x [R, 4, H, W], timesteps [R] and tokens [R, T, context] as the denoiser takes them; hint
             [R, 3, 8 H, 8 W], 0..1.
+        Raises: UnsupportedOption where the tokens are those of another kind of model.
         """
+        if tokens.shape[-1] != self.layout.context:
+            value = f"a ControlNet for tokens {self.layout.context} wide, with tokens {tokens.shape[-1]} wide"
+            raise UnsupportedOption("control_net", value, "Use a ControlNet that was made for this model.")
         x, hint, tokens = (value.to(self.device, self.dtype) for value in (x, hint, tokens))
         with torch.no_grad():
             skips, middle = self.module(x, timesteps.to(self.device), tokens, hint, return_dict=False)

@@ -7,14 +7,18 @@ from backend.ops import (
     ModelSigmas,
     Part,
     Tiles,
+    WithMask,
+    WithPicture,
 )
 from backend.references import (
     BasicGuider,
     CfgGuider,
     Clip,
+    DualCfgGuider,
     File,
     Model,
     Noise,
+    PerpNegGuider,
     Ref,
     Sampler,
     Schedule,
@@ -29,6 +33,7 @@ MODEL, VAE = Model(Weights("denoiser", "m", (FILE,))), Vae(Weights("vae", "m", (
 POSITIVE, NEGATIVE, LATENT, SIGMAS, PIXELS = (
     Ref(OpKey(k)) for k in ("positive", "negative", "latent", "sigmas", "px")
 )
+MASK = Ref(OpKey("mask"))
 CONDITIONED = {"model": MODEL, "positive": POSITIVE, "negative": NEGATIVE}
 SCHEDULED = {"steps": 9, "cfg": 4.0, "sampler_name": "euler", "scheduler": "karras", "latent_image": LATENT}
 
@@ -109,3 +114,28 @@ def test_nodes_are_of_the_kind_that_their_results_say():
         "LoraLoader": "reference",
         "SplitSigmas": "value",
     }
+
+
+def test_an_inpainting_model_is_shown_the_greyed_picture_on_both_sides():
+    inputs = {"positive": POSITIVE, "negative": NEGATIVE, "vae": VAE, "pixels": PIXELS, "mask": MASK}
+    shown, whole = EncodeInpaint(VAE, PIXELS, MASK, 0, soft=True), EncodePixels(VAE, PIXELS)
+    sides = WithPicture(POSITIVE, shown), WithPicture(NEGATIVE, shown)
+    masked = run("InpaintModelConditioning", **inputs, noise_mask=True)
+    assert masked == (*sides, WithMask(whole, shown))
+    assert run("InpaintModelConditioning", **inputs, noise_mask=False) == (*sides, whole)
+
+
+def test_guiders_of_three_sides_hold_them_by_name():
+    dual = run(
+        "DualCFGGuider",
+        model=MODEL,
+        cond1=POSITIVE,
+        cond2=SIGMAS,
+        negative=NEGATIVE,
+        cfg_conds=6.0,
+        cfg_cond2_negative=3.0,
+        style="nested",
+    )
+    assert dual == DualCfgGuider(MODEL, POSITIVE, SIGMAS, NEGATIVE, 6.0, 3.0, nested=True)
+    perp = run("PerpNegGuider", **CONDITIONED, empty_conditioning=SIGMAS, cfg=6.0, neg_scale=1.2)
+    assert perp == PerpNegGuider(MODEL, POSITIVE, NEGATIVE, SIGMAS, 6.0, 1.2)

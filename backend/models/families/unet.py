@@ -4,10 +4,13 @@ The blocks are numbered as in the original checkpoints: input block 0 is the fir
 residual block (with its transformer) and each downsampler is one more.
 """
 
+from collections.abc import Sequence
+
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
+from backend.errors import UnsupportedOption
 from backend.models.additions import NO_ADDITIONS, Additions
 from backend.models.families.mid_attention import Sight, sight_of
 from backend.patches import Downscale, FreeU
@@ -29,8 +32,7 @@ def forward(
     h, skips = _down(module, module.conv_in(x), embedding, tokens, blocks)
     h = _middle(module, h, embedding, tokens, sight_of(additions))
     if (residuals := additions.residuals) is not None:
-        skips = [skip + residual for skip, residual in zip(skips, residuals.skips, strict=True)]
-        h = h + residuals.middle
+        *skips, h = _controlled([*skips, h], [*residuals.skips, residuals.middle], blocks.shrinks)
     h = _up(module, h, skips, embedding, tokens, blocks)
     out: Tensor = module.conv_out(module.conv_act(module.conv_norm_out(h)))
     return out
@@ -50,6 +52,11 @@ class _Blocks:
         # rows of one pass agree in what changes their size: batching sees to that
         first = self._stacks[0][0] if self._stacks else ()
         self._downscales = [patch for patch in first if isinstance(patch, Downscale)]
+
+    @property
+    def shrinks(self) -> bool:
+        """Some blocks work at another resolution than the network was made for."""
+        return bool(self._downscales)
 
     def before_skip(self, number: int, h: Tensor) -> Tensor:
         return self._shrunk(number, h, after_skip=False)
@@ -135,6 +142,20 @@ def _up(
         for sampler in level.upsamplers or ():
             h = sampler(h, tuple(skips[-1].shape[2:]))
     return h
+
+
+def _controlled(values: Sequence[Tensor], residuals: Sequence[Tensor], shrunk: bool) -> list[Tensor]:
+    """Each value with its residual, but for those that a lower resolution inside left without a fitting one.
+
+    Raises: UnsupportedOption where a ControlNet's residuals are not those of this network.
+    """
+    made, wanted = ([tuple(part.shape[1:]) for part in parts] for parts in (residuals, values))
+    alike = [m[0] for m in made] == [w[0] for w in wanted] if shrunk else made == wanted
+    if not alike:
+        value = f"residuals of shapes {made} where the model has {wanted}"
+        raise UnsupportedOption("control_net", value, "Use a ControlNet that was made for this model.")
+    pairs = zip(values, residuals, strict=True)
+    return [value + residual if value.shape == residual.shape else value for value, residual in pairs]
 
 
 def _attended(level: torch.nn.Module, index: int, h: Tensor, tokens: Tensor) -> Tensor:

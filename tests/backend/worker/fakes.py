@@ -2,6 +2,7 @@
 
 import torch
 
+from backend.models.additions import Residuals
 from backend.models.latent import LatentFormat
 from backend.ops import Denoise
 from backend.references import BasicGuider, CfgGuider, Model, Noise, Sampler, Weights
@@ -35,12 +36,28 @@ class Formula:
             raise FloatingPointError("tokens are not numbers")
         strength = torch.tensor([sum(patches) for patches in adapters] or [0.0] * len(x))
         shape = (-1, *[1] * (x.ndim - 1))
+        if additions is not None and additions.residuals is not None:
+            strength = strength + additions.residuals.middle.mean((1, 2, 3))
+        for i in additions.perturbed() if additions is not None else ():
+            strength[i] += 0.5
         return (
             x * 0.3
             + tokens.mean((1, 2)).reshape(shape)
             + timesteps.reshape(shape) / 1e3
             + strength.reshape(shape)
         )
+
+
+class ControlFormula:
+    """A ControlNet whose residual is the mean of each row's hint; counts its rows."""
+
+    def __init__(self):
+        self.rows = []
+
+    def forward(self, x, hint, timesteps, tokens):
+        self.rows.append(len(x))
+        middle = hint.mean((1, 2, 3)).reshape(-1, 1, 1, 1) + tokens.mean((1, 2)).reshape(-1, 1, 1, 1) * 0.1
+        return Residuals((), middle)
 
 
 def a_cond(value=1.0, length=77, **options):
