@@ -32,7 +32,7 @@ TWINNED = (
     *userdata.ROUTES,
 )
 OWN_PACK = Path(__file__).parent / "extension"  # our part of the page
-INTERNAL = (*files.INTERNAL, *system.INTERNAL, *pool.UNTWINNED)
+ONCE = (*files.INTERNAL, *system.INTERNAL, *pool.UNTWINNED)  # at their own path only
 
 
 def build_app(
@@ -67,7 +67,7 @@ def build_app(
         features=features,
         packs={"tessera": OWN_PACK, **(packs or {})},
     )
-    app.router.add_routes([*_twins([*TWINNED, web.get("/ws", sockets.handle)]), *INTERNAL, *static.ROUTES])
+    app.router.add_routes([*_twins([*TWINNED, web.get("/ws", sockets.handle)]), *ONCE, *static.ROUTES])
     app.router.add_routes([static.FALLBACK])
     app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(_listen)

@@ -4,19 +4,19 @@ import io
 import pytest
 
 from tests.web.conftest import House
-from web.app import INTERNAL, TWINNED
+from web.app import ONCE, TWINNED
 
 OURS = "http://127.0.0.1"
 
 
-async def test_every_route_is_there_twice_and_internal_ones_once(house: House):
+async def test_every_route_is_there_twice_but_for_internal_ones_and_metrics(house: House):
     paths = {(r.method, r.resource.canonical) for r in house.client.app.router.routes() if r.resource}
     for route in TWINNED:
         assert (route.method, route.path.replace(r":\d+", "").replace(":.+", "")) in paths
         assert (route.method, "/api" + route.path.replace(r":\d+", "").replace(":.+", "")) in paths
     assert {("GET", "/ws"), ("GET", "/api/ws")} <= paths
-    for route in INTERNAL:
-        assert route.path.startswith("/internal/")
+    for route in ONCE:
+        assert route.path.startswith(("/internal/", "/metrics"))
         assert ("/api" + route.path) not in {path for _, path in paths}
     assert (await house.client.get("/api/internal/logs")).status == 404
 
