@@ -149,8 +149,11 @@ class Server:
         return [top, *top.children(recursive=True)]
 
     def workers(self) -> list[psutil.Process]:
-        """Processes of devices."""
-        return [p for p in self.processes()[1:] if "backend.worker.process" in " ".join(p.cmdline())]
+        """Processes of devices, those still starting included; not the one that they may be forked from."""
+        below = [(p, " ".join(p.cmdline())) for p in self.processes()[1:]]
+        ours = [(p, line) for p, line in below if "backend.worker.process" in line]
+        top = self.processes()[0].pid
+        return [p for p, line in ours if p.ppid() != top or "nurse" not in line]
 
 
 def error_of(entry: Mapping[str, Any]) -> dict[str, Any]:

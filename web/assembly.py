@@ -1,8 +1,9 @@
 """Everything a server or a headless run consists of, put together and taken apart again."""
 
 import os
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from backend.storage import Storage
 from backend.types import DeviceId
 from backend.worker.exchange import sweep, sweep_own
 from backend.worker.host import Host
+from backend.worker.nursery import Nursery, spawn
 from backend.worker.pool import WorkerProcess
 from nodes.catalogue import builtin_registry
 from web.lock import FolderLock
@@ -53,6 +55,7 @@ class Assembly:
     host: Host
     lock: FolderLock
     identities: Identities
+    nursery: Nursery = field(default_factory=Nursery)
 
     def start_devices(self) -> None:
         """Start the host's threads and one process per device. Call after the engine's start()."""
@@ -62,16 +65,21 @@ class Assembly:
         gpus = visible_gpus(self.settings)
         count = self.settings.workers or max(1, gpus)
         name, rows = ("gpu", GPU_ROWS) if gpus else ("cpu", ROWS)
+        forks = sys.platform == "linux" and not gpus
+        if forks:
+            self.nursery.start()
         for index in range(count):
             id = DeviceId(f"{name}{index}")
-            self.engine.add_device(id, self._maker(id, index, count), slots=1, max_rows=rows)
+            self.engine.add_device(id, self._maker(id, index, count, forks), slots=1, max_rows=rows)
         self.host.warm()
 
-    def _maker(self, id: DeviceId, index: int, count: int) -> Callable[[], Worker]:
-        return partial(WorkerProcess, id, self.settings, index, self.engine.report, count)
+    def _maker(self, id: DeviceId, index: int, count: int, forks: bool) -> Callable[[], Worker]:
+        start = self.nursery.fork if forks else spawn
+        return partial(WorkerProcess, id, self.settings, index, self.engine.report, count, start)
 
     async def close(self) -> None:
         """End every process and leave nothing behind but what is to stay."""
+        self.nursery.stop()
         await self.engine.close()
         self.store.close()
         self.identities.close()

@@ -9,13 +9,11 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
-from pathlib import Path
 from queue import SimpleQueue
 from typing import IO
 
@@ -42,14 +40,9 @@ from backend.worker.messages import (
     ToWorker,
     Unload,
 )
+from backend.worker.nursery import Child, spawn
 
 _log = logging.getLogger(__name__)
-_ROOT = Path(__file__).parents[2]  # the folder that holds the package `backend`
-# -P and append: neither the user's working folder nor ours may shadow an installed module.
-_BOOT = (
-    "import sys; sys.path.append(sys.argv[1]); "
-    "from backend.worker.process import main; main(int(sys.argv[2]))"
-)
 _LAST_WORDS = 20  # lines of output that the reason of a loss quotes
 _GRACE = 5.0  # seconds between the end of the connection and the kill
 
@@ -67,8 +60,9 @@ class WorkerProcess:
     """One worker process. report is called from its threads: Ready, then reports on ops, and one Lost at the
     end.
 
-    Lost does not follow `stop`, which alone waits. index, of `count` workers, chooses the device. Whether a
-    lost worker is replaced is the engine's decision: by a new WorkerProcess.
+    Lost does not follow `stop`, which alone waits. index, of `count` workers, chooses the device; start makes
+    the process on its end of the connection. Whether a lost worker is replaced is the engine's decision: by a
+    new WorkerProcess.
     """
 
     def __init__(
@@ -78,13 +72,14 @@ class WorkerProcess:
         index: int,
         report: Callable[[DeviceId, Report], None],
         count: int = 1,
+        start: Callable[[int], Child] = spawn,
     ) -> None:
         self.id = id
-        self._report = report
+        self._report, self._make = report, start
         self._outbox: SimpleQueue[_ToRun | Setup | ToWorker | None] = SimpleQueue()
         self._outbox.put(Setup(settings, index, count, os.getpid()))
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
         self._stopped = self._killed = False
         self._ended = threading.Event()
         self._output: deque[str] = deque(maxlen=_LAST_WORDS)
@@ -135,6 +130,8 @@ class WorkerProcess:
         """End the process and wait until it has ended; no Lost follows."""
         self._stopped = True
         self._outbox.put(Stop())
+        if self._process is None:
+            self.kill()  # it ends as soon as it has begun
         if not self.wait(_GRACE):
             self.kill()
             self.wait(_GRACE)
@@ -171,19 +168,15 @@ class WorkerProcess:
 
     def _start(self) -> Connection | None:
         """Start the process. None: it was killed before."""
+        if self._killed:
+            return None
         ours, theirs = Pipe()
-        with self._lock, theirs:
+        with theirs:
+            process = self._make(theirs.fileno())
+        with self._lock:  # who kills from now on, finds it
+            self._process = process
             if self._killed:
-                ours.close()
-                return None
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _BOOT, str(_ROOT), str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,  # Ctrl-C in a terminal is for the server, which ends its workers
-            )
+                process.kill()
         self._listener.start()
         return ours
 

@@ -1,14 +1,22 @@
-"""A worker process: all that it runs is `main`."""
+"""A worker process runs `main`. The process that workers are forked from runs `nurse`."""
 
+import gc
 import importlib
 import logging
+import os
+import select
 import signal
+import socket
 import sys
+import threading
+import traceback
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Protocol
 
 from backend.worker.mailbox import Mailbox
 from backend.worker.messages import Setup
+from backend.worker.nursery import BORN, DIED, NEWS
 
 
 class _Loop(Protocol):
@@ -26,6 +34,80 @@ def main(descriptor: int) -> None:
     # torch loads here, with the mailbox open: a server that ends meanwhile takes this process along.
     loop: _Loop = importlib.import_module("backend.worker.loop")
     loop.run(mailbox, setup)
+
+
+def nurse(descriptor: int) -> None:
+    """Fork a worker for each request on the inherited socket `descriptor`, until the server closes it.
+
+    A request brings two descriptors: the worker's connection, and where its output goes (`nursery.py`).
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    server = socket.socket(fileno=descriptor)
+    first = threading.Thread(target=_await_mail, args=(server,), daemon=True)
+    first.start()
+    importlib.import_module("backend.worker.loop")
+    first.join()  # no thread may be there when a process is forked
+    gc.collect()
+    gc.freeze()  # a collection in a child would write to every page that it shares
+    wake, woken = os.pipe()
+    for end in (wake, woken):
+        os.set_blocking(end, False)
+    signal.set_wakeup_fd(woken)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    while True:
+        ready, _, _ = select.select([descriptor, wake], [], [])
+        if wake in ready:
+            os.read(wake, 4096)
+            _bury(server)
+        if descriptor in ready:
+            request, descriptors, _, _ = socket.recv_fds(server, 1, 2)
+            if not request:
+                os._exit(0)
+            server.sendall(NEWS.pack(BORN, _fork(server, descriptors), 0))
+
+
+def _await_mail(server: socket.socket) -> None:
+    """Wait for the first request; the server's end, while this process still loads, ends it too."""
+    if not server.recv(1, socket.MSG_PEEK):
+        os._exit(0)
+
+
+def _bury(server: socket.socket) -> None:
+    """Tell of every child that has ended."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        server.sendall(NEWS.pack(DIED, pid, os.waitstatus_to_exitcode(status)))
+
+
+def _fork(server: socket.socket, descriptors: Sequence[int]) -> int:
+    """A child that is a worker. Returns: its pid."""
+    pid = os.fork()
+    if pid:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return pid
+    code = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        server.close()
+        os.setsid()
+        connection, output = descriptors
+        os.dup2(output, sys.stdout.fileno())
+        os.dup2(output, sys.stderr.fileno())
+        os.close(output)
+        main(connection)
+        code = 0
+    except BaseException:  # a fork must never return into the nursery's loop
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
 
 
 if __name__ == "__main__":
