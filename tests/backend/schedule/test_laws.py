@@ -16,6 +16,18 @@ SIZES = {"sdxl": 3.0, "flux": 5.0, "vae": 0.5, "clip": 0.5, "huge": 20.0}
 GIBS = 8
 
 
+OPS = st.tuples(
+    st.sampled_from(["step", "step", "step", "whole", "whole", "call"]),
+    st.sampled_from(MODELS),
+    st.sampled_from("abc"),
+    st.sampled_from([False, False, False, True]),  # ahead
+    st.sampled_from([False] * 7 + [True]),  # alone, or serial
+    st.sampled_from([1, 2]),  # rows
+    st.sampled_from([0.1, 1.0, 30.0]),  # cost
+    st.sampled_from([None, None, None, 5.0, 100.0]),  # deadline
+)
+
+
 class PoolMachine(RuleBasedStateMachine):
     """waiting, running, paused: the ops as an outsider sees them, from the decisions alone."""
 
@@ -29,31 +41,24 @@ class PoolMachine(RuleBasedStateMachine):
         self.paused: dict[OpKey, DeviceId] = {}
         self.over: set[OpKey] = set()
 
-    @rule(
-        kind=st.sampled_from(["step", "step", "whole", "call"]),
-        model=st.sampled_from(MODELS),
-        user=st.sampled_from("abc"),
-        ahead=st.booleans(),
-        alone=st.sampled_from([False, False, False, True]),
-        rows=st.sampled_from([1, 2]),
-        cost=st.sampled_from([0.1, 1.0, 30.0]),
-        deadline=st.sampled_from([None, None, 5.0, 100.0]),
-    )
-    def an_op_is_ready(self, kind, model, user, ahead, alone, rows, cost, deadline):
-        self.count += 1
-        due = None if deadline is None else self.now + deadline
-        more = {"user": user, "ahead": ahead, "cost": cost, "path": cost, "deadline": due}
-        key, order = f"op{self.count}", -self.count if ahead else self.count
-        if kind == "step":
-            op = a_step(key, model, rows, order, alone=alone, **more)
-        elif kind == "whole":
-            op = a_whole(key, model, order, alone=alone, **more)
-        else:
-            op = a_call(key, order, serial=alone, **more)
-        self.ops[op.key] = op
-        self.waiting.add(op.key)
-        self.pool.add(op, self.now)
-        self.pool.want(op.components, 1)
+    @rule(drawn=st.lists(OPS, min_size=1, max_size=8))
+    def ops_are_ready(self, drawn):
+        for kind, model, user, ahead, alone, rows, cost, deadline in drawn:
+            self.count += 1
+            due = None if deadline is None else self.now + deadline
+            more = {"user": user, "ahead": ahead, "cost": cost, "path": cost, "deadline": due}
+            key, order = f"op{self.count}", -self.count if ahead else self.count
+            if kind == "step":
+                op = a_step(key, model, rows, order, alone=alone, **more)
+            elif kind == "whole":
+                op = a_whole(key, model, order, alone=alone, **more)
+            else:
+                op = a_call(key, order, serial=alone, **more)
+            self.ops[op.key] = op
+            self.waiting.add(op.key)
+            self.pool.add(op, self.now)
+            self.pool.want(op.components, 1)
+        self.decide()
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 40.0]))
     def time_passes(self, seconds):
@@ -101,7 +106,8 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule()
     def decide(self):
-        twin = copy.deepcopy(self.pool)
+        profile = self.pool.profile
+        twin = copy.deepcopy(self.pool, {id(profile): profile})
         decisions = plan(self.pool, self.now)
         assert plan(twin, self.now) == decisions
         assert len(decisions) < MOST
@@ -183,6 +189,8 @@ class PoolMachine(RuleBasedStateMachine):
         for _ in range(10 * self.count + 10):
             self.now += 1.0
             self.decide()
+            self.memory_is_never_exceeded()
+            self.devices_run_what_they_can()
             if not self.running:
                 assert not self.waiting, [self.ops[key] for key in self.waiting]
                 break
@@ -193,5 +201,5 @@ class PoolMachine(RuleBasedStateMachine):
         assert not self.pool.demand
 
 
-PoolMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+PoolMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 TestLaws = PoolMachine.TestCase
