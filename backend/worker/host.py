@@ -1,5 +1,6 @@
 """The host device: threads of the server process that run value nodes (`Call` ops) on plain values."""
 
+import gc
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -291,3 +292,6 @@ def _load_torch(threads: int | None) -> None:
     if threads:
         torch.set_num_threads(threads)
     _log.debug("torch %s is loaded", torch.__version__)
+    gc.collect()
+    gc.freeze()  # what is there now stays: the collector need not walk through torch again and again
+    gc.set_threshold(20_000, 20, 50)
