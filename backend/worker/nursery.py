@@ -180,13 +180,15 @@ class _Line:
         self.ends.close()
         self.born.put(None)
         self._process.wait()
+        self.socket.close()
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            text = line.decode(errors="replace").rstrip()
-            self._output.append(text)
-            _log.info("[nursery] %s", text)
+        with self._process.stdout as stream:
+            for line in stream:
+                text = line.decode(errors="replace").rstrip()
+                self._output.append(text)
+                _log.info("[nursery] %s", text)
 
 
 def _started(function: str, descriptor: int) -> subprocess.Popen[bytes]:
