@@ -187,8 +187,8 @@ class DeadlineMissed(TesseraError):
     def __init__(self, op: str, reason: str) -> None:
         self.op, self.reason = op, reason
         super().__init__(
-            f"The deadline can't be met: at {op}, {reason}. Send the prompt again with a larger `deadline_ms`, "
-            "or none."
+            f"The deadline can't be met: at {op}, {reason}. Send the prompt again with a larger "
+            "`deadline_ms`, or none."
         )
 
 
@@ -200,8 +200,8 @@ class QueueFull(TesseraError):
     def __init__(self, limit: int, retry_after: int) -> None:
         self.limit, self.retry_after = limit, retry_after
         super().__init__(
-            f"The queue is full: {limit} jobs are unfinished. Try again in about {retry_after} s, or start the "
-            "server with a larger --max-queue."
+            f"The queue is full: {limit} jobs are unfinished. Try again in about {retry_after} s, or start "
+            "the server with a larger --max-queue."
         )
 
 

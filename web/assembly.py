@@ -108,7 +108,11 @@ def assemble(settings: Settings, *, keep_jobs: bool = True) -> Assembly:
     services: dict[type, object] = {Storage: storage, Settings: settings, Library: library}
     store = Store.open((storage.user if keep_jobs else storage.temp) / "tessera.db")
     limits = Limits(
-        settings.cache_bytes, settings.preview_method, settings.preview_size, watchdog=settings.watchdog
+        settings.cache_bytes,
+        settings.preview_method,
+        settings.preview_size,
+        max_queue=settings.max_queue,
+        watchdog=settings.watchdog,
     )
     engine = Engine(registry, services, store, SystemClock(), limits)
     host = Host(registry, services, engine.report, threads=max(2, os.cpu_count() or 1))

@@ -100,7 +100,10 @@ def _running(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--threads", type=_positive, metavar="N", help="CPU threads per worker")
     group.add_argument(
-        "--worker-memory", type=_gigabytes, metavar="GB", help="most memory of a worker; default: all there is"
+        "--worker-memory",
+        type=_gigabytes,
+        metavar="GB",
+        help="most memory of a worker; default: all there is",
     )
     group.add_argument(
         "--watchdog",
@@ -108,6 +111,9 @@ def _running(parser: argparse.ArgumentParser) -> None:
         default=600.0,
         metavar="SECONDS",
         help="name an op as hung after so long without progress",
+    )
+    group.add_argument(
+        "--max-queue", type=int, default=10_000, metavar="N", help="unfinished prompts at most; 0: any number"
     )
     group.add_argument("--cache-gb", type=float, default=4.0, metavar="GB", help="budget of cached results")
     where = group.add_mutually_exclusive_group()
@@ -201,6 +207,7 @@ def settings_from(flags: argparse.Namespace, argv: Sequence[str] = ()) -> Settin
         threads=flags.threads,
         worker_memory=flags.worker_memory,
         watchdog=flags.watchdog,
+        max_queue=flags.max_queue,
         cache_bytes=0 if flags.cache_none else int(flags.cache_gb * (1 << 30)),
         disable_all_custom_nodes=flags.disable_all_custom_nodes,
         whitelist_custom_nodes=tuple(flags.whitelist_custom_nodes),

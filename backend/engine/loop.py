@@ -50,6 +50,7 @@ from backend.worker.messages import (
 )
 
 log = logging.getLogger(__name__)
+PROFILED = 60.0  # seconds between two writings of what was measured
 SEEN = 20_000  # reference nodes remembered as done before
 
 
@@ -84,6 +85,7 @@ class Engine:
         self._inbox: deque[tuple[DeviceId, Report]] = deque()
         self._woken = False
         self._closing = False
+        self._profiled = clock.now()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     # -- life ------------------------------------------------------------------------------------
@@ -101,6 +103,7 @@ class Engine:
     async def start(self) -> None:
         """Take up the jobs that a former run of the server left unfinished; they wait for devices."""
         self._loop = asyncio.get_running_loop()
+        self._board.pool.profile.restore(await self.store.costs())
         for record in await self.store.unfinished():
             self._recover(record)
         self._loop.call_later(EVERY, self._look_again)
@@ -112,11 +115,21 @@ class Engine:
     def _look_again(self) -> None:
         if not self._closing and self._loop is not None:
             self.look()
+            self._dispatch()  # a deadline may have passed
+            self._keep_costs(PROFILED)
             self._loop.call_later(EVERY, self._look_again)
+
+    def _keep_costs(self, every: Seconds) -> None:
+        """Write down what was measured, if that was last done so many seconds ago."""
+        profile, now = self._board.pool.profile, self._clock.now()
+        if profile.changed and now - self._profiled >= every:
+            profile.changed, self._profiled = False, now
+            self.store.keep_costs(list(profile.costs()))
 
     async def close(self) -> None:
         """Stop every device. Unfinished jobs stay in the store and run after the next start."""
         self._closing = True
+        self._keep_costs(0.0)
         await asyncio.gather(*(asyncio.to_thread(seat.worker.stop) for seat in self._board.fleet))
 
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
@@ -223,8 +236,6 @@ class Engine:
         if isinstance(wait, (int, float)) and not isinstance(wait, bool):
             left = (record.created + wait - self._clock.epoch_ms()) / 1000
             deadline = self._clock.now() + left
-            if self._loop is not None:
-                self._loop.call_later(max(0.0, left) + 0.01, self._dispatch)
         return Claim((record.number, record.sequence), record.client or "", ahead, deadline)
 
     def _admit(self, record: JobRecord, prompt: Prompt, ahead: bool) -> None:

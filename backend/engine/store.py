@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from sqlalchemy import Connection, Delete, Engine, create_engine, delete, event, select
+from sqlalchemy import Connection, Delete, Engine, create_engine, delete, event, insert, select
 
 from backend.engine.record import JobRecord, JobStatus, JobSummary, SortBy, SortOrder, without_secrets
 from backend.engine.tables import (
+    COSTS,
     COUNTERS,
     ENDED,
     FORGET_ENDED,
@@ -41,6 +42,7 @@ from backend.engine.tables import (
 )
 from backend.engine.writer import REFUSALS, Add, Do, Entry, Finish, Start, Write, Writer, cause
 from backend.errors import StoreFailed
+from backend.schedule.profile import Cost
 
 __all__ = ["HISTORY_CAP", "SCHEMA_VERSION", "JobRecord", "JobStatus", "JobSummary", "Store"]
 log = logging.getLogger(__name__)
@@ -136,6 +138,20 @@ class Store:
     async def clear_history(self) -> None:
         await self._write(Do(lambda connection: connection.execute(delete(JOBS).where(ENDED))))
 
+    def keep_costs(self, costs: Sequence[Cost]) -> None:
+        """Keep what was measured, in place of what was kept before."""
+        rows = [
+            {"measure": cost.measure, "name": cost.name, "rows": cost.rows, "value": cost.value}
+            for cost in costs
+        ]
+
+        def replace_all(connection: Connection) -> None:
+            connection.execute(delete(COSTS))
+            if rows:
+                connection.execute(insert(COSTS), rows)
+
+        self._later(Do(replace_all))
+
     async def flush(self) -> None:
         """Return when all that was handed in so far is on disk."""
         if self._held or not self._writer.idle:
@@ -147,6 +163,12 @@ class Store:
         """Jobs to run, in the order of the queue."""
         query = select(JOBS).where(OPEN).order_by(JOBS.c.number, JOBS.c.sequence)
         return await self._records(query)
+
+    async def costs(self) -> list[Cost]:
+        """What `keep_costs` was given last."""
+        await self.flush()
+        with self._reading() as connection:
+            return [Cost(*row) for row in connection.execute(select(COSTS))]
 
     async def history(self, max_items: int | None = None, offset: int | None = None) -> list[JobRecord]:
         """Finished jobs, oldest end first: the last `max_items`, or `max_items` from index `offset`."""

@@ -76,6 +76,14 @@ IDENTITIES = Table(
     Column("version", Integer, nullable=False),
     Column("contents", Text, nullable=False),
 )
+COSTS = Table(  # what things took here (`schedule.profile.Cost`)
+    "costs",
+    _METADATA,
+    Column("measure", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("rows", Integer, primary_key=True, autoincrement=False),
+    Column("value", Float(53), nullable=False),
+)
 ENDED, OPEN = JOBS.c.finished.isnot(None), JOBS.c.finished.is_(None)
 Index("jobs_id", JOBS.c.id)
 Index("jobs_finished", JOBS.c.finished, sqlite_where=ENDED, postgresql_where=ENDED)

@@ -98,7 +98,7 @@ async def open_house(
         registry = a_registry(a_gate_node(gate), fail)
         services = {Storage: storage, Settings: chosen, Library: Library(storage, identify)}
         store = Store.open(tmp_path / "jobs.db")
-        engine = Engine(registry, services, store, SystemClock(), Limits())
+        engine = Engine(registry, services, store, SystemClock(), Limits(max_queue=chosen.max_queue))
         host = Host(registry, services, engine.report, threads=1)
         await engine.start()
         engine.add_host(host, slots=1)

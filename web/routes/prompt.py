@@ -1,8 +1,9 @@
 """POST /prompt, and what is left to run."""
 
 from aiohttp import web
-from backend.graph.validate import Refused
 
+from backend.errors import QueueFull
+from backend.graph.validate import Refused
 from web import wire
 from web.body import read_json
 from web.services import SERVICES
@@ -10,12 +11,15 @@ from web.submission import BadSubmission, read_submission
 
 
 async def submit(request: web.Request) -> web.Response:
-    """POST /prompt: into the queue, or 400 with what is wrong with the prompt."""
+    """POST /prompt: into the queue, or 400 with what is wrong with it, or 429 where the queue is full."""
     body = await read_json(request)
     try:
         answer = await request.app[SERVICES].engine.submit(read_submission(body))
     except BadSubmission as error:
         return web.json_response(wire.bad_submission(error.code, error.message, error.details), status=400)
+    except QueueFull as full:
+        error = wire.bad_submission(full.code, "The queue is full", str(full))
+        return web.json_response(error, status=429, headers={"Retry-After": str(full.retry_after)})
     except Refused as refusal:
         return web.json_response(wire.refused(refusal), status=400)
     return web.json_response(wire.accepted(answer))

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.web.conftest import House, a_prompt
+from tests.web.conftest import House, a_held_prompt, a_prompt
 
 
 async def post(house: House, **body: object) -> tuple[int, dict]:
@@ -77,3 +77,14 @@ async def test_a_prompt_of_another_shape_is_refused(house: House, prompt: object
     assert status == 400
     assert answer["error"]["type"]
     assert (await post(house, prompt=a_prompt()))[0] == 200
+
+
+async def test_a_full_queue_says_when_to_come_back(open_house):
+    house = await open_house(max_queue=1)
+    await house.submit(a_held_prompt())
+    reply = await house.client.post("/prompt", json={"prompt": a_prompt()})
+    assert reply.status == 429
+    assert int(reply.headers["Retry-After"]) >= 1
+    error = (await reply.json())["error"]
+    assert error["type"] == "queue_full"
+    assert "--max-queue" in error["details"]
