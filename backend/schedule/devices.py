@@ -101,8 +101,8 @@ Ids = dict[DeviceId, None]  # a set that keeps its order, so that equal historie
 
 
 class Devices:
-    """idle: workers without steps; open: workers with a free slot; stepping: by batch; has: by component;
-    blank: workers that hold nothing; roomy: workers by capacity, the largest first.
+    """idle: workers without steps; open: workers with a free slot; joining: workers with room in their batch,
+    by batch; has: by component; blank: workers that hold nothing; roomy: workers by capacity, largest first.
     """
 
     def __init__(self) -> None:
@@ -111,7 +111,7 @@ class Devices:
         self.workers: dict[DeviceId, Device] = {}
         self.idle: Ids = {}
         self.open: Ids = {}
-        self.stepping: dict[str, Ids] = {}
+        self.joining: dict[str, Ids] = {}
         self.has: dict[ComponentId, Ids] = {}
         self.blank: Ids = {}
         self.roomy: list[DeviceId] = []
@@ -196,8 +196,8 @@ class Devices:
         return self._some(id for id in islice(few, 4 * LOOK) if id in other)
 
     def joinable(self, batch: str) -> list[Device]:
-        """Some devices that run steps of that batch."""
-        return self._some(self.stepping.get(batch, {}))
+        """Some devices that run steps of that batch and have room for more."""
+        return self._some(self.joining.get(batch, {}))
 
     def choice(self, within: Mapping[DeviceId, object]) -> list[Device]:
         """Some devices of `within`: the blank, the largest, and the first."""
@@ -216,18 +216,21 @@ class Devices:
 
     def _count(self, device: Device, op: ReadyOp, sign: int, old: str | None) -> None:
         device.count(op, sign)
-        if device.batch != old:
-            if old is not None:
-                self._leave(old, device.id)
-            if device.batch is not None:
-                self.stepping.setdefault(device.batch, {})[device.id] = None
+        if old is not None and old != device.batch:
+            self._leave(old, device.id)
+        if device.batch is not None:
+            if device.rows < device.max_rows and not device.alone:
+                self.joining.setdefault(device.batch, {}).setdefault(device.id)
+            else:
+                self._leave(device.batch, device.id)
         self._sort(device)
 
     def _leave(self, batch: str, id: DeviceId) -> None:
-        ids = self.stepping[batch]
-        ids.pop(id, None)
-        if not ids:
-            del self.stepping[batch]
+        ids = self.joining.get(batch)
+        if ids is not None:
+            ids.pop(id, None)
+            if not ids:
+                del self.joining[batch]
 
     def _sort(self, device: Device) -> None:
         if device.kind == "host":

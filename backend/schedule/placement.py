@@ -102,14 +102,15 @@ def _home(pool: Pool, op: ReadyOp, holds: Holds) -> Place | None:
 
 def _step(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
     devices = pool.devices
-    holders = [d for d in devices.holding(op.components[0], devices.idle) if admits(op, d, holds)]
-    resident = [d for d in holders if not d.missing(op.components)]
-    if resident:
-        best = min(resident, key=lambda d: (d.whole, d.id))
-        return Place(best, "its weights are resident on an idle device")
+    if devices.idle:
+        holders = [d for d in devices.holding(op.components[0], devices.idle) if admits(op, d, holds)]
+        resident = [d for d in holders if not d.missing(op.components)]
+        if resident:
+            best = min(resident, key=lambda d: (d.whole, d.id))
+            return Place(best, "its weights are resident on an idle device")
     batches = [d for d in devices.joinable(op.batch or "") if joins(pool, op, d, holds)]
     if not batches:
-        return _cold(pool, op, holds, now, _wait(pool, op))
+        return _cold(pool, op, holds, now) if devices.idle else None
     best = min(batches, key=lambda d: (d.rows, d.id))
     profile, component = pool.profile, op.components[0]
     slowdown = profile.step(component, best.rows + op.rows) / max(1e-9, profile.step(component, op.rows)) - 1
@@ -119,6 +120,8 @@ def _step(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
 
 def _whole(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
     devices = pool.devices
+    if not devices.open:
+        return None
     if not op.components:
         usable = [d for d in devices.choice(devices.open) if admits(op, d, holds)]
         best = min(usable, key=lambda d: (d.rows, d.whole, d.id), default=None)
@@ -126,7 +129,7 @@ def _whole(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
     holders = [d for d in devices.holding(op.components[0], devices.open) if admits(op, d, holds)]
     resident = [d for d in holders if not d.missing(op.components)]
     if not resident:
-        return _cold(pool, op, holds, now, _wait(pool, op))
+        return _cold(pool, op, holds, now)
     best = min(resident, key=lambda d: (d.rows, d.whole, d.id))
     if best.stepping and (spread := _cold(pool, op, holds, now, op.cost)) is not None:
         return spread
@@ -135,11 +138,8 @@ def _whole(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
 
 def _wait(pool: Pool, op: ReadyOp) -> Seconds:
     """Until a device that holds the op's weights could take it; for ever where none does."""
-    holders = [
-        d
-        for d in pool.devices.holding(op.components[0], pool.devices.workers)
-        if not d.missing(op.components)
-    ]
+    devices = pool.devices
+    holders = [d for d in devices.holding(op.components[0], devices.workers) if not d.missing(op.components)]
     if not holders:
         return inf
     backlog = pool.queue.waiting(op) / len(holders)
@@ -150,27 +150,35 @@ def _free_in(pool: Pool, device: Device) -> Seconds:
     return max((remaining(pool, device, running) for running in device.running.values()), default=0.0)
 
 
-def _cold(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds, patience: Seconds) -> Place | None:
-    """The idle device that gets the op's weights soonest, if that takes less than `patience`."""
+def _cold(
+    pool: Pool, op: ReadyOp, holds: Holds, now: Seconds, patience: Seconds | None = None
+) -> Place | None:
+    """The device that gets the op's weights soonest, if that takes less than `patience`.
+
+    patience None: than the wait for a device that has them.
+    """
     devices, options = pool.devices, list[tuple[float, DeviceId, Place]]()
     replica = op.components[0] in devices.has
-    for device in devices.choice(devices.idle if op.kind == "step" or replica else devices.open):
-        if not admits(op, device, holds):
-            continue
-        found = cleared(pool, op, device, now)
+    within = devices.idle if op.kind == "step" or replica else devices.open
+    for device in devices.choice(within) if within else ():
+        found = cleared(pool, op, device, now) if admits(op, device, holds) else None
         if found is None:
             continue
         sizes, victims = found
         seconds = loading(pool, sizes)
-        if seconds < patience:
-            reason = _why(pool, seconds, patience, replica)
-            seen = Place(device, reason, sizes, tuple(victims), replica)
-            weight = seconds + loading(pool, victims) + (op.cost if device.stepping else 0.0)
-            options.append((weight, device.id, seen))
+        if patience is None:
+            patience = _wait(pool, op)
+        if seconds >= patience:
+            continue
+        seen = Place(device, _why(seconds, patience, replica), sizes, tuple(victims), replica)
+        if not victims and not device.stepping:
+            return seen
+        weight = seconds + loading(pool, victims) + (op.cost if device.stepping else 0.0)
+        options.append((weight, device.id, seen))
     return min(options, key=lambda o: o[:2])[2] if options else None
 
 
-def _why(pool: Pool, seconds: Seconds, patience: Seconds, replica: bool) -> str:
+def _why(seconds: Seconds, patience: Seconds, replica: bool) -> str:
     if not replica:
         return "no device holds its weights; this one has them soonest"
     return f"another copy: loading takes {seconds:.2g} s, waiting for one that is there {patience:.2g} s"

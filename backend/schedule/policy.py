@@ -19,15 +19,19 @@ from backend.schedule.queue import Head
 from backend.schedule.state import Pool
 from backend.types import DeviceId, Seconds
 
-MOST = 512  # decisions of one call, about: the caller calls again while it gets as many
+PREEMPTORS = 4  # ops without a place, the fairest, for which others may be stopped in one call
+MOST = 64  # decisions of one call, about: the caller calls again while it gets as many
 
 
 @dataclass(slots=True)
 class _Plan:
+    """holds: devices kept for an op. stuck: ops that found no place: the first are thought about more."""
+
     pool: Pool
     now: Seconds
     decisions: list[Decision] = field(default_factory=list)
     holds: dict[DeviceId, ReadyOp] = field(default_factory=dict)
+    stuck: int = 0
 
     @property
     def full(self) -> bool:
@@ -138,9 +142,11 @@ def _begin(state: _Plan, op: ReadyOp) -> bool:
         return True
     found = place(pool, op, state.holds, state.now)
     if found is None:
-        taken = takeover(pool, op, state.now)
+        state.stuck += 1
+        taken = takeover(pool, op, state.now) if state.stuck <= PREEMPTORS else None
         if taken is None:
-            _hold(state, op)
+            if state.stuck <= LOOK:
+                _hold(state, op)
             return False
         _stop(state, op, taken.place.device, taken.victims)
         found = taken.place

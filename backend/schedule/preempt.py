@@ -41,7 +41,7 @@ def relief(pool: Pool, op: ReadyOp, device: Device) -> list[Running]:
     """What stops beside a step op that joins a batch, so that its user gets their part of its passes."""
     if not device.stepping:
         return []
-    owed = [r for r in steps(device) if remaining(pool, device, r) > op.cost and _owes(pool, r.op, op, 0.0)]
+    owed = [r for r in steps(device) if _owes(pool, r.op, op, 0.0) and remaining(pool, device, r) > op.cost]
     return crowders(pool, op, device, owed) if owed else []
 
 
@@ -66,8 +66,10 @@ def _for_rows(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> list[Run
     rows, total, victims = rows_by_user(device), device.rows, list[Running]()
     mine = rows[op.user] + op.rows
     for running in sorted(steps(device), key=lambda r: (-rows[r.op.user], -r.since)):
+        if not _owes(pool, running.op, op, 0.0):
+            continue
         larger = rows[running.op.user] > mine and remaining(pool, device, running) > op.cost
-        if (larger and _owes(pool, running.op, op, 0.0)) or _long(pool, op, device, running, now):
+        if larger or _long(pool, op, device, running, now):
             victims.append(running)
             rows[running.op.user] -= running.op.rows
             total -= running.op.rows
@@ -79,9 +81,9 @@ def _for_rows(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> list[Run
 
 def _long(pool: Pool, op: ReadyOp, device: Device, running: Running, now: Seconds) -> bool:
     """Whether an op has had its turn and would keep another waiting for longer than that will run."""
-    if remaining(pool, device, running) <= op.cost or now - running.since < op.cost:
+    if now - running.since < op.cost or not _owes(pool, running.op, op, op.cost):
         return False
-    return _owes(pool, running.op, op, op.cost)
+    return remaining(pool, device, running) > op.cost
 
 
 def _owes(pool: Pool, running: ReadyOp, op: ReadyOp, quantum: Seconds) -> bool:

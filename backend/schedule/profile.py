@@ -46,14 +46,15 @@ class Cost:
 
 @dataclass(slots=True)
 class Profile:
-    """scale: how much slower this machine is than the published one, over what was measured so far."""
+    """measured: how much slower this machine is than the published one; None until a pass was timed."""
 
-    scale: float = 1.0
+    measured: float | None = None
     _steps: dict[ComponentId, dict[int, Seconds]] = field(default_factory=dict)
     _loads: dict[ComponentId, Seconds] = field(default_factory=dict)
     _ops: dict[str, Seconds] = field(default_factory=dict)
     _sizes: dict[ComponentId, float] = field(default_factory=dict)
     _guesses: dict[ComponentId, float] = field(default_factory=dict)
+    _memo: dict[tuple[ComponentId, int], Seconds] = field(default_factory=dict)
     changed: bool = False
 
     # -- what was measured -----------------------------------------------------------------------
@@ -62,10 +63,11 @@ class Profile:
         """One forward pass."""
         if seconds <= 0 or rows <= 0:
             return
+        self._memo.clear()
         known = self._steps.setdefault(component, {})
         known[rows] = _blend(known.get(rows), seconds)
         published = _at(self._published("denoiser", component).seconds, rows)
-        self.scale = _blend(self.scale, seconds / published)
+        self.measured = _blend(self.measured, seconds / published)
         self.changed = True
 
     def observe_load(self, component: ComponentId, seconds: Seconds) -> None:
@@ -82,11 +84,16 @@ class Profile:
         """As resident on a device."""
         if self._sizes.get(component) != nbytes:
             self._sizes[component] = nbytes
+            self._memo.clear()
             self.changed = True
 
     def guess_size(self, component: ComponentId, nbytes: float) -> None:
         """The size of its files, until it was loaded once."""
         self._guesses.setdefault(component, nbytes)
+
+    @property
+    def scale(self) -> float:
+        return 1.0 if self.measured is None else self.measured
 
     # -- what is asked ---------------------------------------------------------------------------
 
@@ -103,6 +110,12 @@ class Profile:
 
     def step(self, component: ComponentId, rows: int) -> Seconds:
         """One forward pass of so many rows: measured, or what lies between or beyond, as published."""
+        seconds = self._memo.get((component, rows))
+        if seconds is None:
+            seconds = self._memo[component, rows] = self._step(component, rows)
+        return seconds
+
+    def _step(self, component: ComponentId, rows: int) -> Seconds:
         known, published = self._steps.get(component), self._published("denoiser", component).seconds
         if not known:
             return _at(published, rows) * self.scale
@@ -137,7 +150,8 @@ class Profile:
     # -- as it is stored -------------------------------------------------------------------------
 
     def costs(self) -> Iterator[Cost]:
-        yield Cost("step", "", 0, self.scale)
+        if self.measured is not None:
+            yield Cost("step", "", 0, self.measured)
         for component, by_rows in self._steps.items():
             yield from (Cost("step", component, rows, seconds) for rows, seconds in by_rows.items())
         yield from (Cost("load", component, 0, seconds) for component, seconds in self._loads.items())
@@ -146,12 +160,13 @@ class Profile:
 
     def restore(self, costs: Iterable[Cost]) -> None:
         """Take up what a former run of the server measured."""
+        self._memo.clear()
         for cost in costs:
             match cost.measure:
                 case "step" if cost.rows:
                     self._steps.setdefault(ComponentId(cost.name), {})[cost.rows] = cost.value
                 case "step":
-                    self.scale = cost.value
+                    self.measured = cost.value
                 case "load":
                     self._loads[ComponentId(cost.name)] = cost.value
                 case "op":

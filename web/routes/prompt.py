@@ -18,8 +18,8 @@ async def submit(request: web.Request) -> web.Response:
     except BadSubmission as error:
         return web.json_response(wire.bad_submission(error.code, error.message, error.details), status=400)
     except QueueFull as full:
-        error = wire.bad_submission(full.code, "The queue is full", str(full))
-        return web.json_response(error, status=429, headers={"Retry-After": str(full.retry_after)})
+        told = wire.bad_submission(full.code, "The queue is full", str(full))
+        return web.json_response(told, status=429, headers={"Retry-After": str(full.retry_after)})
     except Refused as refusal:
         return web.json_response(wire.refused(refusal), status=400)
     return web.json_response(wire.accepted(answer))

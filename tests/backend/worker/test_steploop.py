@@ -168,3 +168,38 @@ def test_previews_are_fitted_jpegs_and_not_made_unasked(monkeypatch):
     assert (image.format, image.size) == ("JPEG", (128, 128))
     assert not any(isinstance(r, Preview) for r in finished(a_run())[1])
     assert latent_to_rgb(torch.zeros(4, 2, 2), FORMAT).shape == (2, 2, 3)
+
+
+def test_a_paused_run_keeps_its_state_and_ends_as_if_it_never_stopped():
+    network, reports = Formula(), []
+    loop = StepLoop(64, reports.append)
+    loop.add(an_op(), a_run("a", network, seed=1), None)
+    loop.turn()
+    loop.pause(OpKey("a"))
+    assert len(loop) == 0
+    loop.add(an_op(), a_run("b", network, seed=2), None)
+    loop.turn()
+    loop.resume(OpKey("a"))
+    while len(loop):
+        loop.turn()
+    assert network.passes == [2, 2, 4, 4, 4]
+    for key, seed in (("a", 1), ("b", 2)):
+        alone = samples(finished(a_run(key, seed=seed))[1], key)
+        assert torch.allclose(samples(reports, key), alone, atol=1e-5)
+
+
+def test_a_paused_run_can_be_cancelled():
+    loop = StepLoop(64, lambda report: None)
+    loop.add(an_op(), a_run("a"), None)
+    loop.pause(OpKey("a"))
+    assert loop.cancel(OpKey("a"))
+    loop.resume(OpKey("a"))
+    assert len(loop) == 0
+
+
+def test_the_time_of_a_pass_is_told_once_by_its_rows():
+    loop, _ = finished(a_run("a"))
+    ((component, rows, seconds),) = loop.passes()
+    assert (component, rows) == (an_op().guider.model.weights.id, 2)
+    assert seconds > 0
+    assert loop.passes() == ()
