@@ -1,5 +1,6 @@
 """Everything a server or a headless run consists of, put together and taken apart again."""
 
+import asyncio
 import os
 import sys
 from collections.abc import Callable
@@ -79,8 +80,9 @@ class Assembly:
 
     async def close(self) -> None:
         """End every process and leave nothing behind but what is to stay."""
-        self.nursery.stop()
+        self.nursery.hang_up()
         await self.engine.close()
+        await asyncio.to_thread(self.nursery.stop)
         self.store.close()
         self.identities.close()
         self.storage.empty_temp()

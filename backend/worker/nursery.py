@@ -26,6 +26,7 @@ _BOOT = (
 )
 NEWS = struct.Struct("<cii")  # what the nursery says: BORN or DIED, pid, exit code
 BORN, DIED = b"b", b"d"
+_GRACE = 0.5  # seconds that the nursery has for an orderly end
 _LAST_WORDS = 20  # lines of output that an error quotes
 
 
@@ -97,11 +98,17 @@ class Nursery:
             raise OSError(f"the process that workers are forked from has ended: {line.last_words}")
         return Fork(pid, os.fdopen(ours, "rb"), line.ends)
 
-    def stop(self) -> None:
-        """End the process, and what is left of its children."""
+    def hang_up(self) -> None:
+        """Fork no more, and let the process end, with what is left of its children."""
         self._stopped = True
         if self._line is not None:
             self._line.hang_up()
+
+    def stop(self) -> None:
+        """Hang up, and wait until the process has ended."""
+        self.hang_up()
+        if self._line is not None:
+            self._line.end()
 
     def _running(self) -> "_Line":
         if self._stopped:
@@ -167,6 +174,14 @@ class _Line:
     def hang_up(self) -> None:
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
+
+    def end(self) -> None:
+        """Wait for the end; a process that is too busy to notice (it loads for seconds) is killed."""
+        try:
+            self._process.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def _read(self) -> None:
         with suppress(OSError):
