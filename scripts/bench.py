@@ -45,6 +45,7 @@ class Peer:
 
 def main() -> int:
     asked = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))  # and its servers with it
     if not (SHARED / "bench" / "bench_server.py").is_file():
         sys.exit(
             f"{SHARED / 'bench'} is missing: put `shared` beside the checkout, or name it in TESSERA_SHARED."
@@ -101,7 +102,8 @@ def front_end_root() -> Path:
 def measure(peers: Sequence[Peer], scenarios: Sequence[str], flags: str, rounds: int) -> dict[str, Rows]:
     """Start the servers; run every scenario `rounds` times against each in turn; end them.
 
-    Both are up all the time (an idle server takes no time), so that what else the machine does hits both alike.
+    Both are up all the time (an idle one takes no time), so that what else the machine does hits both alike.
+    Caches are emptied before each run, and each round has requests of its own.
     """
     with ExitStack() as stack:
         up = {peer: stack.enter_context(running(peer)) for peer in peers}
@@ -109,12 +111,22 @@ def measure(peers: Sequence[Peer], scenarios: Sequence[str], flags: str, rounds:
             peer.name: {START: {"s": round(ready, 2)}} for peer, (_, _, ready) in up.items()
         }
         for scenario in scenarios:
-            for _ in range(rounds):
+            for turn in range(rounds):
                 for peer, (url, pid, _) in up.items():
-                    row = run_once(peer, scenario, ["--url", url, "--pid", str(pid), *flags.split()])
+                    forget(url)
+                    common = ["--url", url, "--pid", str(pid), "--seed", str(turn)]
+                    row = run_once(peer, scenario, [*common, *flags.split()])
                     results[peer.name][scenario] = best(results[peer.name].get(scenario), row)
             print(scenario, {name: rows[scenario] for name, rows in results.items()}, flush=True)
         return results
+
+
+def forget(url: str) -> None:
+    """Empty a server's result cache; its models stay."""
+    body = json.dumps({"free_memory": True, "unload_models": False}).encode()
+    request = urllib.request.Request(f"{url}/free", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30):
+        time.sleep(1)  # ComfyUI does it when its loop comes round
 
 
 def run_once(peer: Peer, scenario: str, flags: Sequence[str]) -> dict[str, float]:
