@@ -1,4 +1,7 @@
-"""Side paths: what a layer adds to its output for some rows of the batch. Base weights are never edited."""
+"""Layers whose rows may have changed weights: products beside the layer's own, or weights of their own.
+
+Base weights are never edited.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,46 +14,45 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.models import kernels
+from backend.models.changes import Delta, Kron
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """A change of one layer's weight: up @ down, or `weight` where it is not of low rank; and of its bias.
-
-    Linear: down [r, in], up [out, r]. Conv2d: down [r, in, h, w], up [out, r, 1, 1], mid [r, r, h, w] or None
-    (down is then [r, in, 1, 1]). scale: alpha / rank.
-    """
-
-    down: Tensor | None = None
-    up: Tensor | None = None
-    mid: Tensor | None = None
-    scale: float = 1.0
-    weight: Tensor | None = None
-    bias: Tensor | None = None
-
-    @property
-    def nbytes(self) -> int:
-        parts = (self.down, self.up, self.mid, self.weight, self.bias)
-        return sum(part.nbytes for part in parts if part is not None)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SidePath:
-    """A delta and the rows it is for. rows int64 [n], or None: all; strengths float32 [n or R]."""
+    """A change and the rows it is added for. strengths: float32, one per row of `rows`."""
 
-    delta: Delta
-    rows: Tensor | None
+    change: Delta | Kron
+    rows: slice
     strengths: Tensor
 
 
-Sites: TypeAlias = Mapping[str, Sequence[SidePath]]
+@dataclass(frozen=True, slots=True, eq=False)
+class Weight:
+    """A layer's weight and bias, with LoRAs in them or without."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Site:
+    """What one layer does in a pass beside its own product.
+
+    others: rows with other weights than the layer's; their products are not made twice.
+    """
+
+    paths: tuple[SidePath, ...] = ()
+    others: tuple[tuple[slice, Weight], ...] = ()
+
+
+Sites: TypeAlias = Mapping[str, Site]
 # What runs in this call; a context variable, so that two threads may use one module at the same time.
-_active: ContextVar[Sites | None] = ContextVar("side_paths", default=None)
+_active: ContextVar[Sites | None] = ContextVar("sites", default=None)
 
 
 @contextmanager
 def applied(sites: Sites) -> Iterator[None]:
-    """Within it, the layers named in `sites` add their side paths."""
+    """Within it, the layers named in `sites` do what is said there."""
     token = _active.set(sites or None)
     try:
         yield
@@ -58,59 +60,80 @@ def applied(sites: Sites) -> Iterator[None]:
         _active.reset(token)
 
 
+def _site(name: str) -> Site | None:
+    sites = _active.get()
+    return None if sites is None else sites.get(name)
+
+
 class Linear(nn.Linear):
-    """nn.Linear that adds the side paths of its site."""
+    """nn.Linear for rows of several users."""
 
     site: str = ""
 
     def forward(self, input: Tensor) -> Tensor:
-        out = kernels.linear(input, self.weight, self.bias)
-        sites = _active.get()
-        for path in sites.get(self.site, ()) if sites else ():
-            out = _added(out, path, _linear(path.delta, _taken(input, path.rows)))
+        here = _site(self.site)
+        if here is None:
+            return kernels.linear(input, self.weight, self.bias)
+        parts = [kernels.linear(input[rows], w.weight, w.bias) for rows, w in _shares(self, here, len(input))]
+        out = parts[0] if len(parts) == 1 else torch.cat(parts)
+        for path in here.paths:
+            _add_linear(out[path.rows], path, input[path.rows])
         return out
 
 
 class Conv2d(nn.Conv2d):
-    """nn.Conv2d that adds the side paths of its site."""
+    """nn.Conv2d for rows of several users."""
 
     site: str = ""
 
     @property
     def changed(self) -> bool:
-        """Whether side paths are added in this call."""
-        sites = _active.get()
-        return sites is not None and self.site in sites
+        """Whether rows have other weights than the layer's in this call."""
+        return _site(self.site) is not None
 
     def forward(self, input: Tensor) -> Tensor:
-        out = self._plain(input)
-        sites = _active.get()
-        for path in sites.get(self.site, ()) if sites else ():
-            out = _added(out, path, self._side(path.delta, _taken(input, path.rows)))
+        here = _site(self.site)
+        if here is None:
+            return self._product(input, self.weight, self.bias)
+        parts = [self._product(input[rows], w.weight, w.bias) for rows, w in _shares(self, here, len(input))]
+        out = parts[0] if len(parts) == 1 else torch.cat(parts)
+        for path in here.paths:
+            self._add(out[path.rows], path, input[path.rows])
         return out
 
-    def _plain(self, x: Tensor) -> Tensor:
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.groups != 1 or self.dilation != (1, 1) or isinstance(self.padding, str):
-            return super().forward(x)
+            out: Tensor = self._conv_forward(x, weight, bias)
+            return out
         stride, padding = (self.stride[0], self.stride[1]), (self.padding[0], self.padding[1])
         if self.kernel_size == stride == (1, 1) and padding == (0, 0):
-            return kernels.pointwise(x, self.weight, self.bias)
-        return kernels.convolution(x, self.weight, self.bias, stride, padding)
+            return kernels.pointwise(x, weight, bias)
+        return kernels.convolution(x, weight, bias, stride, padding)
 
-    def _side(self, delta: Delta, x: Tensor) -> Tensor:
-        side: Tensor | float = 0.0
-        if delta.weight is not None:
-            side = F.conv2d(x, delta.weight, None, self.stride, self.padding, self.dilation)
-        if delta.down is not None and delta.up is not None:
-            spatial = (self.stride, self.padding, self.dilation)
-            plain = ((1, 1), (0, 0), (1, 1))
-            x = F.conv2d(x, delta.down, None, *(plain if delta.mid is not None else spatial))  # type: ignore[arg-type]
-            if delta.mid is not None:
-                x = F.conv2d(x, delta.mid, None, *spatial)  # type: ignore[arg-type]
-            side = side + F.conv2d(x, delta.up) * delta.scale
-        if delta.bias is not None:
-            side = side + delta.bias[:, None, None]
-        return torch.as_tensor(side)
+    def _add(self, out: Tensor, path: SidePath, x: Tensor) -> None:
+        """Add a side path to the rows it is for. out [n, C, H, W], the very tensor; x: those rows' input."""
+        change, factor = path.change, _factor(path, out)
+        if isinstance(change, Kron):
+            out.add_(self._kronecker(change, x) * (factor * change.scale))
+            return
+        if change.down is not None and change.up is not None:
+            if change.mid is None:
+                inner = self._product(x, change.down, None)
+            else:
+                inner = self._product(kernels.pointwise(x, change.down, None), change.mid, None)
+            inner = (inner * (factor * change.scale)).permute(0, 2, 3, 1)
+            _add_product(out.permute(0, 2, 3, 1), inner, change.up.flatten(1))
+        if change.weight is not None:
+            out.add_(self._product(x, change.weight, None) * factor)
+        if change.bias is not None:
+            out.add_(change.bias[:, None, None] * factor)
+
+    def _kronecker(self, change: Kron, x: Tensor) -> Tensor:
+        """x [n, i1 i2, H, W] -> [n, o1 o2, H', W']: the inner factor as a convolution, then the outer."""
+        inputs = change.outer.shape[1]
+        split = x.reshape(len(x) * inputs, -1, *x.shape[2:])
+        inner = self._product(split, change.inner, None).unflatten(0, (len(x), inputs))  # type: ignore[no-untyped-call]
+        return torch.einsum("oi,nichw->nochw", change.outer, inner).flatten(1, 2)
 
 
 def adapt(module: nn.Module) -> tuple[str, ...]:
@@ -135,21 +158,54 @@ def _like(layer: nn.Linear | nn.Conv2d) -> Linear | Conv2d:
     return Conv2d(*kernel, dilation=layer.dilation, groups=layer.groups, bias=bias, device="meta")  # type: ignore[arg-type]
 
 
-def _linear(delta: Delta, x: Tensor) -> Tensor:
-    side: Tensor | float = 0.0
-    if delta.weight is not None:
-        side = F.linear(x, delta.weight)
-    if delta.down is not None and delta.up is not None:
-        side = side + F.linear(F.linear(x, delta.down), delta.up) * delta.scale
-    return torch.as_tensor(side if delta.bias is None else side + delta.bias)
+def _shares(layer: Linear | Conv2d, here: Site, rows: int) -> Iterator[tuple[slice, Weight]]:
+    """Which rows are multiplied by which weights, in order of rows."""
+    own, start = Weight(layer.weight, layer.bias), 0
+    for share, weight in here.others:
+        if share.start > start:
+            yield slice(start, share.start), own
+        yield share, weight
+        start = share.stop
+    if start < rows or not rows:
+        yield slice(start, rows), own
 
 
-def _taken(x: Tensor, rows: Tensor | None) -> Tensor:
-    return x if rows is None else x[rows]
+def _add_linear(out: Tensor, path: SidePath, x: Tensor) -> None:
+    """Add a side path to the rows it is for. out [n, ..., C], the very tensor; x: those rows' input."""
+    change, factor = path.change, _factor(path, out)
+    if isinstance(change, Kron):
+        split = x.unflatten(-1, (change.outer.shape[1], -1))  # type: ignore[no-untyped-call]
+        inner = kernels.linear(split, change.inner, None)
+        out.add_((change.outer @ inner).flatten(-2) * (factor * change.scale))
+        return
+    if change.down is not None and change.up is not None:
+        inner = kernels.linear(x, change.down, None) * (factor * change.scale)
+        _add_product(out, inner, change.up)
+    if change.weight is not None:
+        out.add_(kernels.linear(x, change.weight, None) * factor)
+    if change.bias is not None:
+        out.add_(change.bias * factor)
 
 
-def _added(out: Tensor, path: SidePath, side: Tensor) -> Tensor:
-    strengths = path.strengths.to(out.dtype).reshape(-1, *[1] * (out.ndim - 1))
-    if path.rows is None:
-        return out + side * strengths
-    return out.index_add(0, path.rows, (side * strengths).expand(len(path.rows), *out.shape[1:]))
+def _add_product(out: Tensor, x: Tensor, weight: Tensor) -> None:
+    """out [..., C] += x [..., r] @ weight [C, r], in one reading and writing of `out` where it allows."""
+    if out.is_contiguous():
+        out.view(-1, out.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), weight.t())
+    else:
+        out.add_(F.linear(x, weight))
+
+
+def _factor(path: SidePath, out: Tensor) -> Tensor:
+    """The rows' strengths, to be multiplied with a tensor of the dimensions of `out`."""
+    return path.strengths.to(out.dtype).reshape(-1, *[1] * (out.ndim - 1))
+
+
+def runs(rows: Sequence[int]) -> list[slice]:
+    """Ascending rows as slices of neighbours: [0, 1, 4] are 0:2 and 4:5."""
+    found: list[slice] = []
+    for row in rows:
+        if found and found[-1].stop == row:
+            found[-1] = slice(found[-1].start, row + 1)
+        else:
+            found.append(slice(row, row + 1))
+    return found

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,8 @@ from backend.models.adapters import adapt, applied
 from backend.models.additions import NO_ADDITIONS, Additions
 from backend.models.family import Family, Layout, identify
 from backend.models.hostcopy import Form, HostCopies
-from backend.models.lora import Patch, side_paths
+from backend.models.lora import Patch, own_weight, sites_of
+from backend.models.merged import Copies
 from backend.models.upsampler import fold_upsamplers, install_upsamplers
 from backend.models.weights import ModelFile, fill, open_file
 from backend.references import Weights
@@ -20,15 +22,24 @@ from backend.references import Weights
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Denoiser:
-    """nbytes: of its weights; sites: the layers that LoRAs may change, by the module's own names."""
+    """sites: the layers that LoRAs may change, by the module's own names; base_bytes: of the weights.
+
+    copies: of weights with LoRAs in them, made and dropped as passes need them.
+    """
 
     family: Family
     layout: Layout
     module: nn.Module
     sites: tuple[str, ...]
-    nbytes: int
+    base_bytes: int
+    copies: Copies
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Of its weights, and of the copies there are now."""
+        return self.base_bytes + self.copies.nbytes
 
     def forward(
         self,
@@ -54,7 +65,8 @@ class Denoiser:
         # maps with their channels last are matrices to the transformers, and what oneDNN convolves fastest
         x = self._placed(x).contiguous(memory_format=torch.channels_last)
         tokens, time = self._placed(tokens), timesteps.to(self.device)
-        with torch.no_grad(), applied(side_paths(adapters, self.device)):
+        places = len(x) * math.prod(x.shape[2:])
+        with torch.no_grad(), applied(sites_of(adapters, places, self.device, self.copies)):
             return self.layout.call(self.module, x, time, tokens, given, additions).float().contiguous()
 
     def working_bytes(self, rows: int, shape: Sequence[int]) -> int:
@@ -95,7 +107,8 @@ def load_denoiser(
     form = Form(dtype, channels_last=True)  # as x is, or its weights would be turned in every pass
     nbytes = fill(module, file, layout.convert, device, form, copies.of(weights) if copies else None)
     nbytes += fold_upsamplers(module)
-    return Denoiser(family, layout, module, sites, nbytes, device, dtype)
+    merged = Copies(partial(own_weight, module), budget=nbytes)
+    return Denoiser(family, layout, module, sites, nbytes, merged, device, dtype)
 
 
 def _opened(weights: Weights) -> tuple[ModelFile, Family, Layout]:

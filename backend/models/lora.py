@@ -1,32 +1,23 @@
-"""LoRA files: any naming dialect -> changes of layers; many users' changes -> side paths of one batch."""
+"""LoRA files: any naming dialect -> changes of layers; many users' changes -> what one batch's layers do."""
 
 import logging
-import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from backend.errors import BadFile
-from backend.models.adapters import Delta, SidePath
-from backend.models.weights import open_file
+from backend.models.adapters import SidePath, Site, Weight, runs
+from backend.models.changes import Change, Delta, Kron
+from backend.models.dialects import Part, foreign, read_change
+from backend.models.merged import Copies, Lora, Patch, Stack, sites_changed
+from backend.models.weights import open_model
 from backend.references import File
 
+__all__ = ["Lora", "Patch", "Stack", "Target", "load_lora", "own_weight", "sites_of"]
+
 _log = logging.getLogger(__name__)
-# (ending of the up matrix, ending of the down matrix) of each dialect, behind the layer's name
-_PAIRS = (
-    (".lora_up.weight", ".lora_down.weight"),  # kohya
-    ("_lora.up.weight", "_lora.down.weight"),  # diffusers, with attention processors
-    (".lora_B.weight", ".lora_A.weight"),  # PEFT
-    (".lora.up.weight", ".lora.down.weight"),  # diffusers
-    (".lora_B", ".lora_A"),
-    (".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),  # diffusers, text encoders
-    (".lora_B.default.weight", ".lora_A.default.weight"),
-)
-_FOREIGN = re.compile(r"\.(hada_|lokr_|oft_|dora_scale|a1\.weight|set_weight|reshape_weight|w_norm|b_norm)")
 _TEXT = ("lora_te", "text_encoder")  # beginnings of the names of text encoders' layers
 
 
@@ -52,130 +43,112 @@ class Target(Protocol):
         """What a file may call the layer, without endings."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Lora:
-    """A LoRA file, bound to one target: the change of each of its layers."""
-
-    path: str
-    deltas: Mapping[str, Delta]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(delta.nbytes for delta in self.deltas.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Patch:
-    """A LoRA at a strength; any number, negative too."""
-
-    lora: Lora
-    strength: float
-
-
 def load_lora(file: File, target: Target) -> Lora:
     """The part of a LoRA file that changes `target`, on its device and in its dtype.
 
-    A file that has nothing for the target gives a Lora without deltas: many have the denoiser alone.
+    A file that has nothing for the target gives a Lora without changes: many have the denoiser alone.
     What the file has for this kind of target and this one lacks is logged. Raises: BadFile where the file is
-    damaged, or of a kind of adapter that is not of low rank.
+    damaged, or of a kind of adapter that `changes.py` does not know.
     """
-    tensors = dict(open_file(file).tensors())
-    if foreign := next((name for name in tensors if _FOREIGN.search(name)), None):
-        remedy = "Use a LoRA of plain up and down matrices, or merge this one into a checkpoint."
-        raise BadFile(file.path, f"tensor {foreign!r} is of an adapter that this server can't apply", remedy)
+    tensors = dict(open_model(file.path).tensors())
+    if (strange := foreign(tensors)) is not None:
+        remedy = "Use a LoRA, LoCon, LoHa, LoKr, DoRA or OFT, or merge this one into a checkpoint."
+        raise BadFile(file.path, f"tensor {strange!r} is of an adapter that this server can't apply", remedy)
     used: set[str] = set()
-    deltas: dict[str, Delta] = {}
+    changes: dict[str, Change] = {}
     for site in target.sites:
         shape = target.weight_shape(site)
         for name in target.lora_names(site):
-            raw = _raw(file.path, name, tensors, used)
-            if raw is not None and (delta := _fit(file.path, name, raw, shape)) is not None:
-                deltas[site] = _placed(delta, target)
+            change = read_change(Part(file.path, name, tensors, used), shape)
+            if change is not None:
+                changes[site] = change.placed(target.device, target.dtype)
     _report(
         file.path,
         [n for n in tensors if n not in used and n.startswith(_TEXT) == target.is_text],
-        bool(deltas),
+        bool(changes),
     )
-    return Lora(file.path, deltas)
+    return Lora(file.path, changes)
 
 
-def side_paths(stacks: Sequence[Sequence[Patch]], device: torch.device) -> dict[str, list[SidePath]]:
-    """Each row's LoRAs -> the side paths of every layer. Rows with the same LoRA share its products."""
-    uses: dict[Lora, dict[int, float]] = defaultdict(dict)
+def own_weight(module: torch.nn.Module, site: str) -> Weight:
+    """A layer's own weight and bias."""
+    layer = module.get_submodule(site)
+    assert isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)
+    return Weight(layer.weight, layer.bias)
+
+
+def sites_of(
+    given: Sequence[Sequence[Patch]], places: int, device: torch.device, copies: Copies
+) -> dict[str, Site]:
+    """Each row's LoRAs -> what every layer does in the pass.
+
+    places: of the pass's input, latent pixels or tokens of all rows.
+    Changes that can stand beside the layer's product do so, once for neighbouring rows that share them. Where
+    one in a row's stack can't, or all rows have had one stack for long enough (`merged.pays`), the rows get
+    weights with the stack in them.
+    """
+    stacks = [tuple(patch for patch in stack if patch.strength != 0.0) for stack in given]
+    if len(set(stacks)) == 1 and stacks[0] and copies.whole(stacks[0], places):
+        replaced = {stacks[0]: sites_changed(stacks[0])}
+    else:
+        replaced = {stack: _not_beside(stack) for stack in set(stacks)}
+    others = _others(stacks, replaced, copies)
+    paths = _paths(stacks, replaced, device)
+    copies.trim([stack for stack, sites in replaced.items() if sites])
+    return {
+        site: Site(tuple(paths.get(site, ())), tuple(others.get(site, ()))) for site in {**paths, **others}
+    }
+
+
+def _not_beside(stack: Stack) -> set[str]:
+    """Sites where a change of the stack depends on the weight, or is as much work as the layer."""
+    changes = ((site, change) for patch in stack for site, change in patch.lora.changes.items())
+    return {site for site, change in changes if not change.beside}
+
+
+def _others(
+    stacks: Sequence[Stack], replaced: dict[Stack, set[str]], copies: Copies
+) -> dict[str, list[tuple[slice, Weight]]]:
+    """The rows of each site that have weights of their own, in order of rows."""
+    found: dict[str, list[tuple[slice, Weight]]] = defaultdict(list)
+    for stack, rows in _blocks(stacks):
+        for site in replaced[stack]:
+            found[site].append((rows, copies.weight(stack, site)))
+    return found
+
+
+def _blocks(stacks: Sequence[Stack]) -> list[tuple[Stack, slice]]:
+    """Neighbouring rows of one stack."""
+    found: list[tuple[Stack, slice]] = []
+    for row, stack in enumerate(stacks):
+        if found and found[-1][0] == stack:
+            found[-1] = (stack, slice(found[-1][1].start, row + 1))
+        else:
+            found.append((stack, slice(row, row + 1)))
+    return found
+
+
+def _paths(
+    stacks: Sequence[Stack], replaced: dict[Stack, set[str]], device: torch.device
+) -> dict[str, list[SidePath]]:
+    """The side paths of each site, a LoRA's rows together where they are neighbours."""
+    uses: dict[tuple[Lora, str], dict[int, float]] = defaultdict(dict)
     for row, stack in enumerate(stacks):
         for patch in stack:
-            uses[patch.lora][row] = uses[patch.lora].get(row, 0.0) + patch.strength
-    paths: dict[str, list[SidePath]] = defaultdict(list)
-    for lora, strengths in uses.items():
-        rows = [row for row, strength in strengths.items() if strength != 0.0]
-        if not rows:
-            continue
-        index = None if len(rows) == len(stacks) else torch.tensor(rows, device=device)
-        scales = torch.tensor([strengths[row] for row in rows], device=device)
-        for site, delta in lora.deltas.items():
-            paths[site].append(SidePath(delta, index, scales))
-    return dict(paths)
-
-
-def dense(delta: Delta, shape: Sequence[int]) -> Tensor:
-    """The change of a weight of this shape as one tensor, at strength 1."""
-    total = torch.zeros(tuple(shape)) if delta.weight is None else delta.weight
-    if delta.down is None or delta.up is None:
-        return total
-    down = delta.down
-    if delta.mid is not None:
-        down = torch.einsum("ji,ojhw->oihw", down[:, :, 0, 0], delta.mid)
-    product = delta.up.flatten(1) @ down.flatten(1)
-    return total + product.reshape(tuple(shape)) * delta.scale
-
-
-def _raw(path: str, name: str, tensors: Mapping[str, Tensor], used: set[str]) -> Delta | None:
-    """What the file has under one of a layer's names, as it stands there."""
-    pair = next(((u, d) for u, d in _PAIRS if name + u in tensors), None)
-    extra = {
-        end: name + end for end in (".alpha", ".lora_mid.weight", ".diff", ".diff_b") if name + end in tensors
-    }
-    if pair is None and not extra.keys() & {".diff", ".diff_b"}:
-        return None
-    used.update(extra.values())
-    found = {end: tensors[full] for end, full in extra.items()}
-    up = down = None
-    scale = 1.0
-    if pair is not None:
-        up_name, down_name = name + pair[0], name + pair[1]
-        if down_name not in tensors:
-            raise BadFile(
-                path, f"{up_name!r} has no {down_name!r} beside it", "Download or copy the file again."
-            )
-        used.update((up_name, down_name))
-        up, down = tensors[up_name], tensors[down_name]
-        scale = float(found[".alpha"]) / down.shape[0] if ".alpha" in found else 1.0
-    return Delta(down, up, found.get(".lora_mid.weight"), scale, found.get(".diff"), found.get(".diff_b"))
-
-
-def _fit(path: str, name: str, raw: Delta, shape: Sequence[int]) -> Delta | None:
-    """The delta in the layer's own shape; None, and a warning, where it is for a layer of another size."""
-    ones = (1,) * (len(shape) - 2)
-    try:
-        down, up = raw.down, raw.up
-        if down is not None and up is not None:
-            kernel = ones if raw.mid is not None else tuple(shape[2:])
-            down = down.reshape(down.shape[0], shape[1], *kernel)
-            up = up.reshape(shape[0], down.shape[0], *ones)
-        weight = None if raw.weight is None else raw.weight.reshape(tuple(shape))
-        bias = None if raw.bias is None else raw.bias.reshape(shape[0])
-    except RuntimeError:
-        _log.warning("%s: %s does not fit a layer of shape %s; left out", path, name, list(shape))
-        return None
-    return Delta(down, up, raw.mid, raw.scale, weight, bias)
-
-
-def _placed(delta: Delta, target: Target) -> Delta:
-    def put(value: Tensor | None) -> Tensor | None:
-        return None if value is None else value.to(target.device, target.dtype)
-
-    parts = (put(delta.down), put(delta.up), put(delta.mid), delta.scale, put(delta.weight), put(delta.bias))
-    return Delta(*parts)
+            for site in patch.lora.changes.keys() - replaced[stack]:
+                used = uses[patch.lora, site]
+                used[row] = used.get(row, 0.0) + patch.strength
+    found: dict[str, list[SidePath]] = defaultdict(list)
+    tensors: dict[tuple[float, ...], torch.Tensor] = {}
+    for (lora, site), strengths in uses.items():
+        change = lora.changes[site]
+        assert isinstance(change, Delta | Kron)
+        for rows in runs([row for row, strength in strengths.items() if strength != 0.0]):
+            values = tuple(strengths[row] for row in range(rows.start, rows.stop))
+            if values not in tensors:
+                tensors[values] = torch.tensor(values, device=device)
+            found[site].append(SidePath(change, rows, tensors[values]))
+    return found
 
 
 def _report(path: str, unused: list[str], matched: bool) -> None:

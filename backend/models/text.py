@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +15,8 @@ from backend.models.clip_tokenizer import END, START, ClipTokenizer
 from backend.models.embeddings import load_embedding
 from backend.models.header import Header
 from backend.models.hostcopy import Form, HostCopies
-from backend.models.lora import Patch, side_paths
+from backend.models.lora import Patch, own_weight, sites_of
+from backend.models.merged import Copies
 from backend.models.parts import TEXT_PREFIXES, TEXT_UNUSED
 from backend.models.prompt import Chunk, Marks, empty_chunk, tokenize
 from backend.models.weights import ModelFile, fill, open_file
@@ -31,15 +33,23 @@ _OTHER_FAMILIES = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextEncoder:
-    """A CLIP text model with its tokenizer. nbytes: of its weights; sites: layers that LoRAs may change."""
+    """A CLIP text model with its tokenizer. base_bytes: of its weights; sites: layers that LoRAs may change;
+    copies: of weights with LoRAs in them.
+    """
 
     layout: ClipLayout
     module: ClipNetwork
     tokenizer: ClipTokenizer
     sites: tuple[str, ...]
-    nbytes: int
+    base_bytes: int
+    copies: Copies
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Of its weights, and of the copies there are now."""
+        return self.base_bytes + self.copies.nbytes
 
     @property
     def is_text(self) -> bool:
@@ -74,7 +84,8 @@ def load_text_encoder(
         module = ClipNetwork(layout)
     sites = adapt(module)
     nbytes = fill(module, file, convert, device, Form(dtype), copies.of(weights) if copies else None)
-    return TextEncoder(layout, module, ClipTokenizer(), sites, nbytes, device, dtype)
+    merged = Copies(partial(own_weight, module), budget=nbytes)
+    return TextEncoder(layout, module, ClipTokenizer(), sites, nbytes, merged, device, dtype)
 
 
 def encode_text(
@@ -108,7 +119,9 @@ def encode_text(
 
     chunks = tokenize(text, encoder.tokenizer.ids, _MARKS, vectors)
     weighted = any(token.weight != 1.0 for chunk in chunks for token in chunk)
-    with torch.no_grad(), applied(side_paths([patches] * (len(chunks) + weighted), encoder.device)):
+    stacks = [tuple(patches)] * (len(chunks) + weighted)
+    places = len(stacks) * len(chunks[0])
+    with torch.no_grad(), applied(sites_of(stacks, places, encoder.device, encoder.copies)):
         hidden, pooled = _run(encoder, (*chunks, empty_chunk(_MARKS)) if weighted else chunks, clip.stop_at)
     tokens = _steered(hidden[:-1], hidden[-1], chunks) if weighted else hidden
     return (Cond(tokens.reshape(1, -1, tokens.shape[-1]).cpu(), pooled[:1].cpu()),)

@@ -3,7 +3,8 @@ import torch.nn.functional as F
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
-from backend.models.adapters import Delta, SidePath, adapt, applied
+from backend.models.adapters import SidePath, Site, adapt, applied
+from backend.models.changes import Delta
 from backend.models.upsampler import Upsampler, fold_upsamplers, install_upsamplers
 from tests.backend.models.conftest import CPU, relative
 
@@ -49,8 +50,8 @@ def test_side_paths_are_added_to_a_folded_one():
     network, x = a_network(), noise(2, 6, 5, 5)
     fold_upsamplers(network)
     delta = Delta(weight=noise(4, 6, 3, 3) * 0.1)
-    path = SidePath(delta, torch.tensor([1]), torch.tensor([0.5]))
-    with applied({"up.conv": [path]}):
+    path = SidePath(delta, slice(1, 2), torch.tensor([0.5]))
+    with applied({"up.conv": Site((path,))}):
         changed = network.up(x)
     larger = F.interpolate(x, scale_factor=2.0, mode="nearest")
     assert delta.weight is not None

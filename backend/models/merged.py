@@ -1,0 +1,156 @@
+"""Private copies of weights with a stack of LoRAs in them, where that is cheaper than side paths.
+
+A copy has memory of its own; the base stays as it is, shared. It goes with the LoRAs it was made from, or
+when there are too many of them: it can be made again at any time.
+"""
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from torch import Tensor
+
+from backend.models.adapters import Weight
+from backend.models.changes import Change, Decomposed, Delta, changed
+
+# What of a copy's making counts: each weight is read, changed and written. Measured (BENCHMARKS.md, "LoRAs").
+_PASSES = 2
+_MOST = 256  # stacks that are remembered; sliders make one for each strength
+
+
+def pays(places: int, layers: Sequence[tuple[int, int]]) -> bool:
+    """Whether a stack that so many places have run with should have a copy by now.
+
+    A side path reads each place's input and writes its output once more, whatever its rank; a copy costs
+    `_PASSES` passes over the weights. The first is a rent, the second a price: to buy once the rent has
+    reached the price costs at most twice the best, whatever comes after.
+    Args: places: latent pixels or tokens, of all rows of all passes so far; layers: (outputs, inputs) of each
+        layer that changes.
+    """
+    rent = places * sum(outputs + inputs for outputs, inputs in layers)
+    return rent >= _PASSES * sum(outputs * inputs for outputs, inputs in layers)
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Lora:
+    """A LoRA file, bound to one target: the change of each of its layers."""
+
+    path: str
+    changes: Mapping[str, Change]
+
+    @property
+    def nbytes(self) -> int:
+        parts = (part for change in self.changes.values() for part in change.tensors)
+        return sum(part.nbytes for part in parts if part is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A LoRA at a strength; any number, negative too."""
+
+    lora: Lora
+    strength: float
+
+
+Stack: TypeAlias = tuple[Patch, ...]  # in the order in which they are applied
+_Key: TypeAlias = tuple[tuple[weakref.ref[Lora], float], ...]
+
+
+@dataclass(slots=True)
+class _Copy:
+    """places: that have run with this stack, alone in their passes; layers: (outputs, inputs) of each that
+    changes, none where a copy of all would not fit, None as long as nobody asked.
+    """
+
+    places: int = 0
+    layers: list[tuple[int, int]] | None = None
+    weights: dict[str, Weight] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(w.weight.nbytes for w in self.weights.values())
+
+
+class Copies:
+    """The copies of one component. own: a site's base weight; budget: bytes, for stacks not in use."""
+
+    def __init__(self, own: Callable[[str], Weight], budget: int) -> None:
+        self._own, self._budget = own, budget
+        self._held: dict[_Key, _Copy] = {}  # the last is the most recently used
+
+    @property
+    def nbytes(self) -> int:
+        self._forget_the_dead()
+        return sum(copy.nbytes for copy in self._held.values())
+
+    def whole(self, stack: Stack, places: int) -> bool:
+        """Told of a pass of so many places that all have this stack: whether it should be merged."""
+        copy = self._of(stack)
+        copy.places += places
+        if copy.layers is None:
+            own = [self._own(site).weight for site in sites_changed(stack)]
+            fits = sum(weight.nbytes for weight in own) <= self._budget
+            copy.layers = [(len(weight), weight[0].numel()) for weight in own] if fits else []
+        return bool(copy.layers) and pays(copy.places, copy.layers)
+
+    def weight(self, stack: Stack, site: str) -> Weight:
+        """The site's weight with the stack in it."""
+        copy = self._of(stack)
+        if site not in copy.weights:
+            copy.weights[site] = merged(self._own(site), stack, site)
+        return copy.weights[site]
+
+    def trim(self, used: Sequence[Stack]) -> None:
+        """Drop the least recently used while there are too many; those in use stay."""
+        keep = {_key(stack) for stack in used}
+        total = self.nbytes
+        for key in [key for key in self._held if key not in keep]:
+            if total <= self._budget:
+                return
+            total -= self._held.pop(key).nbytes
+
+    def clear(self) -> int:
+        """Drop all. Returns: the bytes that were freed."""
+        freed = self.nbytes
+        self._held.clear()
+        return freed
+
+    def _of(self, stack: Stack) -> _Copy:
+        key = _key(stack)
+        copy = self._held.pop(key, None) or _Copy()
+        self._held[key] = copy
+        while len(self._held) > _MOST:
+            del self._held[next(iter(self._held))]
+        return copy
+
+    def _forget_the_dead(self) -> None:
+        for key in [key for key in self._held if any(lora() is None for lora, _ in key)]:
+            del self._held[key]
+
+
+def sites_changed(stack: Stack) -> set[str]:
+    return {site for patch in stack for site in patch.lora.changes}
+
+
+def merged(own: Weight, stack: Stack, site: str) -> Weight:
+    """A layer's weight and bias after each LoRA of the stack, in order."""
+    weight, bias = own.weight, own.bias
+    for patch in stack:
+        if (change := patch.lora.changes.get(site)) is None:
+            continue
+        weight = changed(weight, change, patch.strength)
+        if (added := _bias(change)) is not None:
+            bias = added * patch.strength if bias is None else bias + added * patch.strength
+    return Weight(weight, bias)
+
+
+def _bias(change: Change) -> Tensor | None:
+    match change:
+        case Delta(bias=bias) | Decomposed(direction=Delta(bias=bias)):
+            return bias
+    return None
+
+
+def _key(stack: Stack) -> _Key:
+    return tuple((weakref.ref(patch.lora), patch.strength) for patch in stack)
