@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import ceil, inf
 
 from backend.engine.clock import Clock
+from backend.engine.deaths import Deaths
 from backend.engine.fleet import HOST, STARTS, Fleet, HostThreads, Seat, Worker
 from backend.engine.ready import Claim, cost_of, first, guess_sizes, name_of_cost, ready_op, weights_of
 from backend.engine.results import Result, Results
@@ -22,7 +23,6 @@ from backend.types import ComponentId, DeviceId, JobKey, OpKey, Seconds
 from backend.worker.messages import DeviceInfo, Finished, HostCall, Loaded, Stored, Table
 
 log = logging.getLogger(__name__)
-DEATHS = 3  # workers that an op may take down before it is given up
 CHAIN = 16  # most calls that one thread runs in a row
 WEIGHTS_SHARE = 0.9  # of a device's memory may hold weights; the rest is for what is computed with them
 SLOW = 0.005  # seconds from which on a call counts as service received
@@ -55,7 +55,7 @@ class Board:
         self._paths: dict[OpKey, Seconds] = {}
         self._weights: dict[ComponentId, Weights] = {}
         self._rejected: list[Rejected] = []
-        self._deaths: dict[OpKey, int] = {}
+        self._deaths = Deaths()
         self._host: HostThreads
 
     def add_device(self, id: DeviceId, make: Callable[[], Worker], slots: int, max_rows: int) -> None:
@@ -93,6 +93,7 @@ class Board:
         self._claims.pop(job, None)
         for live in self.graph.drop_job(job):
             self._leave(live)
+            self._deaths.forget(live.key)
             for source in live.inputs:
                 self.results.unpin(source)
             if live.state is State.RUNNING:
@@ -219,7 +220,7 @@ class Board:
         """Keep a result, ready what waited for it. Returns: the op, None where nobody wants it any more."""
         key = done.key
         self._off(key, done.seconds)
-        self._deaths.pop(key, None)
+        self._deaths.forget(key)
         self.results.put(key, Result(done.value, done.lengths, done.seconds, done.ui))
         if key not in self.graph:
             self.trace.finished(done, ())
@@ -263,15 +264,16 @@ class Board:
         log.warning("worker %s ended (%s) with %d ops; starting another", seat.id, reason, len(running))
         self.trace.died(seat.id)
         given_up: list[tuple[LiveOp, TesseraError]] = []
+        if not seat.condemned:
+            self._deaths.add(key for key in running if key in self.graph)
         for key in running:
-            if not seat.condemned:
-                self._deaths[key] = self._deaths.get(key, 0) + 1
             self.trace.gone(key, "lost", self.graph[key].jobs if key in self.graph else ())
-            if self._deaths.get(key, 0) < DEATHS:
+            if not self._deaths.convicts(key):
                 self.released(key)
             elif (live := self.failed(key)) is not None:
-                deaths = self._deaths.pop(key)
+                deaths = self._deaths.seen_by(key)
                 given_up.append((live, WorkerLost(type(live.op).__name__, deaths, reason)))
+                self._deaths.forget(key)
         if seat.id in self.pool.devices:
             self.pool.remove_device(seat.id)
         seat.condemned = False
@@ -362,7 +364,7 @@ class Board:
         ready = ready_op(live, claim, now, self.pool.profile, self._paths.get(live.key, 0.0))
         if self._is_serial(live.op):
             ready = replace(ready, serial=True)
-        return replace(ready, alone=True) if self._deaths.get(live.key) else ready
+        return replace(ready, alone=True) if self._deaths.seen_by(live.key) else ready
 
     def _renew(self, key: OpKey) -> None:
         """Another job wants an op too: while it waits, it may be that job's turn first."""

@@ -18,18 +18,18 @@ USERS = 8
 SAMPLERS = ("euler", "dpmpp_2m", "heun", "euler_ancestral")
 
 
-def a_mixed_prompt(number: int) -> dict:
+def a_mixed_prompt(number: int, size: int = 64, steps: int = 6) -> dict:
     """Host work, and sampling of several lengths, sizes and samplers; some of the prompts are equal."""
     if number % 2:
         prompt = a_tiny_prompt(color=number, size=32)
         prompt["3"]["inputs"]["filename_prefix"] = f"job{number}"
         return prompt
-    kind = number // 2 % 40
+    kind = number // 2 % 90
     return a_prompt(
         text=f"a view of mountain {kind % 5}",
         seed=kind,
-        steps=6 + 4 * (kind % 3),
-        size=64 if kind % 4 else 96,
+        steps=steps + 4 * (kind % 3),
+        size=size if kind % 4 else size + 32,
         sampler=SAMPLERS[kind % 4],
         prefix=f"job{number}",
     )
@@ -41,8 +41,10 @@ def pixels(server: Server, entry: dict) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"), dtype=np.int16)
 
 
-def submit_all(server: Server, count: int) -> list[str]:
-    return [server.submit(a_mixed_prompt(n), client_id=f"user{n % USERS}") for n in range(count)]
+def submit_all(server: Server) -> list[str]:
+    """200 jobs that take about half a minute of one core."""
+    prompts = [a_mixed_prompt(n, size=128, steps=16) for n in range(200)]
+    return [server.submit(p, client_id=f"user{n % USERS}") for n, p in enumerate(prompts)]
 
 
 def kill_now_and_then(server: Server, stop: threading.Event, killed: list[int]) -> None:
@@ -60,14 +62,14 @@ def test_200_jobs_of_8_users_all_end_right_and_once_while_workers_are_killed(
 ):
     flags = ("--cpu", "--force-fp32", "--workers", "2", "--threads", "1")
     with Server(a_base(tmp_path / "calm", checkpoint), flags) as calm:
-        expected = [pixels(calm, calm.finished(job)) for job in submit_all(calm, 200)]
+        expected = [pixels(calm, calm.finished(job)) for job in submit_all(calm)]
 
     with Server(a_base(tmp_path / "rough", checkpoint), flags) as server:
         stop, killed = threading.Event(), list[int]()
         killer = threading.Thread(target=kill_now_and_then, args=(server, stop, killed))
         killer.start()
         try:
-            jobs = submit_all(server, 200)
+            jobs = submit_all(server)
             entries = [server.finished(job, timeout=600) for job in jobs]
         finally:
             stop.set()
