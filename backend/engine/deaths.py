@@ -1,7 +1,7 @@
 """Which ops are to blame for the deaths of workers.
 
-An op that ends its worker is there whenever one dies. Where workers are killed for other reasons, by the system
-or by hand, many ops see deaths, and each of them sees others that it had no part in.
+An op that ends its worker is there whenever one dies. Where workers are killed for other reasons, by the
+system or by hand, many ops see deaths, and each of them sees others that it had no part in.
 """
 
 from collections.abc import Iterable

@@ -1,5 +1,6 @@
 """A worker's main thread, given its mail by hand."""
 
+import os
 from queue import SimpleQueue
 
 import pytest
@@ -46,7 +47,7 @@ class Desk:
 
     def __init__(self, settings):
         self.mail = Mail()
-        self.worker = Worker(self.mail, Setup(settings, 0, 1, 1))
+        self.worker = Worker(self.mail, Setup(settings, 0, 1, os.getpid()))
         file = Storage(settings).file("checkpoints", "tiny.safetensors")
         self.model = Model(Weights("denoiser", "tiny", (file,)))
         self.clip = Clip(Weights("text_encoder", "tiny", (file,)))
