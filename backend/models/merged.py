@@ -110,10 +110,15 @@ class Copies:
                 return
             total -= self._held.pop(key).nbytes
 
-    def clear(self) -> int:
-        """Drop all. Returns: the bytes that were freed."""
-        freed = self.nbytes
-        self._held.clear()
+    def give_up(self) -> int:
+        """Drop all, and from now on make none that side paths can do without: memory is short.
+
+        Returns: the bytes that were freed; 0 from the second time on, as what is made then is needed.
+        """
+        freed = self.nbytes if self._budget else 0
+        if freed:
+            self._held.clear()
+        self._budget = 0
         return freed
 
     def _of(self, stack: Stack) -> _Copy:

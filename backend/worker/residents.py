@@ -103,9 +103,17 @@ class Residents:
         """Make room: drop what is idle, the least recently used first, until `shortage` bytes are free (None:
         all of it). Nothing is dropped where all of it would not be enough.
 
-        keep: what running ops use, the ids of components and LoRAs. Returns: how many components and LoRAs
-        went.
+        Copies of weights with LoRAs in them go before anything else: side paths do without.
+        keep: what running ops use, the ids of components and LoRAs. Returns: how many components, LoRAs and
+        components' copies went.
         """
+        freed = [
+            held.component.copies.give_up()
+            for held in self._held.values()
+            if isinstance(held.component, Denoiser | TextEncoder)
+        ]
+        if shortage is not None:
+            shortage -= sum(freed)
         idle = list(self._idle(keep))
         chosen = droppable([nbytes for _, _, nbytes in idle], shortage)
         for id, lora, _ in idle[:chosen]:
@@ -113,9 +121,10 @@ class Residents:
                 self._drop(id, "evicted")
             else:
                 del self._held[id].loras[lora]
-        if chosen:
+        gone = chosen + sum(1 for nbytes in freed if nbytes)
+        if gone:
             self.memory.trim()
-        return chosen
+        return gone
 
     def table(self) -> tuple[Resident, ...]:
         return tuple(Resident(id, held.label, held.nbytes) for id, held in self._held.items())

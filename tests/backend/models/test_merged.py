@@ -75,9 +75,13 @@ def test_a_stack_larger_than_the_budget_is_never_merged_whole():
     assert copies(budget=3 * EACH).whole((Patch(lora, 1.0),), 10**9)
 
 
-def test_copies_can_be_given_up_at_any_time():
+def test_copies_are_given_up_once_and_only_needed_ones_come_back():
     held, lora = copies(budget=1000), a_lora("a")
-    weights(held, (Patch(lora, 1.0),), "a")
-    assert held.clear() == EACH
+    stack = (Patch(lora, 1.0),)
+    weights(held, stack, "a")
+    assert held.give_up() == EACH
     assert held.nbytes == 0
-    assert float(held.weight((Patch(lora, 1.0),), "a").weight[0, 0]) == 1.0
+    assert not held.whole(stack, 10**9)
+    assert float(held.weight(stack, "a").weight[0, 0]) == 1.0
+    assert held.give_up() == 0
+    assert held.nbytes == EACH
