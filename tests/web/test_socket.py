@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import ClientWebSocketResponse, WSMsgType
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backend.engine import events as ev
 from backend.types import ClientId, JobId, NodeId
 from tests.web.conftest import House, a_failing_prompt, a_held_prompt, a_prompt, recorded
 from web.services import SERVICES
-from web.socket import HARD_LIMIT, SOFT_LIMIT, Client, Frame, Sockets
+from web.socket import HARD_LIMIT, SOFT_LIMIT, Client, Frame, Sockets, _framed
 
 FLAGS = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
 
@@ -304,3 +306,15 @@ async def test_a_client_that_does_not_read_delays_nobody(house: House):
     assert received[-1] == struct.pack(">II", 1, 1) + image
     waiting = sockets(house)._clients[ClientId("deaf")]
     assert waiting.waiting_bytes < 100 * len(image)
+
+
+@given(st.binary(max_size=70_000), st.booleans())
+def test_a_frame_of_ours_reads_as_the_message_it_carries(data, binary):
+    framed = _framed(Frame(data, binary))
+    assert framed[0] == (0x82 if binary else 0x81)
+    size, start = framed[1], 2
+    if size == 126:
+        size, start = int.from_bytes(framed[2:4], "big"), 4
+    elif size == 127:
+        size, start = int.from_bytes(framed[2:10], "big"), 10
+    assert (size, framed[start:]) == (len(data), data)
