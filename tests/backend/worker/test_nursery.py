@@ -1,0 +1,65 @@
+"""Workers that are forked."""
+
+import os
+import signal
+import time
+from queue import Queue
+
+import pytest
+
+from backend.types import DeviceId
+from backend.worker.messages import Lost, Ready
+from backend.worker.nursery import Nursery
+from backend.worker.pool import WorkerProcess
+from tests.backend.worker.test_pool import gone
+
+
+@pytest.fixture
+def nursery():
+    made = Nursery()
+    made.start()
+    yield made
+    made.stop()
+
+
+def a_worker(settings, nursery, reports):
+    return WorkerProcess(DeviceId("w"), settings, 0, lambda _, report: reports.put(report), 1, nursery.fork)
+
+
+def test_a_killed_worker_is_replaced_at_once_and_the_nursery_itself_when_it_dies(tiny_settings, nursery):
+    reports = Queue()
+    worker = a_worker(tiny_settings, nursery, reports)
+    first = reports.get(timeout=60)
+    assert isinstance(first, Ready)
+    assert first.pid == worker.pid
+    worker.kill()
+    lost = reports.get(timeout=10)
+    assert isinstance(lost, Lost)
+    assert "killed by SIGKILL" in lost.reason
+
+    begun = time.monotonic()
+    again = a_worker(tiny_settings, nursery, reports)
+    assert isinstance(reports.get(timeout=10), Ready)
+    assert time.monotonic() - begun < 3  # an import of torch alone takes longer on a busy machine
+
+    parent = os.getpgid(nursery._line._process.pid)
+    os.kill(parent, signal.SIGKILL)
+    assert isinstance(reports.get(timeout=10), Lost)  # no worker lives on without the process it came from
+    last = a_worker(tiny_settings, nursery, reports)
+    assert isinstance(reports.get(timeout=60), Ready)
+    last.stop()
+    assert gone(last.pid)
+    assert again.wait(10)
+
+
+def test_a_server_that_ends_while_the_nursery_loads_waits_for_nothing(tiny_settings):
+    nursery, reports = Nursery(), Queue()
+    worker = a_worker(tiny_settings, nursery, reports)
+    time.sleep(0.3)
+    begun = time.monotonic()
+    nursery.stop()
+    worker.stop()
+    assert time.monotonic() - begun < 2
+    assert worker.pid is None
+    with pytest.raises(OSError, match="ending"):
+        nursery.fork(0)
