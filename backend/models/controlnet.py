@@ -13,11 +13,13 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from torch import Tensor
 
 from backend.errors import BadFile, UnsupportedOption
+from backend.models.adapters import adapt
 from backend.models.additions import Residuals
 from backend.models.families.sd15 import HEADS, levels_of
 from backend.models.families.unet_names import Level, parts, to_diffusers
 from backend.models.header import Header
 from backend.models.hostcopy import Form, HostCopies
+from backend.models.residual import install_residuals
 from backend.models.weights import ModelFile, fill, open_file
 from backend.references import Weights
 from backend.resize import resize
@@ -98,6 +100,7 @@ class ControlModel:
             value = f"a ControlNet for tokens {self.layout.context} wide, with tokens {tokens.shape[-1]} wide"
             raise UnsupportedOption("control_net", value, "Use a ControlNet that was made for this model.")
         x, hint, tokens = (value.to(self.device, self.dtype) for value in (x, hint, tokens))
+        x, hint = (value.contiguous(memory_format=torch.channels_last) for value in (x, hint))
         with torch.no_grad():
             skips, middle = self.module(x, timesteps.to(self.device), tokens, hint, return_dict=False)
         return Residuals(tuple(skips), middle)
@@ -141,7 +144,10 @@ def load_controlnet(
         remedy = "Load it with DiffControlNetLoader and the checkpoint it was made from."
         raise BadFile(weights.files[0].path, "it holds the difference to a model only", remedy)
     module = layout.build()
-    nbytes = fill(module, part, layout.convert, device, Form(dtype), copies.of(weights) if copies else None)
+    install_residuals(module)
+    adapt(module)
+    form = Form(dtype, channels_last=True)
+    nbytes = fill(module, part, layout.convert, device, form, copies.of(weights) if copies else None)
     return ControlModel(layout, module, nbytes, device, dtype)
 
 

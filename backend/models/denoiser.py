@@ -15,6 +15,7 @@ from backend.models.family import Family, Layout, identify
 from backend.models.hostcopy import Form, HostCopies
 from backend.models.lora import Patch, own_weight, sites_of
 from backend.models.merged import Copies
+from backend.models.residual import install_residuals
 from backend.models.upsampler import fold_upsamplers, install_upsamplers
 from backend.models.weights import ModelFile, fill, open_file
 from backend.references import Weights
@@ -102,6 +103,7 @@ def load_denoiser(
     """
     file, family, layout = _opened(weights)
     module = layout.build()
+    install_residuals(module)
     install_upsamplers(module)
     sites = adapt(module)
     form = Form(dtype, channels_last=True)  # as x is, or its weights would be turned in every pass

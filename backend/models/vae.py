@@ -15,6 +15,7 @@ from backend.models.families import kl_vae
 from backend.models.families.kl_vae import KlLayout
 from backend.models.hostcopy import Form, HostCopies
 from backend.models.parts import VAE_PREFIXES
+from backend.models.residual import install_residuals
 from backend.models.tiling import tiled
 from backend.models.upsampler import fold_upsamplers, install_upsamplers
 from backend.models.weights import ModelFile, fill, open_file
@@ -77,6 +78,7 @@ def load_vae(
         raise BadFile(paths, "a VAE comes from one file", "Give one file that holds the whole VAE.")
     file, layout = _opened(weights.files[0])
     module = layout.build()
+    install_residuals(module)
     install_upsamplers(module)
     adapt(module)
     form = Form(
