@@ -231,7 +231,7 @@ run about while the other idles; the best of {rounds} runs of each. Compare rati
 machine's.
 
 - {datetime.now(UTC):%Y-%m-%d}, commit {version}; {os.cpu_count()} cores ({platform.machine()}),
-  {memory} GB, no GPU
+  {memory} GB, no GPU; load average {os.getloadavg()[1]:.1f} (2 would be these runs alone)
 - both with `--cpu --force-fp32`; Tessera with one worker; ComfyUI with its default cache and no
   custom nodes
 - checkpoints: reduced SD1.5 (UNet 160 MB, full-size CLIP-L and VAE) of random weights; {
