@@ -65,7 +65,9 @@ def main() -> int:
     lines = table(results)
     print("\n".join(lines))
     if asked.write:
-        (ROOT / "BENCHMARKS.md").write_text(report(lines, asked.scenario, asked.driver, asked.rounds))
+        path = ROOT / "BENCHMARKS.md"
+        text = report(lines, asked.scenario, asked.driver, asked.rounds)
+        path.write_text(text + other_sections(path))
     return 0
 
 
@@ -217,8 +219,14 @@ def gain(figure: str, other: float, ours: float) -> float:
     return better / worse if worse else float("inf")
 
 
+def other_sections(path: Path) -> str:
+    """What the file has beside the servers' figures: it is measured by other programs, and stays."""
+    _, heading, rest = (path.read_text() if path.is_file() else "").partition("\n## Forward passes\n")
+    return heading + rest
+
+
 def report(lines: Sequence[str], scenarios: Sequence[str], flags: str, rounds: int) -> str:
-    """BENCHMARKS.md as a whole."""
+    """The servers' part of BENCHMARKS.md."""
     head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     version = "".join(head.stdout.split())
     more = f" --driver '{flags}'" if flags else ""
