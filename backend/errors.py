@@ -151,7 +151,7 @@ class OutOfMemory(TesseraError):
         wants = f"needs about {needed / 2**20:.0f} MB, and" if needed else "did not fit:"
         bound = "" if limit is None else f" (the worker's limit is {limit / 2**20:.0f} MB)"
         super().__init__(
-            f"Out of memory: {what} {wants} {room / 2**20:.0f} MB are free{bound}. If this workflow ran before, "
+            f"Out of memory: {what} {wants} {room / 2**20:.0f} MB are free{bound}. If it ran before, "
             "look for a batch size or an image size that is larger than you meant. Otherwise use a smaller "
             "batch or image, a tiled VAE node, or a smaller model."
         )

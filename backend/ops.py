@@ -148,7 +148,7 @@ class Identify(Op[Contents]):
 
 
 class Awaiting(Exception):
-    """Raised by a reference or model node that can't answer before these ops have run; it is asked again then."""
+    """Raised by a reference or model node that can't answer before these ops have run; asked again then."""
 
     def __init__(self, *ops: Op[object]) -> None:
         self.ops = ops
