@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from backend.graph.validate import Refused
 from tqdm import tqdm
 
 from backend.engine import events as ev
 from backend.engine.jobs import Submission
 from backend.engine.record import JobRecord
 from backend.errors import TesseraError
+from backend.graph.validate import Refused
 from backend.settings import Settings
 from web.assembly import assemble
 

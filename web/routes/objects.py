@@ -3,8 +3,8 @@
 import asyncio
 
 from aiohttp import web
-from comfy_compat.object_info import object_info
 
+from comfy_compat.object_info import object_info
 from web import wire
 from web.services import SERVICES
 
