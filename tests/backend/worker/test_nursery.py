@@ -13,6 +13,8 @@ from backend.worker.nursery import Nursery
 from backend.worker.pool import WorkerProcess
 from tests.backend.worker.test_pool import gone
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture
 def nursery():

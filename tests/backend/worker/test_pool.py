@@ -19,6 +19,8 @@ from backend.worker.exchange import Value
 from backend.worker.messages import Failed, Finished, Lost, Progress, Ready, Started
 from backend.worker.pool import WorkerProcess
 
+pytestmark = pytest.mark.server
+
 NOWHERE = Weights("denoiser", "none", (File("/nowhere/model.safetensors", 1, 1, 1),))
 SIGMAS = ModelSigmas(Model(NOWHERE), Schedule("normal", 4))
 
