@@ -17,7 +17,18 @@ from backend.ops import Call, Op
 from backend.references import Weights
 from backend.registry import Registry
 from backend.schedule.policy import MOST, plan
-from backend.schedule.pool import Decision, Evict, Load, Preempt, ReadyOp, Reject, Resume, Run
+from backend.schedule.pool import (
+    Decision,
+    Evict,
+    Load,
+    Preempt,
+    ReadyOp,
+    Reject,
+    Resume,
+    Run,
+    Split,
+    Unsplit,
+)
 from backend.schedule.state import Pool
 from backend.types import ComponentId, DeviceId, JobKey, OpKey, Seconds
 from backend.worker.messages import DeviceInfo, Finished, HostCall, Loaded, Stored, Table
@@ -137,13 +148,15 @@ class Board:
             seat.worker.run(live.key, live.op, self._inputs(live), preview(live), preview_size)
         return live
 
-    def _carry_out(self, decision: Resume | Preempt | Load | Evict | Reject) -> None:
+    def _carry_out(self, decision: Resume | Preempt | Split | Unsplit | Load | Evict | Reject) -> None:
         """Send a decision to the worker that it concerns, or keep it for the jobs that it ends."""
         match decision:
             case Resume(key, device):
                 self._workers[device].resume(key)
             case Preempt(key, device):
                 self._workers[device].pause(key)
+            case Split() | Unsplit():
+                raise AssertionError("the pool's rules leave splitting out")  # `Rules.split` is off
             case Load(component, device):
                 self._workers[device].load(self._weights[component])
             case Evict(component, device):

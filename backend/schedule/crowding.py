@@ -47,7 +47,11 @@ def remaining(pool: Pool, device: Device, running: Running) -> Seconds:
         return running.left
     component = op.components[0]
     alone = pool.profile.step(component, op.rows)
-    return running.left * pool.profile.step(component, device.rows) / alone if alone else running.left
+    if running.helpers:
+        now = pool.profile.dealt(component, op.rows, op.parts, len(running.helpers) + 1)
+    else:
+        now = pool.profile.step(component, device.rows)
+    return running.left * now / alone if alone else running.left
 
 
 def _due(pool: Pool, op: ReadyOp, rows: int) -> Seconds:

@@ -28,7 +28,7 @@ class Running:
     """An op on a device.
 
     charged: seconds charged to its user since it started or resumed; paid: before that. begun, done: the
-    fractions of it that were over then, and are now.
+    fractions of it that were over then, and are now. helpers: devices that compute parts of its passes.
     """
 
     op: ReadyOp
@@ -37,6 +37,7 @@ class Running:
     begun: float = 0.0
     done: float = 0.0
     paid: Seconds = 0.0
+    helpers: list[DeviceId] = field(default_factory=list)
 
     @property
     def left(self) -> Seconds:
@@ -48,7 +49,8 @@ class Running:
 class Device:
     """slots: host or whole ops at once; max_rows: of a step batch; capacity: bytes for weights.
 
-    paused: ops that were preempted; their state and weights stay here.
+    paused: ops that were preempted; their state and weights stay here. helps: the op of another device that
+    it computes parts of, until it is needed itself.
     """
 
     id: DeviceId
@@ -66,6 +68,7 @@ class Device:
     batch: str | None = None
     alone: int = 0
     serial: int = 0
+    helps: Running | None = None
 
     @property
     def free(self) -> float:
@@ -102,7 +105,8 @@ Ids = dict[DeviceId, None]  # a set that keeps its order, so that equal historie
 
 class Devices:
     """idle: workers without steps; open: workers with a free slot; joining: workers with room in their batch,
-    by batch; has: by component; blank: workers that hold nothing; roomy: workers by capacity, largest first.
+    by batch; has: by component; blank: workers that hold nothing; roomy: workers by capacity, largest first;
+    unused: workers that neither run nor help; dealt: running ops whose passes may be dealt out, and where.
     """
 
     def __init__(self) -> None:
@@ -115,6 +119,8 @@ class Devices:
         self.has: dict[ComponentId, Ids] = {}
         self.blank: Ids = {}
         self.roomy: list[DeviceId] = []
+        self.unused: Ids = {}
+        self.dealt: dict[OpKey, DeviceId] = {}
 
     @property
     def largest(self) -> float:
@@ -136,32 +142,57 @@ class Devices:
 
     def remove(self, id: DeviceId) -> Device:
         device = self.all[id]
+        self.unhelp(device)
         for component in list(device.held):
             self.drop(device, component)
         if device.batch is not None:
             self._leave(device.batch, id)
         if device.kind == "worker":
             self.roomy.remove(id)
-        for ids in (self.all, self.hosts, self.workers, self.idle, self.open, self.blank):
+        for ids in (self.all, self.hosts, self.workers, self.idle, self.open, self.blank, self.unused):
             ids.pop(id, None)
         return device
 
     def start(self, device: Device, running: Running) -> None:
         old = device.batch
         device.running[running.op.key] = running
-        for component in running.op.components:
-            device.pins[component] += 1
+        if running.op.parts > 1:
+            self.dealt[running.op.key] = device.id
+        self.pin(device, running.op)
         self._count(device, running.op, 1, old)
 
     def stop(self, device: Device, key: OpKey, *, keep: bool = False) -> Running:
         """An op leaves the running ones. keep: it is preempted, and its weights stay in use."""
         running, old = device.running.pop(key), device.batch
+        self.dealt.pop(key, None)
+        for id in list(running.helpers):
+            self.unhelp(self.all[id])
         if keep:
             device.paused[key] = running
         else:
             self.unpin(device, running.op)
         self._count(device, running.op, -1, old)
         return running
+
+    def help(self, helper: Device, running: Running) -> None:
+        """A device with nothing to do computes parts of what another runs."""
+        running.helpers.append(helper.id)
+        helper.helps = running
+        self.pin(helper, running.op)
+        self._sort(helper)
+
+    def unhelp(self, helper: Device) -> Running | None:
+        """Returns: what the device helped with."""
+        running, helper.helps = helper.helps, None
+        if running is not None:
+            running.helpers.remove(helper.id)
+            self.unpin(helper, running.op)
+            self._sort(helper)
+        return running
+
+    def pin(self, device: Device, op: ReadyOp) -> None:
+        for component in op.components:
+            device.pins[component] += 1
 
     def unpin(self, device: Device, op: ReadyOp) -> None:
         for component in op.components:
@@ -237,6 +268,7 @@ class Devices:
             return
         _put(self.idle, device.id, not device.stepping and not device.alone)
         _put(self.open, device.id, device.open_slot)
+        _put(self.unused, device.id, not device.running and device.helps is None)
 
 
 def _put(ids: Ids, id: DeviceId, belongs: bool) -> None:

@@ -16,6 +16,7 @@ from backend.schedule.placement import Place, admits, place, sized, too_large
 from backend.schedule.pool import Decision, Evict, Load, Preempt, ReadyOp, Reject, Resume, Run
 from backend.schedule.preempt import relief, takeover
 from backend.schedule.queue import Head
+from backend.schedule.splitting import lend, release, reunite
 from backend.schedule.state import Pool
 from backend.types import DeviceId, Seconds
 
@@ -57,6 +58,8 @@ def plan(pool: Pool, now: Seconds) -> list[Decision]:
         _start_ops(state)
     if pool.cold:
         _prefetch(state)
+    if pool.rules.split and not state.full:
+        state.decisions.extend(lend(pool, state.holds))
     return state.decisions
 
 
@@ -159,6 +162,7 @@ def _begin(state: _Plan, op: ReadyOp) -> bool:
 def _stop(state: _Plan, op: ReadyOp, device: Device, victims: Iterable[Running]) -> None:
     reason = f"user {op.user or 'without a name'} has received less and would wait longer than it runs"
     for running in victims:
+        _reunite(state, device, "it stops")
         state.pool.pause(running.op.key, state.now)
         state.decisions.append(Preempt(running.op.key, device.id, reason))
 
@@ -185,7 +189,14 @@ def _enter(state: _Plan, op: ReadyOp, found: Place) -> None:
             _run(state, mate, device, Place(device, "shares the passes of its batch from the start"))
 
 
+def _reunite(state: _Plan, device: Device, reason: str) -> None:
+    state.decisions.extend(reunite(state.pool, device, reason))
+
+
 def _run(state: _Plan, op: ReadyOp, device: Device, found: Place) -> None:
+    state.decisions.extend(release(state.pool, device, "its device is needed for an op of its own"))
+    if op.kind == "step":
+        _reunite(state, device, "another op joins its passes")
     state.pool.start(op, device, found.sizes, state.now)
     decision = Run if op.home is None else Resume
     state.decisions.append(decision(op.key, device.id, found.reason))

@@ -19,7 +19,8 @@ class ReadyOp:
     that if it is the cause no other job suffers. user: whose share it is charged to. ahead: its job was put
     before others by hand, which goes before fairness. cost: seconds it is expected to take alone. path:
     seconds that are left of its job from here, at best. deadline: when its job must be over. home: the device
-    that holds its unfinished run, for an op that was preempted.
+    that holds its unfinished run, for an op that was preempted. parts: into how many equal parts the rows of
+    each of its passes may be dealt to several devices: the halves of guidance, the images of a batch.
     """
 
     key: OpKey
@@ -37,6 +38,7 @@ class ReadyOp:
     path: Seconds = 0.0
     deadline: Seconds | None = None
     home: DeviceId | None = None
+    parts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,28 @@ class Preempt:
 
     key: OpKey
     device: DeviceId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """From its next step on, `helper` computes a part of each pass of an op that runs on `device`: it holds the
+    op's components and has nothing else to do. Where an op has several helpers, its rows are dealt out evenly.
+    """
+
+    key: OpKey
+    device: DeviceId
+    helper: DeviceId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unsplit:
+    """After its current step, an op goes on without a helper, which is free for what it is told next."""
+
+    key: OpKey
+    device: DeviceId
+    helper: DeviceId
     reason: str
 
 
@@ -95,4 +119,4 @@ class Reject:
     cause: Literal["deadline", "size"]
 
 
-Decision: TypeAlias = Run | Resume | Preempt | Load | Evict | Reject
+Decision: TypeAlias = Run | Resume | Preempt | Split | Unsplit | Load | Evict | Reject

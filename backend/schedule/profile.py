@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib.resources import files
+from math import ceil
 from typing import Literal, TypeAlias
 
 from backend.types import ComponentId, Seconds
@@ -22,6 +23,7 @@ _FASTER, _SLOWER = 0.5, 0.1  # weight of a new value: what delayed one measureme
 _LOAD_RATE = (
     1.0 * _GIB
 )  # bytes a second from disk until measured: its median over 48 GiB is 22.7 s, over 4 GiB 3.1
+HANDOVER = 0.002  # seconds that latents take to another device and back, each step; until measured
 _GAIN = 0.95  # a shared pass must save a twentieth of the time of two
 
 
@@ -128,6 +130,12 @@ class Profile:
         nearest = below if below is not None else above
         assert nearest is not None
         return known[nearest] * _at(published, rows) / _at(published, nearest)
+
+    def dealt(self, component: ComponentId, rows: int, parts: int, devices: int) -> Seconds:
+        """One pass whose rows are dealt, in so many equal parts, to devices: its largest share."""
+        if devices <= 1:
+            return self.step(component, rows)
+        return self.step(component, ceil(rows / parts) * ceil(parts / devices)) + HANDOVER
 
     def op(self, name: str, role: Role, component: ComponentId | None) -> Seconds:
         """A whole op; a call (no component) that never ran counts as free."""

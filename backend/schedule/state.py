@@ -11,6 +11,7 @@ from backend.schedule.fairness import Shares
 from backend.schedule.pool import ReadyOp
 from backend.schedule.profile import Profile
 from backend.schedule.queue import Queue
+from backend.schedule.rules import Rules
 from backend.types import ComponentId, DeviceId, OpKey, Seconds
 
 ARRIVAL = 60.0  # seconds in which a component that was sent for must arrive, else it counts as not there
@@ -23,8 +24,9 @@ class Pool:
     will need a component; cold: needed, and on no device; over: devices that hold more than they should.
     """
 
-    def __init__(self, profile: Profile | None = None) -> None:
+    def __init__(self, profile: Profile | None = None, rules: Rules | None = None) -> None:
         self.profile = profile or Profile()
+        self.rules = rules or Rules()
         self.shares = Shares()
         self.queue = Queue(self.shares)
         self.devices = Devices()
@@ -121,6 +123,10 @@ class Pool:
     def users(self) -> int:
         """Users with ops that wait or run."""
         return len(self._live)
+
+    def where(self, key: OpKey) -> DeviceId:
+        """The device of an op that runs or was preempted."""
+        return self._where[key]
 
     def running(self, key: OpKey) -> bool:
         """Whether a device has it, running or preempted."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from backend.schedule.policy import MOST, plan
 from backend.schedule.pool import Decision, Evict, Load, Order, Preempt, ReadyOp, Reject, Resume, Run
 from backend.schedule.profile import Profile
+from backend.schedule.rules import Rules
 from backend.schedule.state import Pool
 from backend.types import ComponentId, DeviceId, OpKey
 
@@ -47,9 +48,15 @@ def place(order: float) -> Order:
 
 
 def a_pool(
-    workers: int = 1, *, threads: int = 0, gib: float = 64, rows: int = 8, profile: Profile | None = None
+    workers: int = 1,
+    *,
+    threads: int = 0,
+    gib: float = 64,
+    rows: int = 8,
+    profile: Profile | None = None,
+    rules: Rules | None = None,
 ) -> Pool:
-    pool = Pool(profile or a_profile())
+    pool = Pool(profile or a_profile(), rules)
     if threads:
         pool.add_device(DeviceId("host"), "host", threads)
     for index in range(workers):

@@ -7,7 +7,8 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from backend.schedule.policy import MOST, plan
-from backend.schedule.pool import Evict, Load, Preempt, ReadyOp, Reject, Resume, Run
+from backend.schedule.pool import Evict, Load, Preempt, ReadyOp, Reject, Resume, Run, Split, Unsplit
+from backend.schedule.rules import Rules
 from backend.types import DeviceId, OpKey
 from tests.backend.schedule.build import GIB, a_call, a_pool, a_profile, a_step, a_whole
 
@@ -31,9 +32,13 @@ OPS = st.tuples(
 class PoolMachine(RuleBasedStateMachine):
     """waiting, running, paused: the ops as an outsider sees them, from the decisions alone."""
 
-    @initialize(workers=st.integers(1, 3), pays=st.booleans(), rows=st.sampled_from([2, 8]))
-    def begin(self, workers, pays, rows):
-        self.pool = a_pool(workers, threads=2, gib=GIBS, rows=rows, profile=a_profile(pays=pays, **SIZES))
+    @initialize(
+        workers=st.integers(1, 3), pays=st.booleans(), rows=st.sampled_from([2, 8]), split=st.booleans()
+    )
+    def begin(self, workers, pays, rows, split):
+        profile, rules = a_profile(pays=pays, **SIZES), Rules(split=split)
+        self.pool = a_pool(workers, threads=2, gib=GIBS, rows=rows, profile=profile, rules=rules)
+        self.helping: dict[DeviceId, tuple[OpKey, DeviceId]] = {}
         self.rows, self.now, self.count = rows, 0.0, 0
         self.ops: dict[OpKey, ReadyOp] = {}
         self.waiting: set[OpKey] = set()
@@ -49,7 +54,7 @@ class PoolMachine(RuleBasedStateMachine):
             more = {"user": user, "ahead": ahead, "cost": cost, "path": cost, "deadline": due}
             key, order = f"op{self.count}", -self.count if ahead else self.count
             if kind == "step":
-                op = a_step(key, model, rows, order, alone=alone, **more)
+                op = a_step(key, model, rows, order, alone=alone, parts=rows, **more)
             elif kind == "whole":
                 op = a_whole(key, model, order, alone=alone, **more)
             else:
@@ -94,6 +99,7 @@ class PoolMachine(RuleBasedStateMachine):
         for key in [k for k, where in (*self.running.items(), *self.paused.items()) if where == id]:
             self.end(key, None)
         self.pool.remove_device(id)
+        self.helping.pop(id, None)
 
     @precondition(lambda self: self.pool.devices.workers)
     @rule(data=st.data())
@@ -123,11 +129,21 @@ class PoolMachine(RuleBasedStateMachine):
                 assert key not in self.paused
                 assert key not in self.over
                 self.running[key] = device
+                assert device not in self.helping
             case Resume(key, device):
                 self.waiting.remove(key)
                 assert self.paused.pop(key) == device
                 self.running[key] = device
+            case Split(key, device, helper):
+                assert self.running[key] == device
+                assert helper not in self.helping
+                assert helper not in self.running.values()
+                assert set(self.ops[key].components) <= set(self.pool.devices[helper].held)
+                self.helping[helper] = key, device
+            case Unsplit(key, device, helper):
+                assert self.helping.pop(helper) == (key, device)
             case Preempt(key, device):
+                assert all(helped != key for helped, _ in self.helping.values())
                 assert self.running.pop(key) == device
                 self.paused[key] = device
                 self.waiting.add(key)
@@ -148,6 +164,7 @@ class PoolMachine(RuleBasedStateMachine):
     def end(self, key: OpKey, seconds: float | None) -> None:
         self.pool.done(key, seconds)
         self.running.pop(key, None)
+        self.helping = {h: (k, d) for h, (k, d) in self.helping.items() if k != key}
         self.paused.pop(key, None)
         self.forget(key)
 
@@ -162,6 +179,16 @@ class PoolMachine(RuleBasedStateMachine):
             held = sum(h.nbytes for h in device.held.values())
             assert held <= GIBS * GIB
             assert abs(held - device.nbytes) < 1024
+
+    @invariant()
+    def helpers_help_and_do_nothing_else(self):
+        for device in self.pool.devices if self.count else ():
+            helped = device.helps and device.helps.op.key
+            assert helped == self.helping.get(device.id, (None, None))[0]
+            assert helped is None or not device.running
+            assert (device.id in self.pool.devices.unused) == (
+                device.kind == "worker" and not helped and not device.running
+            )
 
     @invariant()
     def devices_run_what_they_can(self):

@@ -1,0 +1,10 @@
+"""Which rules plan() follows: each may be left out, to see in the simulation what it is worth."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """split: deal one op's passes to idle devices too; whoever carries out the decisions must know how."""
+
+    split: bool = False

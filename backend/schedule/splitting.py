@@ -1,0 +1,78 @@
+"""Adaptive parallelism: devices with nothing to do compute parts of the passes that others run.
+
+Guidance's halves, and the images of a batch, are rows that know nothing of each other: dealt to several
+devices they end sooner, and on large denoisers cost no more. A helper is lent: what needs its device takes it
+back at the next step boundary.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from backend.schedule.crowding import remaining, steps
+from backend.schedule.devices import LOOK, Device, Running
+from backend.schedule.placement import Holds
+from backend.schedule.pool import Split, Unsplit
+from backend.schedule.state import Pool
+from backend.types import OpKey
+
+_WORTH = 0.95  # a further helper must save a twentieth of a pass
+_LEAST = 2  # passes that must be left for a split to be worth its messages
+
+
+def lend(pool: Pool, holds: Holds) -> Iterator[Split]:
+    """Give unused devices to the runs that have longest to go, one helper after the other."""
+    if not pool.devices.unused or not pool.devices.dealt:
+        return
+    gains = [found for key in islice(pool.devices.dealt, LOOK) if (found := _run_of(pool, key))]
+    for _, _, device, running in sorted(gains, key=lambda g: g[:2]):
+        free = _helpers(pool, running, holds)
+        for helper in free[: _gain(pool, running, len(free))]:
+            pool.devices.help(helper, running)
+            count = len(running.helpers) + 1
+            reason = f"it holds the weights and has nothing to do: each pass is dealt to {count} devices"
+            yield Split(running.op.key, device.id, helper.id, reason)
+
+
+def release(pool: Pool, helper: Device, reason: str) -> Iterator[Unsplit]:
+    """Take a device back from what it helps with, where it does."""
+    running = pool.devices.unhelp(helper)
+    if running is not None:
+        yield Unsplit(running.op.key, pool.where(running.op.key), helper.id, reason)
+
+
+def reunite(pool: Pool, device: Device, reason: str) -> Iterator[Unsplit]:
+    """Take all helpers from what runs on a device: it stops, or others join it."""
+    for running in steps(device):
+        for id in list(running.helpers):
+            yield from release(pool, pool.devices[id], reason)
+
+
+def _run_of(pool: Pool, key: OpKey) -> tuple[float, OpKey, Device, Running] | None:
+    device = pool.devices[pool.where(key)]
+    running = device.running[key]
+    op = running.op
+    if device.alone or device.rows != op.rows:
+        return None  # a shared pass stays on its device
+    passes = remaining(pool, device, running) / max(1e-9, _pass(pool, running, 0))
+    return (-remaining(pool, device, running), key, device, running) if passes >= _LEAST else None
+
+
+def _helpers(pool: Pool, running: Running, holds: Holds) -> list[Device]:
+    components = running.op.components
+    found = pool.devices.holding(components[0], pool.devices.unused)
+    return [d for d in found if not d.missing(components) and d.id not in holds]
+
+
+def _gain(pool: Pool, running: Running, free: int) -> int:
+    """How many of the free devices make passes shorter, each step up to there by enough."""
+    taken, before = 0, _pass(pool, running, 0)
+    for more in range(1, min(free, running.op.parts - 1 - len(running.helpers)) + 1):
+        seconds = _pass(pool, running, more)
+        if seconds <= before * _WORTH:
+            taken, before = more, seconds
+    return taken
+
+
+def _pass(pool: Pool, running: Running, more: int) -> float:
+    op = running.op
+    return pool.profile.dealt(op.components[0], op.rows, op.parts, len(running.helpers) + 1 + more)

@@ -1,0 +1,100 @@
+"""Idle devices are lent to what runs, and taken back by what needs them."""
+
+from backend.schedule.policy import plan
+from backend.schedule.pool import Preempt, Run, Split, Unsplit
+from backend.schedule.rules import Rules
+from backend.types import OpKey
+from tests.backend.schedule.build import a_pool, a_profile, a_step, a_whole, holds, of, wait
+
+
+def a_splitting_pool(workers: int = 2, *held: str, rows: int = 8, split: bool = True, pays: bool = False):
+    pool = a_pool(workers, rows=rows, profile=a_profile(pays=pays), rules=Rules(split=split))
+    for index in range(workers):
+        holds(pool, f"gpu{index}", *(held or ("sd15",)))
+    return pool
+
+
+def test_the_halves_of_guidance_are_dealt_to_a_device_with_nothing_to_do():
+    run, split = wait(a_splitting_pool(), a_step("a", parts=2))
+    assert isinstance(run, Run)
+    assert isinstance(split, Split)
+    assert (split.key, split.device, split.helper) == ("a", "gpu0", "gpu1")
+    assert "dealt to 2 devices" in split.reason
+
+
+def test_without_the_rule_nothing_is_split():
+    assert len(wait(a_splitting_pool(split=False), a_step("a", parts=2))) == 1
+
+
+def test_what_has_one_part_is_not_split():
+    assert of(Split, wait(a_splitting_pool(), a_step("a", rows=1))) == []
+
+
+def test_a_device_without_the_weights_does_not_help():
+    pool = a_splitting_pool(1)
+    pool.add_device("gpu9", "worker", 1, 8)
+    assert of(Split, wait(pool, a_step("a", parts=2))) == []
+
+
+def test_a_small_pass_that_batching_makes_cheap_is_not_split():
+    assert of(Split, wait(a_splitting_pool(pays=True), a_step("a", rows=2, parts=2, cost=0.75))) != []
+    flat = a_profile()
+    for rows in range(1, 9):
+        for _ in range(20):
+            flat.observe_step("sd15", rows, 0.05)
+    pool = a_pool(2, profile=flat, rules=Rules(split=True))
+    holds(pool, "gpu0", "sd15")
+    holds(pool, "gpu1", "sd15")
+    assert of(Split, wait(pool, a_step("a", parts=2))) == []
+
+
+def test_the_images_of_a_batch_are_dealt_to_as_many_devices_as_gain():
+    splits = of(Split, wait(a_splitting_pool(6), a_step("a", rows=4, parts=4)))
+    assert [s.helper for s in splits] == ["gpu1", "gpu2", "gpu3"]  # two parts to three devices gain nothing
+
+
+def test_a_helper_is_taken_back_for_an_op_of_its_own():
+    pool = a_splitting_pool(2, "sd15", "vae")
+    wait(pool, a_step("a", parts=2))
+    unsplit, run = wait(pool, a_step("b", order=1))
+    assert isinstance(unsplit, Unsplit)
+    assert (unsplit.key, unsplit.device, unsplit.helper) == ("a", "gpu0", "gpu1")
+    assert (run.key, run.device) == ("b", "gpu1")
+
+
+def test_a_helper_is_free_when_what_it_helped_with_ends_and_may_help_another():
+    pool = a_splitting_pool()
+    wait(pool, a_step("a", parts=2))
+    pool.done(OpKey("a"), 0.5)
+    assert plan(pool, 1.0) == []
+    run, split = wait(pool, a_step("b", parts=2), now=1.0)
+    assert (run.device, split.helper) == ("gpu0", "gpu1")
+
+
+def test_a_run_that_is_stopped_or_joined_gives_its_helpers_back_first():
+    pool = a_splitting_pool(2, rows=2)
+    wait(pool, a_step("long", user="a", cost=60.0, parts=2))
+    pool.progress(OpKey("long"), 0.1)
+    wait(pool, a_step("other", order=1, user="b", rows=2, cost=50.0), now=6.0)
+    plan(pool, 6.0)
+    pool.done(OpKey("other"), 1.0)
+    assert len(of(Split, plan(pool, 7.0))) == 1
+    pool.devices["gpu1"].alone = 1  # something that keeps the device busy
+    pool.devices._sort(pool.devices["gpu1"])
+    decisions = wait(pool, a_step("short", order=2, user="c"), now=8.0)
+    kinds = [type(d) for d in decisions if not isinstance(d, Split)]
+    assert kinds == [Unsplit, Preempt, Run]
+
+
+def test_a_lost_helper_leaves_its_run_alone():
+    pool = a_splitting_pool()
+    wait(pool, a_step("a", parts=2))
+    pool.remove_device("gpu1")
+    assert pool.devices["gpu0"].running["a"].helpers == []
+
+
+def test_a_whole_op_needs_its_device_alone():
+    pool = a_splitting_pool(2, "sd15", "vae")
+    wait(pool, a_step("a", parts=2))
+    decisions = wait(pool, a_whole("decode"))
+    assert any(isinstance(d, Unsplit) for d in decisions) == (decisions[-1].device == "gpu1")
