@@ -70,8 +70,8 @@ class Preempt:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """From its next step on, `helper` computes a part of each pass of an op that runs on `device`: it holds the
-    op's components and has nothing else to do. Where an op has several helpers, its rows are dealt out evenly.
+    """From its next step on, `helper` computes a part of each pass of an op that runs on `device`: it holds
+    the op's components and has nothing else to do. An op's rows are dealt out evenly to it and its helpers.
     """
 
     key: OpKey
