@@ -128,6 +128,28 @@ class Cancelled(TesseraError):
     code = "cancelled"
 
 
+class Interrupted(TesseraError):
+    """Raised inside a node's own code at its next progress report, once its prompt was interrupted.
+
+    A node may raise it by itself: its prompt ends as interrupted then.
+    """
+
+    code = "interrupted"
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(args or ("The prompt was interrupted.",)))
+
+
+class OpFailed(TesseraError):
+    """An op that a node asked for failed. kind: the type that was raised, `module.Name`."""
+
+    code = "op_failed"
+
+    def __init__(self, kind: str, message: str) -> None:
+        self.kind, self.reason = kind, message
+        super().__init__(f"{kind}: {message}")
+
+
 class WorkerLost(TesseraError):
     """An op that took down every worker it ran on."""
 

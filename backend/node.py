@@ -19,7 +19,9 @@ from backend.storage import Storage
 from backend.types import Wire
 
 NodeKind = Literal["reference", "model", "value"]
-Hidden = Literal["PROMPT", "DYNPROMPT", "EXTRA_PNGINFO", "UNIQUE_ID"]
+Hidden = Literal[
+    "PROMPT", "DYNPROMPT", "EXTRA_PNGINFO", "UNIQUE_ID", "AUTH_TOKEN_COMFY_ORG", "API_KEY_COMFY_ORG"
+]
 # parameters of these types are handed in by the server; they are no inputs
 SERVICES = (Storage, Settings, Library)
 _SCALARS = {int: "INT", float: "FLOAT", str: "STRING", bool: "BOOLEAN"}
@@ -87,18 +89,25 @@ class HiddenInput:
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """One input. `type` is the wire's name; `choice` is set for combos; options are the front end's."""
+    """One input. `type` is the wire's name; `choice` is set for combos; options are the front end's.
+
+    lazy: its source runs only when the node's `check_lazy` asks for it. raw_link: where a node is connected,
+    the function is handed the link `[node id, slot]` and not the value (the source runs first all the same).
+    """
 
     name: str
     type: str
     options: Mapping[str, object]
     optional: bool = False
     choice: Combo | None = None
-    lazy: bool = False  # evaluated only when the node asks for it
+    lazy: bool = False
+    raw_link: bool = False
 
     def config(self, choices: Sequence[str] = ()) -> list[object]:
         """`[type, options]` as clients read it; `choices` are the options of a combo as of now."""
-        options = {**self.options, "lazy": True} if self.lazy else dict(self.options)
+        options = dict(self.options)
+        options |= {"lazy": True} if self.lazy else {}
+        options |= {"rawLink": True} if self.raw_link else {}
         if self.choice is None:
             return [self.type, options]
         if self.choice.style == "list":
@@ -118,11 +127,13 @@ class OutputSpec:
 class Result:
     """What a value node returns when it has more to say than its outputs.
 
-    ui: what `executed` and the history show.
+    ui: what `executed` and the history show. expand (dynamic nodes only): nodes in API format, by id, that run
+    in place of this one; values may then be links `[node id, slot]` to their outputs.
     """
 
     values: tuple[object, ...] = ()
     ui: Mapping[str, Sequence[object]] | None = None
+    expand: Mapping[str, Mapping[str, object]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +143,11 @@ class NodeSpec:
     function takes keyword arguments: inputs, hidden inputs by parameter name, services by parameter name.
     fingerprint(**literals) -> object: enters the content key (a changed file). validate(**literals) -> True
     or a text of refusal, for the inputs named in `validates`.
+
+    What only third-party nodes use is described in docs/architecture.md, "What a third-party node may do":
+    check_lazy(**inputs) -> names of the lazy inputs that it needs; make() -> the object that lives as long as
+    the node stays, handed first to function and check_lazy; open_inputs(name) -> what an input is that the
+    class doesn't list, None where it takes none of that name.
     """
 
     name: str
@@ -149,13 +165,26 @@ class NodeSpec:
     input_is_list: bool = False
     fingerprint: Callable[..., object] | None = None
     validate: Callable[..., bool | str] | None = None
-    validates: tuple[str, ...] = ()
+    validates: tuple[str, ...] = ()  # "input_types" among them: types of links are its own affair
+    validates_all: bool = False  # its validator takes every input
+    check_lazy: Callable[..., object] | None = None
+    make: Callable[[], object] | None = None
+    open_inputs: Callable[[str], "InputSpec | None"] | None = None
+    is_async: bool = False  # function is a coroutine function
+    dynamic: bool = False  # what it returns may block what follows, or stand for other nodes
     per_id: bool = False  # its results belong to one node id and are never shared by shape
     serial: bool = False  # third-party code: one call at a time
     extra: Mapping[str, object] = field(default_factory=dict)  # deprecated, experimental, search_aliases ...
 
     def input(self, name: str) -> InputSpec | None:
-        return next((i for i in self.inputs if i.name == name), None)
+        declared = next((i for i in self.inputs if i.name == name), None)
+        if declared is None and self.open_inputs is not None:
+            return self.open_inputs(name)
+        return declared
+
+    def handles(self, name: str) -> bool:
+        """Whether the class's own validator answers for this input."""
+        return self.validates_all or name in self.validates
 
 
 def node(

@@ -66,5 +66,16 @@ class Cond:
 
 Conditioning: TypeAlias = Annotated[tuple[Cond, ...], Wire("CONDITIONING")]
 
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """A value that keeps the nodes that would read it from being called; their outputs are blocked in turn.
+
+    message: what the first of them reports as an `execution_error`, while the prompt goes on; None: silent.
+    """
+
+    message: str | None = None
+
+
 # What these wires carry may be handed to a model node before it exists; every other value is awaited first.
 DATA_WIRES = frozenset({"IMAGE", "MASK", "LATENT", "SIGMAS", "CONDITIONING"})

@@ -28,7 +28,7 @@ ROWS = (
     ("backend.registry",),
     ("backend.node",),
     ("backend.resize",),
-    ("backend.library",),
+    ("backend.library", "backend.calling"),
     ("backend.ops", "backend.media", "backend.storage"),
     ("backend.references",),
     ("backend.patches",),
