@@ -127,8 +127,8 @@ class OutputSpec:
 class Result:
     """What a value node returns when it has more to say than its outputs.
 
-    ui: what `executed` and the history show. expand (dynamic nodes only): nodes in API format, by id, that run
-    in place of this one; values may then be links `[node id, slot]` to their outputs.
+    ui: what `executed` and the history show. expand (dynamic nodes only): nodes in API format, by id,
+    that run in place of this one; values may then be links `[node id, slot]` to their outputs.
     """
 
     values: tuple[object, ...] = ()
