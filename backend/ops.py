@@ -10,7 +10,20 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import ClassVar, Generic, Literal, TypeAlias, TypeVar
 
-from backend.references import Clip, Contents, File, Guider, Model, Noise, Ref, Sampler, Schedule, Vae
+from backend.references import (
+    BetaSchedule,
+    Clip,
+    Contents,
+    File,
+    Guider,
+    Model,
+    Noise,
+    Ref,
+    Sampler,
+    Schedule,
+    TurboSchedule,
+    Vae,
+)
 from backend.types import ClientId, Conditioning, Image, Latent, Mask, NodeId, Sigmas
 
 T_co = TypeVar("T_co", covariant=True)
@@ -51,7 +64,29 @@ class ModelSigmas(Op[Sigmas]):
     """The sigmas of a model's own noise range under a schedule. Reads the model's header, not its weights."""
 
     model: Model
-    schedule: Schedule
+    schedule: Schedule | BetaSchedule | TurboSchedule
+
+
+@dataclass(frozen=True, slots=True)
+class PercentSigma(Op[float]):
+    """The sigma of a model where `percent` (0..1) of the run is done. Reads the model's header alone.
+
+    inside: 0 and 1 give the ends of its range, in place of what stands for "always" and "never".
+    """
+
+    model: Model
+    percent: float
+    inside: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AddNoise(Op[Latent]):
+    """A latent noised for a model as far as the sigmas go. Reads the model's header alone."""
+
+    model: Model
+    noise: Noise
+    sigmas: Lazy[Sigmas]
+    latent: Lazy[Latent]
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,6 +187,23 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True)
+class BetaSchedule:
+    """Sigmas of a model by a beta distribution's quantiles; alpha, beta > 0: its parameters."""
+
+    steps: int
+    alpha: float
+    beta: float
+
+
+@dataclass(frozen=True, slots=True)
+class TurboSchedule:
+    """Sigmas of a distilled SDXL or SD2 model: `steps` of its ten times, the first at `denoise` (0..1)."""
+
+    steps: int
+    denoise: float
+
+
+@dataclass(frozen=True, slots=True)
 class BasicGuider:
     """The model's prediction under one conditioning, unsteered."""
 
@@ -245,6 +262,8 @@ REFERENCES = (
     Noise,
     Sampler,
     Schedule,
+    BetaSchedule,
+    TurboSchedule,
     BasicGuider,
     CfgGuider,
     DualCfgGuider,

@@ -2,9 +2,9 @@
 
 from typing import Annotated
 
-from backend.errors import UnsupportedOption
 from backend.node import Choice, Float, Int, node
-from backend.references import Sampler
+from backend.references import Model, Sampler
+from backend.resize import LATENT_METHODS
 from nodes.sampling import CUSTOM, EXTRAS
 from nodes.text import one_of
 
@@ -56,9 +56,62 @@ def sampler_lms(*, order: Annotated[int, Int(1, 100)] = 4) -> Sampler:
 )
 def sampler_euler_cfg_pp(*, version: Annotated[str, one_of("regular", "alternative")]) -> Sampler:
     """Euler steps with CFG++."""
-    if version != "regular":
-        raise UnsupportedOption("version", version, "Use 'regular'.")
-    return Sampler("euler_cfg_pp")
+    return Sampler("euler_cfg_pp" if version == "regular" else "euler_cfg_pp_alternative")
+
+
+@node("SamplerER_SDE", category=CATEGORY, module=EXTRAS)
+def sampler_er_sde(
+    *,
+    solver_type: Annotated[str, Choice(("ER-SDE", "Reverse-time SDE", "ODE"), style="COMBO")],
+    max_stage: Annotated[int, Int(1, 3)] = 3,
+    eta: Number = 1.0,
+    s_noise: Number = 1.0,
+) -> Sampler:
+    """Extended reverse-time SDE solver; `eta` is for "Reverse-time SDE" alone."""
+    return optioned("er_sde", s_noise=s_noise, max_stage=max_stage, solver_type=solver_type, eta=eta)
+
+
+@node("SamplerSASolver", category=CATEGORY, module=EXTRAS)
+def sampler_sa_solver(
+    *,
+    model: Model,
+    eta: Annotated[float, Float(0.0, 10.0, step=0.01, round=False)] = 1.0,
+    sde_start_percent: Annotated[float, Float(0.0, 1.0, step=0.001)] = 0.2,
+    sde_end_percent: Annotated[float, Float(0.0, 1.0, step=0.001)] = 0.8,
+    s_noise: Number = 1.0,
+    predictor_order: Annotated[int, Int(1, 6)] = 3,
+    corrector_order: Annotated[int, Int(0, 6)] = 4,
+    use_pece: bool,
+    simple_order_2: bool,
+) -> Sampler:
+    """SA-Solver; its noise is added in a part of the run. The percents are those of the sampled model."""
+    return optioned(
+        "sa_solver",
+        eta=eta,
+        sde_start_percent=sde_start_percent,
+        sde_end_percent=sde_end_percent,
+        s_noise=s_noise,
+        predictor_order=predictor_order,
+        corrector_order=corrector_order,
+        use_pece=use_pece,
+        simple_order_2=simple_order_2,
+    )
+
+
+@node("SamplerLCMUpscale", category=CATEGORY, module="comfy_extras.nodes_advanced_samplers")
+def sampler_lcm_upscale(
+    *,
+    scale_ratio: Annotated[float, Float(0.1, 20.0, step=0.01)] = 1.0,
+    scale_steps: Annotated[int, Int(-1, 1000, step=1)] = -1,
+    upscale_method: Annotated[str, one_of("bislerp", *(m for m in LATENT_METHODS if m != "bislerp"))],
+) -> Sampler:
+    """LCM steps that enlarge the latent on the way; -1: in the first half of the steps."""
+    return optioned(
+        "lcm_upscale",
+        total_upscale=scale_ratio,
+        upscale_steps=max(scale_steps, -1),
+        upscale_method=upscale_method,
+    )
 
 
 @node("SamplerDPMPP_3M_SDE", category=CATEGORY, module=EXTRAS)

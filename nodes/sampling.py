@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from backend.node import Choice, Float, Int, node
-from backend.ops import Denoise, Op, Part
+from backend.ops import AddNoise, Denoise, Op, Part
 from backend.references import (
     BasicGuider,
     CfgGuider,
@@ -171,3 +171,9 @@ def disable_noise() -> Noise:
 def ksampler_select(*, sampler_name: SamplerName) -> Sampler:
     """A sampler by name, with its ordinary options."""
     return Sampler(sampler_name)
+
+
+@node("AddNoise", category="_for_testing/custom_sampling/noise", module=EXTRAS)
+def add_noise(*, model: Model, noise: Noise, sigmas: Sigmas, latent_image: Latent) -> Op[Latent]:
+    """The latent with noise, as far as the sigmas go."""
+    return AddNoise(model, noise, sigmas, latent_image)

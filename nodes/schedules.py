@@ -8,9 +8,10 @@ import numpy as np
 
 from backend.deferred import torch
 from backend.node import Choice, Float, Int, node
-from backend.ops import ModelSigmas, Op
-from backend.references import Model, Schedule
-from backend.types import Sigmas
+from backend.ops import ModelSigmas, Op, PercentSigma
+from backend.references import BetaSchedule, Model, Schedule, TurboSchedule
+from backend.types import Latent, Sigmas
+from nodes.gits import gits_levels
 from nodes.sampling import CUSTOM, EXTRAS, SchedulerName, Steps
 from nodes.text import one_of
 
@@ -30,6 +31,40 @@ def basic_scheduler(
 ) -> Op[Sigmas]:
     """The sigmas of a model under a schedule; `denoise` below 1 takes the last steps of a longer one."""
     return ModelSigmas(model, Schedule(scheduler, steps, denoise))
+
+
+@node("SDTurboScheduler", category=SCHEDULERS, module=EXTRAS)
+def sd_turbo_scheduler(
+    *,
+    model: Model,
+    steps: Annotated[int, Int(1, 10)] = 1,
+    denoise: Annotated[float, Float(0, 1.0, step=0.01)] = 1.0,
+) -> Op[Sigmas]:
+    """The noise levels that the turbo models were distilled for."""
+    return ModelSigmas(model, TurboSchedule(steps, denoise))
+
+
+@node("BetaSamplingScheduler", category=SCHEDULERS, module=EXTRAS)
+def beta_sampling_scheduler(
+    *,
+    model: Model,
+    steps: Steps = 20,
+    alpha: Annotated[float, Float(0.0, 50.0, step=0.01, round=False)] = 0.6,
+    beta: Annotated[float, Float(0.0, 50.0, step=0.01, round=False)] = 0.6,
+) -> Op[Sigmas]:
+    """The sigmas of a model by a beta distribution's quantiles."""
+    return ModelSigmas(model, BetaSchedule(steps, alpha, beta))
+
+
+@node("SamplingPercentToSigma", category=SIGMAS, module=EXTRAS, outputs=("sigma_value",))
+def sampling_percent_to_sigma(
+    *,
+    model: Model,
+    sampling_percent: Annotated[float, Float(0.0, 1.0, step=0.0001)] = 0.0,
+    return_actual_sigma: bool = False,
+) -> Op[float]:
+    """The noise level of a model where a part of the sampling is done."""
+    return PercentSigma(model, sampling_percent, return_actual_sigma)
 
 
 @node("SplitSigmas", category=SIGMAS, module=EXTRAS, outputs=("high_sigmas", "low_sigmas"))
@@ -195,6 +230,35 @@ def optimal_steps_scheduler(
 ) -> Sigmas:
     """Noise levels optimised for a model family; other step counts are interpolated."""
     return tabled(OPTIMAL[model_type], steps, denoise)
+
+
+@node("GITSScheduler", category=SCHEDULERS, module="comfy_extras.nodes_gits")
+def gits_scheduler(
+    *,
+    coeff: Annotated[float, Float(0.80, 1.50, step=0.05)] = 1.20,
+    steps: Annotated[int, Int(2, 1000)] = 10,
+    denoise: Annotated[float, Float(0.0, 1.0, step=0.01)] = 1.0,
+) -> Sigmas:
+    """Noise levels chosen by the shape of sampling trajectories; above 20 steps they are interpolated."""
+    levels = " ".join(str(level) for level in gits_levels(coeff, min(steps, 20)))
+    return tabled(levels, steps, denoise)
+
+
+@node("LTXVScheduler", category=SCHEDULERS, module="comfy_extras.nodes_lt")
+def ltxv_scheduler(
+    *,
+    steps: Steps = 20,
+    max_shift: Annotated[float, Float(0.0, 100.0, step=0.01)] = 2.05,
+    base_shift: Annotated[float, Float(0.0, 100.0, step=0.01)] = 0.95,
+    stretch: bool = True,
+    terminal: Annotated[float, Float(0.0, 0.99, step=0.01)] = 0.1,
+    latent: Latent | None = None,
+) -> Sigmas:
+    """A flow's noise levels, shifted by the size of the latent (4096 places without one)."""
+    from backend.sampling.sigmas import resolution_shifted
+
+    tokens = 4096 if latent is None else math.prod(latent.samples.shape[2:])
+    return resolution_shifted(steps, tokens, (base_shift, max_shift), terminal if stretch else None)
 
 
 def tabled(table: str, steps: int, denoise: float) -> Sigmas:

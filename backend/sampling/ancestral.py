@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backend.sampling.noise import NoiseSource, ancestral_noise
+from backend.resize import resize
+from backend.sampling.noise import NoiseSource, ancestral_noise, leftover_generator
 from backend.sampling.request import DenoiseRequest, RunFacts, Sampler, slope, steps
 
 FLOW_START = 0.9999  # stands in for a flow's sigma of 1, whose log-SNR is infinite
@@ -156,4 +157,32 @@ def lcm(x: Tensor, sigmas: Tensor, facts: RunFacts) -> Sampler:
         x = yield DenoiseRequest(x, sigma, step)
         if sigma_next > 0:
             x = facts.prediction.noise_scaling(sigma_next, noise(sigma, sigma_next), x)
+    return x
+
+
+def lcm_upscale(
+    x: Tensor,
+    sigmas: Tensor,
+    facts: RunFacts,
+    *,
+    total_upscale: float = 2.0,
+    upscale_steps: int = -1,
+    upscale_method: str = "bislerp",
+) -> Sampler:
+    """lcm on a latent that grows with its first steps, evenly to `total_upscale` times its size.
+
+    upscale_steps: how many steps enlarge; -1: half of them. The result is larger than x.
+    """
+    generator = leftover_generator(x, facts.seed)
+    count = len(sigmas) // 2 if upscale_steps < 0 else min(upscale_steps, len(sigmas))
+    count = max(count, 1) if upscale_steps < 0 else count
+    scales = [1.0 + (total_upscale - 1.0) * (i + 1) / count for i in range(count)]
+    height, width = x.shape[-2:]
+    for step, sigma, sigma_next in steps(sigmas):
+        x = yield DenoiseRequest(x, sigma, step)
+        if step < len(scales):
+            x = resize(x, round(width * scales[step]), round(height * scales[step]), upscale_method)
+        if sigma_next > 0:
+            noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+            x = x + sigma_next * noise
     return x

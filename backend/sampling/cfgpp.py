@@ -34,6 +34,14 @@ def euler_cfg_pp(x: Tensor, sigmas: Tensor, facts: RunFacts) -> Sampler:
     return euler_ancestral_cfg_pp(x, sigmas, facts, eta=0.0, s_noise=0.0)
 
 
+def euler_cfg_pp_alternative(x: Tensor, sigmas: Tensor, facts: RunFacts) -> Sampler:
+    """Euler steps along the slope from twice the guided estimate, less the unconditional one."""
+    for step, sigma, sigma_next in steps(sigmas):
+        denoised, uncond = yield DenoiseRequest(x, sigma, step, uncond=True)
+        x = x + slope(x - denoised + uncond, sigma, denoised) * (sigma_next - sigma)
+    return x
+
+
 def dpmpp_2s_ancestral_cfg_pp(
     x: Tensor, sigmas: Tensor, facts: RunFacts, *, eta: float = 1.0, s_noise: float = 1.0
 ) -> Sampler:

@@ -56,9 +56,16 @@ def churn_noise(x: Tensor, seed: int) -> NoiseSource:
     """Unit noise that continues the sequence the initial noise was drawn from (arXiv:2206.00364's
     S_churn).
     """
-    generator = torch.Generator().manual_seed(seed)
-    torch.randn(x.shape, generator=generator)
-    return lambda sigma, sigma_next: torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+    generator = leftover_generator(x, seed)
+    return lambda sigma, sigma_next: torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+
+def leftover_generator(x: Tensor, seed: int) -> torch.Generator:
+    """As torch's global generator of x's device stands once the initial noise, made on the CPU, is drawn."""
+    generator = torch.Generator(device=x.device).manual_seed(seed)
+    if x.device.type == "cpu":
+        torch.randn(x.shape, generator=generator)
+    return generator
 
 
 def masked_noise(shape: Sequence[int], seed: int) -> Tensor:

@@ -63,6 +63,11 @@ SAMPLERS: Mapping[str, SamplerFunction] = MappingProxyType(
     }
 )
 
+# Those that a node of their own offers, and KSampler does not.
+UNLISTED: Mapping[str, SamplerFunction] = MappingProxyType(
+    {"euler_cfg_pp_alternative": cfgpp.euler_cfg_pp_alternative, "lcm_upscale": ancestral.lcm_upscale}
+)
+
 
 def make_sampler(
     name: str, x: Tensor, sigmas: Tensor, *, prediction: Prediction, seed: int, options: Options = ()
@@ -71,9 +76,9 @@ def make_sampler(
 
     Raises: UnsupportedOption for an unknown name or option.
     """
-    if name not in SAMPLERS:
+    if name not in SAMPLERS and name not in UNLISTED:
         raise UnsupportedOption("sampler_name", name, f"Use one of {', '.join(SAMPLER_NAMES)}.")
-    function, known = SAMPLERS[name], option_names(name)
+    function, known = _named(name), option_names(name)
     for key, value in options:
         if key not in known:
             taken = f"It takes {', '.join(known)}." if known else "It takes no options."
@@ -83,5 +88,9 @@ def make_sampler(
 
 def option_names(name: str) -> tuple[str, ...]:
     """The options of a sampler: its keyword-only parameters."""
-    parameters = inspect.signature(SAMPLERS[name]).parameters.values()
+    parameters = inspect.signature(_named(name)).parameters.values()
     return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+
+
+def _named(name: str) -> SamplerFunction:
+    return SAMPLERS[name] if name in SAMPLERS else UNLISTED[name]

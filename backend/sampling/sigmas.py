@@ -10,7 +10,7 @@ from scipy.special import betaincinv  # type: ignore[import-untyped]  # scipy ha
 from torch import Tensor
 
 from backend.errors import UnsupportedOption
-from backend.references import Schedule
+from backend.references import BetaSchedule, Schedule, TurboSchedule
 from backend.sampling.discretization import NoiseRange, sigma_max, sigma_min
 from backend.sampling.names import PENULTIMATE_DROPPED, SCHEDULER_NAMES
 
@@ -148,6 +148,48 @@ def named_sigmas(scheduler: str, steps: int, noise_range: NoiseRange) -> Tensor:
     if steps < 1:
         raise UnsupportedOption("steps", steps, "Use 1 or more.")
     return SCHEDULES[scheduler](noise_range, steps)
+
+
+def turbo(noise_range: NoiseRange, steps: int, denoise: float = 1.0) -> Tensor:
+    """The sigmas at up to `steps` of the times 999, 899 .. 99, from `denoise` of them on, then 0."""
+    skipped = 10 - int(10 * denoise)
+    times = torch.arange(1, 11).mul(100).sub(1).flip(0)[skipped : skipped + steps]
+    return _then_zero(noise_range.sigma(times))
+
+
+def model_sigmas(schedule: Schedule | BetaSchedule | TurboSchedule, noise_range: NoiseRange) -> Tensor:
+    """The sigmas that a scheduler node gives for a model's range.
+
+    Raises: UnsupportedOption.
+    """
+    match schedule:
+        case TurboSchedule(steps, denoise):
+            return turbo(noise_range, steps, denoise)
+        case BetaSchedule(steps, alpha, beta_):
+            if min(alpha, beta_) <= 0:
+                raise UnsupportedOption("alpha, beta", (alpha, beta_), "Use numbers above 0; 0.6 is common.")
+            return beta(noise_range, steps, alpha, beta_)
+        case Schedule(scheduler, steps, denoise):
+            return basic_sigmas(scheduler, steps, denoise, noise_range)
+
+
+def resolution_shifted(
+    steps: int, tokens: int, shifts: tuple[float, float], terminal: float | None = None
+) -> Tensor:
+    """Flow sigmas from 1 to 0 with a shift that grows with the latent (LTX-Video, arXiv:2501.00103).
+
+    tokens: latent pixels of a row; shifts: at 1024 and at 4096 of them; terminal: what the last sigma before
+    0 is stretched to, None: as it is.
+    """
+    base, most = shifts
+    slope = (most - base) / (4096 - 1024)
+    factor = math.exp(tokens * slope + base - slope * 1024)
+    even = torch.linspace(1.0, 0.0, steps + 1)[:-1]
+    sigmas = factor / (factor + (1 / even - 1))
+    if terminal is not None:
+        cleared = 1.0 - sigmas
+        sigmas = 1.0 - cleared / (cleared[-1] / (1.0 - terminal))
+    return _then_zero(sigmas)
 
 
 def basic_sigmas(scheduler: str, steps: int, denoise: float, noise_range: NoiseRange) -> Tensor:

@@ -14,6 +14,7 @@ from backend.models.family import Layout
 from backend.models.text import encode_text
 from backend.models.vae import decode_latent, encode_inpaint, encode_pixels
 from backend.ops import (
+    AddNoise,
     DecodeLatent,
     Denoise,
     EncodeInpaint,
@@ -21,15 +22,19 @@ from backend.ops import (
     EncodeText,
     ModelSigmas,
     Op,
+    PercentSigma,
     Tiles,
     WithMask,
     WithPicture,
     field_names,
 )
 from backend.references import ControlNet, Ref, Weights
-from backend.sampling.sigmas import basic_sigmas
+from backend.sampling.discretization import sigma_max, sigma_min
+from backend.sampling.noise import initial_noise
+from backend.sampling.run import from_model_space, to_model_space
+from backend.sampling.sigmas import model_sigmas
 from backend.types import ComponentId, Cond, Latent, OpKey
-from backend.worker.begin import begin, prediction_of
+from backend.worker.begin import begin, fitted, prediction_of
 from backend.worker.conditions import CONCAT_IMAGE, CONCAT_MASK
 from backend.worker.denoise import Denoising, Target
 from backend.worker.exchange import Outputs, Value
@@ -119,9 +124,31 @@ def _encode_text(op: EncodeText, bench: Bench) -> tuple[Cond, ...]:
 
 def _model_sigmas(op: ModelSigmas, bench: Bench) -> Tensor:
     _, layout = describe(op.model.weights)
-    schedule = op.schedule
+    return model_sigmas(op.schedule, prediction_of(layout, op.model.patches).range)
+
+
+def _percent_sigma(op: PercentSigma, bench: Bench) -> float:
+    _, layout = describe(op.model.weights)
     noise = prediction_of(layout, op.model.patches).range
-    return basic_sigmas(schedule.scheduler, schedule.steps, schedule.denoise, noise)
+    if op.inside and op.percent in (0.0, 1.0):
+        return sigma_max(noise) if op.percent == 0.0 else sigma_min(noise)
+    return noise.percent_to_sigma(op.percent)
+
+
+def _add_noise(op: AddNoise, bench: Bench) -> Latent:
+    latent, sigmas = _is(Latent, op.latent), _is(Tensor, op.sigmas)
+    if len(sigmas) == 0:
+        return latent
+    _, layout = describe(op.model.weights)
+    samples = fitted(latent.samples.float(), layout.latent)
+    noise = torch.zeros_like(samples)
+    if op.noise.enabled:
+        noise = initial_noise(samples.shape, op.noise.seed, latent.batch_index)
+    level = (sigmas[0] - sigmas[-1]).abs() if len(sigmas) > 1 else sigmas[0]
+    initial = to_model_space(samples, layout.latent.scale, layout.latent.shift)
+    noised = prediction_of(layout, op.model.patches).noise_scaling(level, noise, initial)
+    noised = from_model_space(noised, layout.latent.scale, layout.latent.shift)
+    return dataclasses.replace(latent, samples=noised.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
 
 
 def _encode_pixels(op: EncodePixels, bench: Bench) -> Latent:
@@ -177,6 +204,8 @@ def _size(what: str, pixels: Tensor) -> str:
 _WHOLE: Mapping[type, Callable[..., object]] = {
     EncodeText: _encode_text,
     ModelSigmas: _model_sigmas,
+    PercentSigma: _percent_sigma,
+    AddNoise: _add_noise,
     EncodePixels: _encode_pixels,
     EncodeInpaint: _encode_inpaint,
     WithPicture: _with_picture,

@@ -1,9 +1,8 @@
 import pytest
 
-from backend.errors import UnsupportedOption
-from backend.references import Sampler
+from backend.references import Model, Sampler, Weights
 from backend.sampling.names import SAMPLER_NAMES
-from backend.sampling.samplers import option_names
+from backend.sampling.samplers import UNLISTED, option_names
 from tests.nodes.build import REGISTRY, run
 
 NODES = [
@@ -25,13 +24,16 @@ def test_where_noise_is_made_is_part_of_the_name(device, name):
 
 @pytest.mark.parametrize("name", NODES)
 def test_every_sampler_and_every_option_exists(name):
-    inputs = {"noise_device": "gpu", "solver_type": "heun", "version": "regular"}
+    inputs = {
+        "noise_device": "gpu",
+        "solver_type": "ODE" if name == "SamplerER_SDE" else "heun",
+        "version": "alternative",
+        "upscale_method": "bislerp",
+        "model": Model(Weights("denoiser", "m", ())),
+        "use_pece": True,
+        "simple_order_2": False,
+    }
     wanted = {i.name for i in REGISTRY.find(name).inputs}
     sampler = run(name, **{key: value for key, value in inputs.items() if key in wanted})
-    assert sampler.name in SAMPLER_NAMES
+    assert sampler.name in {*SAMPLER_NAMES, *UNLISTED}
     assert {key for key, _ in sampler.options} <= set(option_names(sampler.name))
-
-
-def test_what_is_not_served_is_refused():
-    with pytest.raises(UnsupportedOption, match="version='alternative'"):
-        run("SamplerEulerCFGpp", version="alternative")

@@ -1,6 +1,9 @@
 import pytest
 import torch
 
+from backend.ops import ModelSigmas, PercentSigma
+from backend.references import BetaSchedule, Model, TurboSchedule, Weights
+from backend.types import Latent
 from tests.nodes.build import run
 
 SIGMAS = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.0])
@@ -61,3 +64,24 @@ def test_aligned_steps_come_from_a_table_or_between_its_entries():
     assert torch.equal(run("AlignYourStepsScheduler", model_type="SD1", steps=10, denoise=0.3), whole[-4:])
     assert run("AlignYourStepsScheduler", model_type="SD1", denoise=0.0).shape == (0,)
     assert run("OptimalStepsScheduler", model_type="FLUX", steps=10)[0].item() == pytest.approx(0.9968)
+
+
+def test_gits_levels_are_looked_up_and_beyond_twenty_steps_interpolated():
+    assert run("GITSScheduler", coeff=1.2, steps=4).tolist()[0] == pytest.approx(14.61464119)
+    longer = run("GITSScheduler", coeff=1.2, steps=30, denoise=0.5)
+    assert len(longer) == 16
+    assert longer[-1] == 0
+    assert (longer.diff() < 0).all()
+
+
+def test_ltxv_sigmas_follow_the_size_of_the_latent():
+    small = run("LTXVScheduler", steps=5, latent=Latent(torch.zeros(1, 128, 4, 8, 8)))
+    assert (run("LTXVScheduler", steps=5)[1:-2] > small[1:-2]).all()
+    assert small[-2] == pytest.approx(0.1)
+
+
+def test_schedules_of_a_model_are_ops():
+    model = Model(Weights("denoiser", "m", ()))
+    assert run("SDTurboScheduler", model=model, steps=2) == ModelSigmas(model, TurboSchedule(2, 1.0))
+    assert run("BetaSamplingScheduler", model=model) == ModelSigmas(model, BetaSchedule(20, 0.6, 0.6))
+    assert run("SamplingPercentToSigma", model=model) == PercentSigma(model, 0.0, False)

@@ -6,11 +6,9 @@ longer needed.
 
 CLASSES: frozenset[str] = frozenset(
     {
-        "BetaSamplingScheduler",
         "CLIPTextEncodeSDXL",
         "ImageUpscaleWithModel",
         "ModelSamplingSD3",
-        "SDTurboScheduler",
         "UpscaleModelLoader",
     }
 )

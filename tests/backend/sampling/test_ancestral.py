@@ -47,3 +47,22 @@ def test_lcm_noises_its_estimate_to_the_next_sigma():
     added = second.x - 0.1 - 0.3 * torch.tanh(torch.tensor(0.2)) * 0.9  # the estimate of an all-zero latent
     assert float(added.std()) == pytest.approx(2.0, rel=0.02)
     assert first.step == 0
+
+
+@pytest.mark.parametrize(("asked", "sizes"), [(-1, [4, 5, 7, 8, 8]), (1, [4, 8, 8, 8, 8]), (0, [4] * 5)])
+def test_lcm_upscale_grows_the_latent_with_its_first_steps(asked, sizes):
+    options = (("total_upscale", 2.0), ("upscale_steps", asked), ("upscale_method", "bilinear"))
+    sigmas = torch.tensor([9.0, 6.0, 4.0, 2.0, 1.0, 0.0])
+    ran = a_run("lcm_upscale", sigmas=sigmas, x=torch.ones(1, 4, 4, 6), options=options)
+    assert [request.x.shape[2] for request in ran.requests] == sizes
+    assert ran.result.shape == (1, 4, sizes[-1], sizes[-1] * 3 // 2)
+
+
+def test_lcm_upscale_goes_on_with_the_sequence_of_the_initial_noise():
+    x = torch.zeros(1, 4, 2, 2)
+    generator = torch.Generator().manual_seed(7)
+    torch.randn(x.shape, generator=generator)
+    options = (("total_upscale", 1.0),)
+    ran = a_run("lcm_upscale", sigmas=torch.tensor([9.0, 2.0, 0.0]), x=x, options=options)
+    estimate = 0.1 + 0.3 * torch.tanh(torch.tensor(0.2)) * 0.9
+    assert torch.allclose(ran.requests[1].x - estimate, 2 * torch.randn(x.shape, generator=generator))

@@ -28,3 +28,12 @@ def test_a_step_lands_on_the_guided_estimate_and_leaves_along_the_other_slope():
     )
     result = drive(sampler, lambda x, s: guided, lambda x, s: uncond).result
     assert torch.allclose(result, guided + (X - uncond) / 4)
+
+
+def test_the_alternative_euler_leaves_along_twice_the_guided_estimate_less_the_other():
+    guided, uncond = torch.full_like(X, 2.0), torch.full_like(X, -1.0)
+    sampler = make_sampler(
+        "euler_cfg_pp_alternative", X, torch.tensor([4.0, 1.0]), prediction=a_prediction("eps"), seed=3
+    )
+    result = drive(sampler, lambda x, s: guided, lambda x, s: uncond).result
+    assert torch.allclose(result, X + (X - 2 * guided + uncond) / 4 * -3)

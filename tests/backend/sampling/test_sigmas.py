@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.errors import UnsupportedOption
-from backend.references import Schedule
+from backend.references import BetaSchedule, Schedule, TurboSchedule
 from backend.sampling.discretization import continuous, exponential_flow, scaled_linear, shifted_flow
 from backend.sampling.names import SCHEDULER_NAMES
 from backend.sampling.sigmas import (
@@ -16,8 +16,10 @@ from backend.sampling.sigmas import (
     karras,
     kl_optimal,
     laplace,
+    model_sigmas,
     named_sigmas,
     polyexponential,
+    resolution_shifted,
     schedule_sigmas,
     variance_preserving,
 )
@@ -148,3 +150,24 @@ def test_the_schedule_nodes_spacings_equal_the_recorded_ones():
     }
     for node, sigmas in made.items():
         assert sigmas.tolist() == pytest.approx(facts[node]["sigmas"], rel=1e-6), node
+
+
+@pytest.mark.parametrize(("steps", "denoise", "times"), [(1, 1.0, [999]), (4, 0.5, [499, 399, 299, 199])])
+def test_turbo_sigmas_are_those_of_its_ten_times(steps, denoise, times):
+    sigmas = model_sigmas(TurboSchedule(steps, denoise), SD)
+    assert sigmas.tolist() == pytest.approx([*SD.sigmas[times].tolist(), 0.0], rel=1e-6)
+
+
+def test_a_beta_schedule_has_its_own_parameters():
+    assert torch.equal(model_sigmas(BetaSchedule(6, 0.6, 0.6), SD), named_sigmas("beta", 6, SD))
+    assert model_sigmas(BetaSchedule(6, 2.0, 2.0), SD)[1] < named_sigmas("beta", 6, SD)[1]
+    with pytest.raises(UnsupportedOption, match="Use numbers above 0"):
+        model_sigmas(BetaSchedule(6, 0.0, 0.6), SD)
+
+
+def test_a_flows_shift_grows_with_the_latent_and_its_end_is_stretched():
+    small, large = (resolution_shifted(8, tokens, (0.95, 2.05)) for tokens in (1024, 4096))
+    assert float(small[4]) == pytest.approx(math.exp(0.95) / (math.exp(0.95) + 1), rel=1e-6)
+    assert (large[1:-1] > small[1:-1]).all()
+    stretched = resolution_shifted(8, 1024, (0.95, 2.05), terminal=0.1)
+    assert [float(stretched[i]) for i in (0, -2, -1)] == pytest.approx([1.0, 0.1, 0.0])
