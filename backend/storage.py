@@ -172,6 +172,10 @@ class Storage:
         if folder not in known:
             known.insert(0 if first else len(known), folder)
 
+    def set_extensions(self, kind: str, extensions: frozenset[str]) -> None:
+        """Say which files of a kind count, lower case with the dot; none: every file."""
+        self._extensions[ALIASES.get(kind, kind)] = extensions
+
     # -- files --------------------------------------------------------------------------------
 
     def files(self, kind: str) -> list[str]:

@@ -1,5 +1,8 @@
 """NodeSpec -> what `/object_info` says of a node class."""
 
+import logging
+from collections.abc import Iterable
+
 from backend.node import InputSpec, NodeSpec
 from backend.storage import Storage
 
@@ -8,11 +11,31 @@ _FLAGS = ("deprecated", "experimental", "api_node", "dev_only")
 _FACTS = ("search_aliases", "output_matchtypes", "price_badge", "essentials_category")
 
 
+log = logging.getLogger(__name__)
+
+
+def describe(specs: Iterable[NodeSpec], storage: Storage) -> dict[str, dict[str, object]]:
+    """Every class by name. One of a pack that fails to describe itself is left out, and logged."""
+    described: dict[str, dict[str, object]] = {}
+    for spec in specs:
+        try:
+            described[spec.name] = object_info(spec, storage)
+        except Exception:  # around a custom node
+            if not spec.serial:
+                raise
+            log.warning("node class %s of %s can't be described", spec.name, spec.module, exc_info=True)
+    return described
+
+
 def object_info(spec: NodeSpec, storage: Storage) -> dict[str, object]:
     """One class in the front end's shape, JSON-ready. File lists are read now.
 
     Source: contract, "Nodes, models, server facts".
     """
+    own = spec.extra.get("info")
+    if callable(own):  # a third-party class says itself what it is, as of now
+        told: dict[str, object] = own()
+        return told
     sections = _sections(spec, storage)
     info: dict[str, object] = {
         "input": sections,

@@ -24,3 +24,10 @@ BUILTIN = (
     "nodes.primitive",
     "nodes.text",
 )
+
+
+def __getattr__(name: str) -> object:
+    """What custom nodes expect of ComfyUI's module `nodes`: looked up where `install()` said."""
+    if "legacy" in globals() and not name.startswith("__"):
+        return globals()["legacy"](name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -38,8 +38,8 @@ ROWS = (
 
 # library -> the files and folders (ending in /) that may name it
 HOMES = {
-    "aiohttp": ("web/",),
-    "asyncio": ("backend/engine/", "web/"),
+    "aiohttp": ("web/", "comfy_compat/shims/"),  # shims: ComfyUI's own modules hand it to packs
+    "asyncio": ("backend/engine/", "web/", "comfy_compat/shims/"),
     "diffusers": ("backend/models/",),
     "networkx": ("backend/graph/",),
     "orjson": ("backend/jsontext.py",),
@@ -57,6 +57,8 @@ HOMES = {
         "backend/engine/clock.py",
         "backend/storage.py",  # the default of a clock that is handed in
         "backend/worker/",  # a worker times its own work; nothing it decides hangs on it
+        "comfy_compat/custom_nodes.py",  # how long packs take to import
+        "comfy_compat/shims/",
     ),
     "torch": (
         "backend/deferred.py",
@@ -75,6 +77,7 @@ UNUSED = {"ray", "transformers"}  # homes kept free for what may move in
 BY_NAME = (
     "backend/deferred.py",  # torch, at its first use
     "comfy_compat/custom_nodes.py",
+    "comfy_compat/install.py",  # shims, by the names that packs import them by
     "nodes/catalogue.py",  # the modules of the explicit list
     "web/assets.py",  # a package that need not be installed
 )

@@ -17,6 +17,7 @@ from backend.errors import TesseraError
 from backend.graph.validate import Refused
 from backend.settings import Settings
 from web.assembly import assemble
+from web.packs import load_packs
 
 FAILED = 1
 
@@ -96,6 +97,7 @@ async def run(settings: Settings, path: Path) -> int:
     """
     prompt, display = read_prompt(path), Display()
     assembly = assemble(settings, keep_jobs=False)
+    await load_packs(assembly)
     await assembly.engine.start()
     assembly.engine.subscribe(display.on_event)
     assembly.start_devices()

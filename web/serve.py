@@ -19,6 +19,7 @@ from backend.worker.exchange import sweep_own
 from web.app import build_app
 from web.assembly import assemble
 from web.logs import LogBuffer
+from web.packs import load_packs
 
 BACKLOG = 512
 ENDING = 15.0  # seconds that the orderly end may take
@@ -77,6 +78,7 @@ async def serve(settings: Settings, logs: LogBuffer, *, quiet: bool, launch: boo
     sockets = bind(settings.listen, settings.port)
     assembly = assemble(settings)
     app = build_app(assembly.engine, assembly.registry, assembly.storage, settings, logs)
+    await load_packs(assembly, app)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     await assembly.engine.start()

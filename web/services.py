@@ -19,6 +19,8 @@ from backend.settings import Settings
 from backend.storage import Storage
 from backend.types import ClientId, JobId, NodeId
 from backend.worker.messages import DeviceInfo
+from comfy_compat.bridge import OnPrompt
+from comfy_compat.custom_nodes import Pack
 from web.assets import Templates
 from web.logs import LogBuffer
 from web.socket import Sockets
@@ -45,7 +47,9 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """packs: a node pack's name -> the folder of its scripts. writing: held while a free name is used."""
+    """packs: a node pack's name -> the folder of its scripts; loaded: all packs, with what became of them;
+    on_prompt: what they make of a request before it is queued. writing: held while a free name is used.
+    """
 
     engine: Engine
     registry: Registry
@@ -57,7 +61,9 @@ class Services:
     front_end: Path | None
     templates: Templates
     features: Mapping[str, object]
-    packs: Mapping[str, Path] = field(default_factory=dict)
+    packs: dict[str, Path] = field(default_factory=dict)
+    loaded: list[Pack] = field(default_factory=list)
+    on_prompt: list[OnPrompt] = field(default_factory=list)
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 

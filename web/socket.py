@@ -177,6 +177,10 @@ class Sockets:
         name = node.encode()
         _put(self._to(sid), Frame(struct.pack(">II", TEXT, len(name)) + name + text.encode(), binary=True))
 
+    def send_binary(self, kind: int, data: bytes, sid: ClientId | None = None) -> None:
+        """A binary frame of ComfyUI's numbering, to one client or to all: what node packs use."""
+        _put(self._to(sid), Frame(struct.pack(">I", kind) + data, binary=True))
+
     def subscribe_logs(self, sid: ClientId, enabled: bool) -> None:
         """Start or stop sending log lines to a client."""
         if enabled and sid in self._clients:

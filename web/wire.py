@@ -13,6 +13,7 @@ from backend.graph.validate import NodeErrors, Refused
 from backend.jsontext import dump_text
 from backend.types import ClientId, NodeId
 from backend.worker.messages import DeviceInfo
+from comfy_compat.custom_nodes import Pack
 from web.logs import LogEntry
 
 Json = dict[str, object]
@@ -324,6 +325,18 @@ def single_user(*, migrated: bool) -> Json:
 def error(text: str) -> Json:
     """The refusal of the newer routes."""
     return {"error": text}
+
+
+def pack(loaded: Pack) -> Json:
+    """One pack in GET /tessera/packs."""
+    return {
+        "name": loaded.name,
+        "path": str(loaded.path),
+        "nodes": list(loaded.nodes),
+        "seconds": round(loaded.seconds, 3),
+        "error": loaded.error,
+        "traceback": loaded.traceback,
+    }
 
 
 def dumps(value: object) -> str:

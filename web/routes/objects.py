@@ -4,7 +4,7 @@ import asyncio
 
 from aiohttp import web
 
-from comfy_compat.object_info import object_info
+from comfy_compat.object_info import describe
 from web import wire
 from web.services import SERVICES
 
@@ -13,17 +13,27 @@ async def all_classes(request: web.Request) -> web.Response:
     """GET /object_info"""
     services = request.app[SERVICES]
 
-    def describe() -> str:
-        return wire.dumps({spec.name: object_info(spec, services.storage) for spec in services.registry})
+    def told() -> str:
+        return wire.dumps(describe(services.registry, services.storage))
 
-    return web.Response(text=await asyncio.to_thread(describe), content_type="application/json")
+    return web.Response(text=await asyncio.to_thread(told), content_type="application/json")
 
 
 async def one_class(request: web.Request) -> web.Response:
     """GET /object_info/{class}: {} for a class that does not exist."""
     services = request.app[SERVICES]
     spec = services.registry.find(request.match_info["name"])
-    return web.json_response({} if spec is None else {spec.name: object_info(spec, services.storage)})
+    found = describe(() if spec is None else (spec,), services.storage)
+    return web.Response(text=wire.dumps(found), content_type="application/json")
 
 
-ROUTES = (web.get("/object_info", all_classes), web.get("/object_info/{name}", one_class))
+async def packs(request: web.Request) -> web.Response:
+    """GET /tessera/packs: the node packs, and what became of each."""
+    return web.json_response([wire.pack(pack) for pack in request.app[SERVICES].loaded])
+
+
+ROUTES = (
+    web.get("/object_info", all_classes),
+    web.get("/object_info/{name}", one_class),
+    web.get("/tessera/packs", packs),
+)

@@ -1,0 +1,81 @@
+"""install(): ComfyUI's modules become importable under their own names. The only side effect of the package."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nodes
+from comfy_compat.bridge import Bridge
+
+SHIMS = Path(__file__).parent / "shims"
+# `nodes` is not among them: our own package of that name answers (`nodes/__init__.py`).
+TOPS = frozenset(path.stem for path in SHIMS.iterdir() if not path.stem.startswith(("_", ".")))
+
+
+class ShimLoader(SourceFileLoader):
+    """Loads a shim with the bridge as one of its globals."""
+
+    def __init__(self, name: str, path: str, bridge: Bridge) -> None:
+        super().__init__(name, path)
+        self._bridge = bridge
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__dict__["bridge"] = self._bridge
+        super().exec_module(module)
+
+
+class ShimFinder(MetaPathFinder):
+    """Finds ComfyUI's modules among the shims, by the path that their name spells."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge = bridge
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name.partition(".")[0] not in TOPS:
+            return None
+        place = SHIMS.joinpath(*name.split("."))
+        package = place / "__init__.py"
+        file = package if package.is_file() else place.with_suffix(".py")
+        if not file.is_file():
+            return None
+        loader = ShimLoader(name, str(file), self._bridge)
+        inside = [str(place)] if file is package else None
+        return spec_from_file_location(name, file, loader=loader, submodule_search_locations=inside)
+
+
+def install(bridge: Bridge) -> None:
+    """Make the shims importable, in front of everything else; a former installation is replaced."""
+    uninstall()
+    sys.meta_path.insert(0, ShimFinder(bridge))
+    base = str(bridge.storage.base)
+    if base not in sys.path:  # packs import each other as `custom_nodes.<pack>`
+        sys.path.append(base)
+    vars(nodes)["legacy"] = _of_comfyui_nodes
+
+
+def prompt_server(loop: object, app: object) -> Any:
+    """Make `PromptServer.instance`, which packs use while they are imported. app: the application they extend."""
+    return import_module("server").PromptServer(loop, app)
+
+
+def uninstall() -> None:
+    """Forget the shims, and every module that was loaded from them."""
+    vars(nodes).pop("legacy", None)
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, ShimFinder)]
+    for name in [n for n in sys.modules if n.partition(".")[0] in TOPS]:
+        loaded = sys.modules[name]
+        if isinstance(getattr(loaded.__spec__, "loader", None), ShimLoader):
+            del sys.modules[name]
+
+
+def _of_comfyui_nodes(name: str) -> object:
+    """A name of ComfyUI's module `nodes`. Raises: AttributeError if it has none such."""
+    return getattr(import_module("comfyui_nodes"), name)

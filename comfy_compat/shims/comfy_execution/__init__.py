@@ -1,0 +1,1 @@
+"""ComfyUI's `comfy_execution`: what nodes build graphs with."""

@@ -1,0 +1,71 @@
+"""Node packs at the start of a server: loaded, their routes and scripts served, their pushes sent."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from aiohttp import web
+
+from backend.types import ClientId, NodeId
+from comfy_compat.bridge import Bridge
+from comfy_compat.custom_nodes import Pack, find, load, prestart
+from comfy_compat.install import install, prompt_server
+from web.assembly import Assembly
+from web.services import SERVICES
+from web.socket import Sockets
+
+
+class SocketMessenger:
+    """What packs push, from whatever thread, handed to the websockets on the loop's thread."""
+
+    def __init__(self, sockets: Sockets, loop: asyncio.AbstractEventLoop) -> None:
+        self._sockets, self._loop = sockets, loop
+
+    def send(self, event: str, data: object, sid: str | None) -> None:
+        self._soon(self._sockets.send, event, data, _client(sid))
+
+    def send_text(self, text: str, node: str, sid: str | None) -> None:
+        self._soon(self._sockets.send_text, text, NodeId(node), _client(sid))
+
+    def send_binary(self, kind: int, data: bytes, sid: str | None) -> None:
+        self._soon(self._sockets.send_binary, kind, data, _client(sid))
+
+    def _soon(self, send: Callable[..., None], *arguments: object) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(send, *arguments)
+
+
+def _client(sid: str | None) -> ClientId | None:
+    return None if sid is None else ClientId(sid)
+
+
+async def load_packs(assembly: Assembly, app: web.Application | None = None) -> list[Pack]:
+    """Load every pack of the custom_nodes folders. app: the server that they may extend, before it starts."""
+    bridge = Bridge(assembly.registry, assembly.storage, assembly.settings)
+    if app is not None:
+        bridge.messenger = SocketMessenger(app[SERVICES].sockets, asyncio.get_running_loop())
+    paths = list(find(assembly.storage.folders("custom_nodes"), assembly.settings))
+    if not paths:
+        return []
+    install(bridge)
+    prestart(paths)
+    server = prompt_server(asyncio.get_running_loop(), app)
+    packs = await load(paths, bridge)
+    if app is not None:
+        _extend(app, bridge, packs, server.routes)
+    return packs
+
+
+def _extend(
+    app: web.Application, bridge: Bridge, packs: Sequence[Pack], routes: Sequence[web.AbstractRouteDef]
+) -> None:
+    services = app[SERVICES]
+    for route in routes:
+        app.router.add_routes([route])
+        if isinstance(route, web.RouteDef):
+            app.router.add_routes(
+                [web.RouteDef(route.method, "/api" + route.path, route.handler, route.kwargs)]
+            )
+    services.loaded.extend(packs)
+    services.on_prompt.extend(bridge.on_prompt)
+    for pack in packs:
+        services.packs.update(pack.web)
