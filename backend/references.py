@@ -6,6 +6,7 @@ A reference may hold `Lazy` values (results that do not exist yet); `ops.py` say
 from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
+from backend.latent_operations import Sharpen, Tonemap
 from backend.patches import ModelPatch
 from backend.types import ComponentId, Conditioning, Image, OpKey, Wire
 
@@ -268,4 +269,6 @@ REFERENCES = (
     CfgGuider,
     DualCfgGuider,
     PerpNegGuider,
+    Tonemap,
+    Sharpen,
 )

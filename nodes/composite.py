@@ -101,11 +101,11 @@ def latent_composite(
 def _fade(length: int, soft: int, near: bool, far: bool) -> "Tensor":
     """1 in the middle, rising over `soft` from the edges that are to fade."""
     line = torch.ones(length)
-    for step in range(min(soft, length)):
+    for step in range(soft):
         if near:
-            line[step] *= (step + 1) / soft
-        if far:
-            line[length - 1 - step] *= (step + 1) / soft
+            line[step : step + 1] *= (step + 1) / soft
+        if far:  # past the near edge it begins at the far one again, as ComfyUI has it
+            line[length - 1 - step : length - step] *= (step + 1) / soft
     return line
 
 

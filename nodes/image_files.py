@@ -1,6 +1,7 @@
 """Pictures read from and written to files."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -9,10 +10,11 @@ from backend.media import Channel, encode_png, read_channel, read_picture, to_fl
 from backend.node import Choice, HiddenInput, Result, Widget, node
 from backend.settings import Settings
 from backend.storage import PlaceKind, Storage
-from backend.types import Image, Mask
+from backend.types import Image, Mask, Wire
 
 Prompt = Annotated[object, HiddenInput("PROMPT")]
 ExtraInfo = Annotated[object, HiddenInput("EXTRA_PNGINFO")]
+_SVG_TAG = re.compile(r"<svg[^>]*>")
 NO_MASK_SIDE = 64  # the size of the empty mask that stands for "no transparency"
 
 
@@ -154,3 +156,67 @@ def save_pngs(
             (slots.folder / slots.file(index)).write_bytes(file)
         names = [slots.file(index) for index in range(count)]
     return Result(ui={"images": [{"filename": n, "subfolder": slots.subfolder, "type": kind} for n in names]})
+
+
+def always_new(**_: object) -> object:
+    """Equal to nothing, so that the node runs for every prompt."""
+    return object()
+
+
+@node(
+    "SaveImageWebsocket",
+    category="api/image",
+    module="custom_nodes.websocket_image_save",
+    output_node=True,
+    fingerprint=always_new,
+)
+def save_image_websocket(*, images: Image) -> Result:
+    """Send pictures to the client as PNG, without metadata; nothing is written."""
+    return Result(pictures=tuple(encode_png(to_pixels(image.numpy())) for image in images))
+
+
+Svg = Annotated[object, Wire("SVG")]  # has `data`, a list of binary streams of UTF-8 texts
+
+
+@node("SaveSVGNode", category="image/save", module="comfy_extras.nodes_images", output_node=True)
+def save_svg(
+    *,
+    svg: Svg,
+    filename_prefix: str = "svg/ComfyUI",
+    prompt: Prompt = None,
+    extra_pnginfo: ExtraInfo = None,
+    storage: Storage,
+    settings: Settings,
+) -> Result:
+    """Write SVG files into the output folder, with the workflow that made them as a <metadata> element."""
+    about = "" if settings.disable_metadata else svg_metadata(prompt, extra_pnginfo)
+    texts = _svg_texts(svg)
+    with storage.reserve("output", filename_prefix, len(texts)) as slots:
+        names = [slots.file(index, ".svg") for index in range(len(texts))]
+        for name, text in zip(names, texts, strict=True):
+            told = _SVG_TAG.sub(lambda tag: f"{tag[0]}\n{about}", text, count=1) if about else text
+            (slots.folder / name).write_bytes(told.encode())
+    items = [{"filename": name, "subfolder": slots.subfolder, "type": "output"} for name in names]
+    return Result(ui={"images": items})
+
+
+def svg_metadata(prompt: object, extra: object) -> str:
+    """The element that holds the prompt and all of `extra_pnginfo` as JSON; "" where there is none."""
+    told = {} if prompt is None else {"prompt": prompt}
+    if isinstance(extra, Mapping):
+        told.update(extra)
+    return f"<metadata>\n<![CDATA[\n{json.dumps(told, indent=2)}\n]]>\n</metadata>\n" if told else ""
+
+
+def _svg_texts(svg: object) -> list[str]:
+    """Raises: TypeError for a value that is no SVG."""
+    streams = getattr(svg, "data", None)
+    if not isinstance(streams, list):
+        raise TypeError(
+            f"svg is a {type(svg).__name__} without a list `data`: connect a node that makes SVG."
+        )
+    texts = []
+    for stream in streams:
+        stream.seek(0)
+        texts.append(stream.read().decode("utf-8"))
+    return texts

@@ -38,9 +38,12 @@ def latent_flip(*, samples: Latent, flip_method: Annotated[str, Choice(FLIPS)]) 
 def latent_crop(
     *, samples: Latent, width: Extent = 512, height: Extent = 512, x: Offset = 0, y: Offset = 0
 ) -> Latent:
-    """A rectangle cut out, in pixels; it begins 8 latent pixels before the edge at the latest."""
-    left = max(0, min(x // 8, samples.samples.shape[3] - 8))
-    top = max(0, min(y // 8, samples.samples.shape[2] - 8))
+    """A rectangle cut out, in pixels; it begins 8 latent pixels before the edge at the latest.
+
+    In a latent of fewer pixels it begins before the first one, counted from the far edge, as ComfyUI has it.
+    """
+    left = min(x // 8, samples.samples.shape[3] - 8)
+    top = min(y // 8, samples.samples.shape[2] - 8)
     cut = samples.samples[:, :, top : top + height // 8, left : left + width // 8]
     return replace(samples, samples=cut)
 

@@ -1,5 +1,6 @@
 """Text: joined, cut, compared, searched."""
 
+import logging
 import re
 from typing import Annotated
 
@@ -8,6 +9,7 @@ from backend.node import Boolean, Choice, Combo, Int, String, node
 CATEGORY = "utils/string"
 MODULE = "comfy_extras.nodes_string"
 LINE_BREAK = "\n"
+_log = logging.getLogger(__name__)
 Multiline = Annotated[str, String(multiline=True)]
 Switch = Annotated[bool, Boolean()]
 
@@ -79,6 +81,17 @@ def string_compare(
     return a.startswith(b) if mode == "Starts With" else a.endswith(b)
 
 
+def _pattern_or_none(
+    text: str, case_insensitive: bool, multiline: bool, dotall: bool
+) -> re.Pattern[str] | None:
+    """None for what is no regular expression: ComfyUI's nodes that search find nothing then."""
+    try:
+        return _pattern(text, case_insensitive, multiline, dotall)
+    except ValueError as error:
+        _log.warning("%s", error)
+        return None
+
+
 def _pattern(text: str, case_insensitive: bool, multiline: bool, dotall: bool) -> re.Pattern[str]:
     """Raises: ValueError with the place of the mistake."""
     flags = [(case_insensitive, re.IGNORECASE), (multiline, re.MULTILINE), (dotall, re.DOTALL)]
@@ -98,7 +111,8 @@ def regex_match(
     dotall: Switch = False,
 ) -> bool:
     """Whether the pattern occurs."""
-    return _pattern(regex_pattern, case_insensitive, multiline, dotall).search(string) is not None
+    pattern = _pattern_or_none(regex_pattern, case_insensitive, multiline, dotall)
+    return pattern is not None and pattern.search(string) is not None
 
 
 @node("RegexExtract", category=CATEGORY, display_name="Regex Extract", module=MODULE)
@@ -113,7 +127,9 @@ def regex_extract(
     group_index: Annotated[int, Int(0, 100)] = 1,
 ) -> str:
     """What the pattern finds, or a group of it; several finds stand on lines of their own."""
-    pattern = _pattern(regex_pattern, case_insensitive, multiline, dotall)
+    pattern = _pattern_or_none(regex_pattern, case_insensitive, multiline, dotall)
+    if pattern is None:
+        return ""
     found = list(pattern.finditer(string))
     if mode == "All Matches":
         # A pattern with groups yields its first group, as ComfyUI has it.

@@ -32,6 +32,7 @@ ROWS = (
     ("backend.ops", "backend.media", "backend.storage"),
     ("backend.references",),
     ("backend.patches",),
+    ("backend.latent_operations",),
     ("backend.errors", "backend.settings"),
     ("backend.types", "backend.deferred", "backend.jsontext"),
 )

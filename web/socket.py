@@ -24,7 +24,7 @@ from web.logs import LogEntry
 
 SOFT_LIMIT = 64  # waiting frames, from which on replaceable ones replace each other
 HARD_LIMIT = 4096  # waiting frames at which a client is given up
-HARD_BYTES = 64 << 20
+HARD_BYTES = 512 << 20  # only pictures that a node sends reach it
 BURST = 64 << 10  # bytes of frames that are sent in one piece
 HOLD = 0.05  # seconds that a preview waits for its step's `progress`
 PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4  # ComfyUI's numbers of binary frames
@@ -302,14 +302,19 @@ class Sockets:
         place = next((n for n in self._shown.get(event.job, ()) if n.node == event.node), None)
         about = dump(wire.preview_metadata(event, place, _IMAGE_FORMATS[event.format][1]))
         head = struct.pack(">II", PREVIEW_WITH_METADATA, len(about))
-        _put(targets, Frame(head + about + event.image, True, ("preview", event.job, event.node)))
+        _put(targets, Frame(head + about + event.image, True, _replaces(event)))
 
     def _legacy_preview(self, event: ev.PreviewImage) -> None:
         """The bare form, for those who announced nothing."""
         targets = [c for c in self._to(event.client) if not c.wants_metadata]
         if targets:
             head = struct.pack(">II", PREVIEW, _IMAGE_FORMATS[event.format][0])
-            _put(targets, Frame(head + event.image, True, ("preview", event.job, event.node)))
+            _put(targets, Frame(head + event.image, True, _replaces(event)))
+
+
+def _replaces(event: ev.PreviewImage) -> FrameKind | None:
+    """A preview stands for those before it; a PNG is a result, and each is wanted."""
+    return ("preview", event.job, event.node) if event.format == "JPEG" else None
 
 
 def _text(event: str, data: object, replaces: FrameKind | None = None) -> Frame:

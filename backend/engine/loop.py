@@ -452,8 +452,8 @@ class Engine:
                 match report:
                     case Progress(value=value, max=maximum):
                         job.narrator.node_progress(id, value, maximum)
-                    case Preview(image=image):
-                        job.narrator.node_preview(id, image)
+                    case Preview(image=image, format=format):
+                        job.narrator.node_preview(id, image, format)
                     case Started():  # most were told when the op was sent; a call behind another begins now
                         job.narrator.node_running(id)
 

@@ -18,7 +18,7 @@ from backend.engine.events import (
     StepProgress,
 )
 from backend.types import ClientId, JobId, NodeId
-from backend.worker.messages import Failed
+from backend.worker.messages import Failed, PictureFormat
 
 Emit = Callable[[Event], None]
 
@@ -74,8 +74,8 @@ class Narrator:
         self._set(NodeProgress(id, "running", value, maximum))
         self._emit(StepProgress(self._job, self._client, id, value, maximum))
 
-    def node_preview(self, id: NodeId, image: bytes) -> None:
-        self._emit(PreviewImage(self._job, self._client, id, image))
+    def node_preview(self, id: NodeId, image: bytes, format: PictureFormat = "JPEG") -> None:
+        self._emit(PreviewImage(self._job, self._client, id, image, format))
 
     def node_finished(self, id: NodeId, ui: Mapping[str, object] | None = None) -> None:
         self.node_running(id)

@@ -3,7 +3,7 @@
 import gc
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
@@ -17,7 +17,17 @@ from backend.registry import Registry
 from backend.types import DeviceId, OpKey
 from backend.worker.exchange import Outputs, Value
 from backend.worker.failure import failed
-from backend.worker.messages import Failed, Finished, HostCall, OpCancelled, Report, Started, Stored
+from backend.worker.messages import (
+    Failed,
+    Finished,
+    HostCall,
+    OpCancelled,
+    Preview,
+    Progress,
+    Report,
+    Started,
+    Stored,
+)
 from backend.worker.threads import Threads
 
 HOST = DeviceId("host")
@@ -135,9 +145,10 @@ class Host:
             held.append(Started(call.key))
             if self._slow.get(call.op.node, True):
                 self._tell(held)
-            answer = self._answer(call.key, call.op, {**call.inputs, **made})
+            answer, pictures = self._answer(call.key, call.op, {**call.inputs, **made})
             if not self._ended(call.key, turn, answer):
                 return
+            held.extend(_shown(call.key, pictures))
             held.append(answer)
             broken = isinstance(answer, Failed)
             if isinstance(answer, Finished):
@@ -193,7 +204,10 @@ class Host:
         spec = self._registry.find(op.node)
         return spec is not None and spec.serial
 
-    def _answer(self, key: OpKey, op: Call, inputs: Mapping[OpKey, Stored]) -> Finished | Failed:
+    def _answer(
+        self, key: OpKey, op: Call, inputs: Mapping[OpKey, Stored]
+    ) -> tuple[Finished | Failed, tuple[bytes, ...]]:
+        """What became of a call, and the pictures that it sends to the client."""
         spec = self._registry.find(op.node)
         resolved: Mapping[str, Sequence[object]] = op.inputs
         given: dict[str, object] = {}
@@ -206,14 +220,21 @@ class Host:
             given = {name: op.hidden.get(name) for name in spec.hidden}
             started = perf_counter()
             services = {name: self._services[kind] for name, kind in spec.services.items()}
-            outputs, ui = call(spec, resolved, {**given, **services})
+            outputs, ui, pictures = call(spec, resolved, {**given, **services})
             seconds = perf_counter() - started
             lengths = tuple(len(items) for items in outputs)
-            return Finished(key, Value.of(outputs), lengths, seconds, ui)
+            return Finished(key, Value.of(outputs), lengths, seconds, ui), pictures
         except (Exception, SystemExit) as error:
             _log.warning("node %s (%s) failed: %s", op.node_id, op.node, error, exc_info=error)
             shown = {**resolved, **{name: (value,) for name, value in given.items()}}
-            return failed(key, error, shown, (__file__,))
+            return failed(key, error, shown, (__file__,)), ()
+
+
+def _shown(key: OpKey, pictures: Sequence[bytes]) -> Iterator[Report]:
+    """Pictures for the client, each followed by how many went before it: the socket sends them together."""
+    for number, picture in enumerate(pictures):
+        yield Preview(key, picture, "PNG")
+        yield Progress(key, number, len(pictures))
 
 
 def resolve(items: Sequence[object], inputs: Mapping[OpKey, Stored]) -> tuple[object, ...]:
@@ -225,14 +246,16 @@ def resolve(items: Sequence[object], inputs: Mapping[OpKey, Stored]) -> tuple[ob
 
 def call(
     spec: NodeSpec, inputs: Mapping[str, Sequence[object]], given: Mapping[str, object]
-) -> tuple[Outputs, Mapping[str, list[object]] | None]:
+) -> tuple[Outputs, Mapping[str, list[object]] | None, tuple[bytes, ...]]:
     """Call a node once per item of its longest input, or once with whole lists where it takes lists.
 
-    given: hidden inputs and services, equal in every call. Returns: outputs, and the calls' ui joined key by
-    key. Raises: IndexError for an empty list beside filled ones; what the node raises.
+    given: hidden inputs and services, equal in every call. Returns: outputs, the calls' ui joined key by
+    key, and the pictures that they send. Raises: IndexError for an empty list beside filled ones; what the
+    node raises.
     """
     outputs: list[list[object]] = [[] for _ in spec.outputs]
     ui: dict[str, list[object]] | None = None
+    pictures: list[bytes] = []
     for arguments in _calls(spec, inputs):
         returned = spec.function(**arguments, **given)
         values = returned.values if isinstance(returned, Result) else returned
@@ -243,7 +266,9 @@ def call(
                 outputs[slot].append(value)
         if isinstance(returned, Result) and returned.ui is not None:
             ui = _joined(ui, returned.ui)
-    return tuple(tuple(items) for items in outputs), ui
+        if isinstance(returned, Result):
+            pictures += returned.pictures
+    return tuple(tuple(items) for items in outputs), ui, tuple(pictures)
 
 
 def _calls(spec: NodeSpec, inputs: Mapping[str, Sequence[object]]) -> list[dict[str, object]]:

@@ -12,6 +12,8 @@ from backend.references import Weights
 from backend.settings import Settings
 from backend.types import ComponentId, OpKey, Seconds
 
+PictureFormat = Literal["JPEG", "PNG"]
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -143,11 +145,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """An encoded image (JPEG) of the current denoised estimate."""
+    """An encoded image: of the current denoised estimate (JPEG), or one that a node sends (PNG)."""
 
     key: OpKey
     image: bytes
-    format: str = "JPEG"
+    format: PictureFormat = "JPEG"
 
 
 @dataclass(frozen=True, slots=True)

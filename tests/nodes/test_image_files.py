@@ -1,4 +1,6 @@
+import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,3 +110,27 @@ def test_pictures_with_transparency_and_views_are_saved_as_they_are(storage):
     images = torch.from_numpy(PIXELS / np.float32(255)).movedim(0, 1)[None]
     run("SaveImage", storage, images=images, filename_prefix="t")
     assert np.array_equal(np.asarray(Image.open(storage.output / "t_00001_.png")), PIXELS.swapaxes(0, 1))
+
+
+def test_pictures_for_the_websocket_are_plain_png_files():
+    result = run("SaveImageWebsocket", images=torch.rand(2, 6, 5, 3))
+    assert len(result.pictures) == 2
+    assert result.ui is None
+    with Image.open(io.BytesIO(result.pictures[0])) as picture:
+        assert (picture.format, picture.size, picture.text) == ("PNG", (5, 6), {})
+
+
+def test_svg_files_carry_the_workflow(storage):
+    svg = SimpleNamespace(data=[io.BytesIO(b'<svg width="1"><g/></svg>'), io.BytesIO(b"<svg></svg>")])
+    result = run("SaveSVGNode", storage, svg=svg, prompt={"1": {}}, extra_pnginfo={"workflow": {"id": "w"}})
+    assert names_of(result) == ["ComfyUI_00001_.svg", "ComfyUI_00002_.svg"]
+    text = (storage.output / "svg" / "ComfyUI_00001_.svg").read_text()
+    told = text.partition("<![CDATA[")[2].partition("]]>")[0]
+    assert json.loads(told) == {"prompt": {"1": {}}, "workflow": {"id": "w"}}
+    assert text.startswith('<svg width="1">\n<metadata>')
+    assert text.endswith("<g/></svg>")
+
+
+def test_what_is_no_svg_is_refused(storage):
+    with pytest.raises(TypeError, match="svg is a str"):
+        run("SaveSVGNode", storage, svg="<svg/>")

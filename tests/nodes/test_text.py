@@ -54,4 +54,9 @@ def test_extracting(pattern, mode, group, found):
 
 def test_a_broken_pattern_is_shown_with_its_mistake():
     with pytest.raises(ValueError, match=r"is no regular expression: .*unterminated"):
-        run("RegexMatch", string="a", regex_pattern="(a")
+        run("RegexReplace", string="a", regex_pattern="(a", replace="b")
+
+
+def test_what_is_no_regular_expression_finds_nothing():
+    assert run("RegexMatch", string="a[", regex_pattern="[") is False
+    assert run("RegexExtract", string="a[", regex_pattern="[", mode="First Match") == ""

@@ -319,3 +319,13 @@ def test_a_frame_of_ours_reads_as_the_message_it_carries(data, binary):
     elif size == 127:
         size, start = int.from_bytes(framed[2:10], "big"), 10
     assert (size, framed[start:]) == (len(data), data)
+
+
+async def test_every_picture_that_a_node_sends_arrives_in_order(house: House):
+    socket = await connect(house, "me")
+    images = [bytes([n]) * 30_000 for n in range(80)]
+    for n, image in enumerate(images):
+        preview = ev.PreviewImage(JobId("j"), ClientId("me"), NodeId("3"), image, "PNG")
+        emit(house, preview, *a_step("me", n))
+    received = [f async for f in frames(socket)]
+    assert [f for f in received if isinstance(f, bytes)] == [struct.pack(">II", 1, 2) + i for i in images]

@@ -20,7 +20,7 @@ from backend.types import Image, NodeId, OpKey
 from backend.worker.exchange import Value
 from backend.worker.failure import text
 from backend.worker.host import Host
-from backend.worker.messages import Failed, Finished, HostCall, OpCancelled, Started
+from backend.worker.messages import Failed, Finished, HostCall, OpCancelled, Preview, Progress, Started
 
 
 @node("Double", category="test")
@@ -310,3 +310,21 @@ def test_a_file_that_cannot_be_identified_fails_its_op():
     assert isinstance(report, Failed)
     assert "/m/a.safetensors: the file is cut off" in report.message
     bench.host.stop()
+
+
+def test_pictures_for_the_client_come_before_the_end_of_their_call():
+    @node("Send", category="test", output_node=True)
+    def send(*, value: int = 0) -> Result:
+        return Result(pictures=(b"one", b"two"))
+
+    bench = Bench(send)
+    bench.run("Send", {"value": [1]})
+    told = [report for _, report in (bench.reports.get(timeout=5) for _ in range(6))]
+    assert told[0] == Started("k")
+    assert told[1:5] == [
+        Preview("k", b"one", "PNG"),
+        Progress("k", 0, 2),
+        Preview("k", b"two", "PNG"),
+        Progress("k", 1, 2),
+    ]
+    assert isinstance(told[5], Finished)

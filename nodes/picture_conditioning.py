@@ -1,0 +1,47 @@
+"""Conditionings that carry a picture for models which are shown one at the size they make."""
+
+from importlib.resources import files
+from typing import Annotated
+
+import numpy as np
+
+from backend.deferred import torch
+from backend.node import Float, node
+from backend.resize import resize
+from backend.types import Cond, Conditioning, Image, Latent
+from nodes.conditioning import with_options
+
+
+@node(
+    "SD_4XUpscale_Conditioning",
+    category="conditioning/upscale_diffusion",
+    module="comfy_extras.nodes_sdupscale",
+    outputs=("positive", "negative", "latent"),
+)
+def sd_4x_upscale_conditioning(
+    *,
+    images: Image,
+    positive: Conditioning,
+    negative: Conditioning,
+    scale_ratio: Annotated[float, Float(0.0, 10.0, step=0.01)] = 4.0,
+    noise_augmentation: Annotated[float, Float(0.0, 1.0, step=0.001)] = 0.0,
+) -> tuple[Conditioning, Conditioning, Latent]:
+    """What the 4x upscaling model is shown, at a quarter of the size that is to come, and a latent for it."""
+    width, height = (max(1, round(side * scale_ratio)) // 4 for side in (images.shape[2], images.shape[1]))
+    shown = resize(images.movedim(-1, 1) * 2.0 - 1.0, width, height, "bilinear", "center")
+    options = {"concat_image": shown, "noise_augmentation": noise_augmentation}
+    latent = Latent(torch.zeros([images.shape[0], 4, height, width]))
+    return with_options(positive, options), with_options(negative, options), latent
+
+
+@node(
+    "LotusConditioning",
+    category="conditioning/lotus",
+    module="comfy_extras.nodes_lotus",
+    outputs=("conditioning",),
+)
+def lotus_conditioning() -> Conditioning:
+    """The encoding of the empty text that Lotus models were trained with."""
+    data = files("nodes").joinpath("data/lotus.f16").read_bytes()
+    tokens = np.frombuffer(data, "<f2").astype(np.float32).reshape(1, 2, 1024)
+    return (Cond(torch.from_numpy(tokens)),)
