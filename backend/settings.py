@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 PreviewMethod = Literal["none", "auto", "latent2rgb", "taesd"]
+HashName = Literal["md5", "sha1", "sha256", "sha512"]
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 
 
@@ -26,6 +27,7 @@ class Settings:
     front_end_root: Path | None = None
     enable_cors_header: str | None = None
     max_upload_size: float = 100.0  # MB
+    upload_hash: HashName = "sha256"  # tells whether an upload is there already
     preview_method: PreviewMethod = "none"
     preview_size: int = 512  # longest side in pixels
     disable_metadata: bool = False

@@ -14,6 +14,7 @@ from web.assets import Templates, front_end_folder
 from web.guard import add_headers, guard
 from web.logs import LogBuffer
 from web.routes import files, jobs, models, objects, pool, prompt, queue, system, userdata, users
+from web.routes import packs as pack_routes
 from web.services import SERVICES, Engine, Services
 from web.socket import Sockets
 from web.users import Users
@@ -26,13 +27,14 @@ TWINNED = (
     *objects.ROUTES,
     *models.ROUTES,
     *system.ROUTES,
+    *pack_routes.ROUTES,
     *pool.ROUTES,
     *files.ROUTES,
     *users.ROUTES,
     *userdata.ROUTES,
 )
 OWN_PACK = Path(__file__).parent / "extension"  # our part of the page
-ONCE = (*files.INTERNAL, *system.INTERNAL, *pool.UNTWINNED)  # at their own path only
+ONCE = (*files.INTERNAL, *system.INTERNAL, *pool.UNTWINNED, *pack_routes.PREFIXED)  # at their own path only
 
 
 def build_app(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from backend.settings import Precision, PreviewMethod, Settings
+from backend.settings import HashName, Precision, PreviewMethod, Settings
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 ALL_ADDRESSES = "0.0.0.0,::"
@@ -54,7 +54,6 @@ _IGNORED_VALUES = {
     "--directml": "device id",
     "--oneapi-device-selector": "selector",
     "--reserve-vram": "GB",
-    "--default-hashing-function": "name",
     "--comfy-api-base": "URL",
     "--database-url": "URL",
 }
@@ -76,6 +75,7 @@ def _network(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tls-certfile", type=Path, metavar="FILE")
     group.add_argument("--enable-cors-header", nargs="?", const="*", metavar="ORIGIN")
     group.add_argument("--max-upload-size", type=float, default=100.0, metavar="MB")
+    group.add_argument("--default-hashing-function", choices=get_args(HashName), default="sha256")
     group.add_argument("--enable-compress-response-body", action="store_true")
     group.add_argument("--multi-user", action="store_true", help="a user per `comfy-user` header")
     group.add_argument("--front-end-root", type=_existing_folder, metavar="FOLDER")
@@ -195,6 +195,7 @@ def settings_from(flags: argparse.Namespace, argv: Sequence[str] = ()) -> Settin
         front_end_root=_absolute(flags.front_end_root),
         enable_cors_header=flags.enable_cors_header,
         max_upload_size=flags.max_upload_size,
+        upload_hash=flags.default_hashing_function,
         multi_user=flags.multi_user,
         compress_responses=flags.enable_compress_response_body,
         preview_method=flags.preview_method,

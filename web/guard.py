@@ -1,6 +1,7 @@
 """What holds for every request: origin check or CORS, OPTIONS, headers, and clear answers to errors."""
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import socket
@@ -14,6 +15,7 @@ from web.assets import cache_headers
 from web.services import SERVICES
 from web.users import UnknownUser
 
+_BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)  # what a file system says of some names
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -36,7 +38,11 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         return web.Response(status=401, text=str(error))
     except OutsideFolder as error:
         return web.Response(status=403, text=str(error))
+    except UnicodeEncodeError as error:
+        return web.Response(status=400, text=f"A name in the request is no text: {error}.")
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _BAD_NAMES:
+            return web.Response(status=400, text=f"The file's name can't be used: {error.strerror}.")
         log.exception("%s %s failed", request.method, request.path)
         return web.Response(status=500, text=f"500 Internal Server Error: {type(error).__name__}: {error}")
 

@@ -17,9 +17,8 @@ class BadSubmission(TesseraError):
 def read_submission(body: object) -> Submission:
     """Raises: BadSubmission."""
     if not isinstance(body, dict):
-        raise BadSubmission(
-            "invalid_request", "The request's body must be a JSON object", type(body).__name__
-        )
+        details = f"The request's body must be a JSON object, not {type(body).__name__}"
+        raise BadSubmission("no_prompt", "No prompt provided", details)
     if "prompt" not in body:
         raise BadSubmission("no_prompt", "No prompt provided", "No prompt provided")
     extra = body.get("extra_data")

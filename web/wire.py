@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from urllib.parse import urlencode
 
 from backend.engine import events as ev
 from backend.engine.jobs import Accepted
@@ -15,6 +16,7 @@ from backend.types import ClientId, NodeId
 from backend.worker.messages import DeviceInfo
 from comfy_compat.custom_nodes import Pack
 from web.logs import LogEntry
+from web.side_folders import Subgraph
 
 Json = dict[str, object]
 
@@ -313,6 +315,12 @@ def pool(view: PoolView) -> Json:
     return asdict(view)
 
 
+def subgraph(found: Subgraph) -> Json:
+    """A pack's blueprint, with its workflow as a text."""
+    pack = f"custom_nodes.{found.pack}"
+    return {"source": "custom_node", "name": found.name, "info": {"node_pack": pack}, "data": found.data}
+
+
 def users(names: Mapping[str, str]) -> Json:
     return {"storage": "server", "users": dict(names)}
 
@@ -320,6 +328,26 @@ def users(names: Mapping[str, str]) -> Json:
 def single_user(*, migrated: bool) -> Json:
     """migrated: whether the user has a folder here yet."""
     return {"storage": "server", "migrated": migrated}
+
+
+def asset(job: str, node: str, key: str, index: int, item: Mapping[str, object]) -> Json:
+    """One file that a job saved. preview_url is relative, for pages below a path."""
+    query = urlencode({name: item.get(name, "") for name in ("filename", "subfolder", "type")})
+    return {
+        "id": f"{job}:{node}:{key}:{index}",
+        "name": item["filename"],
+        "preview_url": f"/view?{query}",
+        "node_id": node,
+        "output_key": key,
+        "output_index": index,
+    }
+
+
+def assets_page(job: str, assets: Sequence[Json], limit: int, offset: int) -> Json:
+    shown = assets[offset : offset + limit]
+    more = offset + len(shown) < len(assets)
+    page = {"offset": offset, "limit": limit, "total": len(assets), "has_more": more}
+    return {"job_id": job, "assets": shown, "pagination": page}
 
 
 def error(text: str) -> Json:

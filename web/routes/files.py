@@ -84,27 +84,27 @@ def _quoted(name: str) -> str:
 
 async def upload_image(request: web.Request) -> web.Response:
     """POST /upload/image: store a file of any type as it is."""
-    storage = request.app[SERVICES].storage
+    services = request.app[SERVICES]
     upload = await _read(request)
-    path = _target(storage, upload)
-    async with request.app[SERVICES].writing:
-        return await asyncio.to_thread(_store, upload, path, upload.content)
+    path = _target(services.storage, upload)
+    async with services.writing:
+        return await asyncio.to_thread(_store, upload, path, upload.content, services.settings.upload_hash)
 
 
 async def upload_mask(request: web.Request) -> web.Response:
     """POST /upload/mask: the original picture with the upload's alpha."""
-    storage = request.app[SERVICES].storage
+    services = request.app[SERVICES]
     upload = await _read(request)
-    original = _original(storage, upload.original)
-    path = _target(storage, upload)
+    original = _original(services.storage, upload.original)
+    path = _target(services.storage, upload)
     if original is None:  # ComfyUI's clients expect no failure here, and nothing to be saved
         return web.json_response(wire.uploaded(upload.name, upload.subfolder, upload.kind))
     try:
         content = await asyncio.to_thread(pictures.masked, original, upload.content)
     except BadFile as error:
         return web.Response(status=400, text=str(error))
-    async with request.app[SERVICES].writing:
-        return await asyncio.to_thread(_store, upload, path, content)
+    async with services.writing:
+        return await asyncio.to_thread(_store, upload, path, content, services.settings.upload_hash)
 
 
 async def _read(request: web.Request) -> Upload:
@@ -160,9 +160,9 @@ def _original(storage: Storage, reference: object) -> Path | None:
     return path if path.is_file() else None
 
 
-def _store(upload: Upload, path: Path, content: bytes) -> web.Response:
+def _store(upload: Upload, path: Path, content: bytes, hashed: str) -> web.Response:
     """Write under a free name, or not at all where the same content is there already."""
-    free = path if upload.overwrite else _free(path, content)
+    free = path if upload.overwrite else _free(path, content, hashed)
     if upload.overwrite or not free.exists():
         try:
             write_bytes(free, content)
@@ -172,13 +172,14 @@ def _store(upload: Upload, path: Path, content: bytes) -> web.Response:
     return web.json_response(wire.uploaded(name, upload.subfolder, upload.kind))
 
 
-def _free(path: Path, content: bytes) -> Path:
-    """`path`, or `name (1).ext` and so on: the first that is free or holds this content."""
-    digest, candidate, count = hashlib.sha256(content).digest(), path, 0
+def _free(path: Path, content: bytes, hashed: str) -> Path:
+    """`path`, or `name (1).ext` and so on: the first that is free or holds this content, by its hash."""
+    digest, candidate, count = hashlib.new(hashed, content).digest(), path, 0
     while candidate.exists():
-        same_size = candidate.stat().st_size == len(content)
-        if same_size and hashlib.sha256(candidate.read_bytes()).digest() == digest:
-            return candidate
+        if candidate.is_file() and candidate.stat().st_size == len(content):
+            with candidate.open("rb") as file:
+                if hashlib.file_digest(file, hashed).digest() == digest:
+                    return candidate
         count += 1
         candidate = path.with_name(f"{path.stem} ({count}){path.suffix}")
     return candidate

@@ -1,12 +1,12 @@
 """Jobs, unfinished and finished, in one list: where the front end's queue and history come from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from aiohttp import web
 
-from backend.engine.record import JobStatus, SortBy, SortOrder
+from backend.engine.record import JobRecord, JobStatus, SortBy, SortOrder
 from backend.types import JobId
 from web import wire
 from web.body import read_object, strings
@@ -14,6 +14,7 @@ from web.services import SERVICES, Engine
 
 Word = TypeVar("Word", bound=str)
 PAGE = 100  # jobs on a page, where the client names no limit: its pages need a number
+ASSETS = 500  # files on a page, where it names none
 SORT_KEYS: tuple[SortBy, ...] = ("created_at", "execution_duration")
 SORT_ORDERS: tuple[SortOrder, ...] = ("desc", "asc")
 
@@ -80,7 +81,8 @@ async def list_jobs(request: web.Request) -> web.Response:
     jobs, total = await request.app[SERVICES].engine.store.jobs_page(
         asked.statuses, asked.workflow_id, asked.sort_by, asked.sort_order, asked.limit, asked.offset
     )
-    return web.json_response(wire.jobs_page(jobs, total, asked.limit, asked.offset))
+    page = wire.jobs_page(jobs, total, asked.limit, asked.offset)
+    return web.json_response(page, dumps=wire.dumps)
 
 
 async def get_job(request: web.Request) -> web.Response:
@@ -88,7 +90,28 @@ async def get_job(request: web.Request) -> web.Response:
     record = await request.app[SERVICES].engine.store.job(request.match_info["id"])
     if record is None:
         return web.json_response(wire.error("Job not found"), status=404)
-    return web.json_response(wire.job_detail(record))
+    return web.json_response(wire.job_detail(record), dumps=wire.dumps)
+
+
+async def job_assets(request: web.Request) -> web.Response:
+    """GET /jobs/{id}/assets: the files that a job saved, page by page."""
+    try:
+        limit = _whole(request.query.get("limit"), "limit", ASSETS, least=1)
+        offset = max(0, _whole(request.query.get("offset"), "offset", 0))
+    except ValueError as error:
+        return web.json_response(wire.error(str(error)), status=400)
+    record = await request.app[SERVICES].engine.store.job(request.match_info["id"])
+    if record is None:
+        return web.json_response(wire.error("Job not found"), status=404)
+    return web.json_response(wire.assets_page(record.id, list(_assets(record)), limit, offset))
+
+
+def _assets(record: JobRecord) -> Iterator[wire.Json]:
+    for node, ui in record.outputs.items():
+        for key, items in ui.items() if isinstance(ui, Mapping) else ():
+            for index, item in enumerate(items if isinstance(items, (list, tuple)) else ()):
+                if isinstance(item, Mapping) and isinstance(item.get("filename"), str):
+                    yield wire.asset(record.id, node, key, index, item)
 
 
 async def cancel_job(request: web.Request) -> web.Response:
@@ -114,5 +137,6 @@ ROUTES = (
     web.get("/jobs", list_jobs),
     web.post("/jobs/cancel", cancel_jobs),
     web.get("/jobs/{id}", get_job),
+    web.get("/jobs/{id}/assets", job_assets),
     web.post("/jobs/{id}/cancel", cancel_job),
 )

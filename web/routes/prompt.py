@@ -23,6 +23,8 @@ async def submit(request: web.Request) -> web.Response:
     try:
         answer = await request.app[SERVICES].engine.submit(read_submission(body))
     except BadSubmission as error:
+        if not isinstance(body, dict) or "number" not in body:
+            request.app[SERVICES].engine.store.next_number()  # rejected requests count, as clients may see
         return web.json_response(wire.bad_submission(error.code, error.message, error.details), status=400)
     except QueueFull as full:
         told = wire.bad_submission(full.code, "The queue is full", str(full))

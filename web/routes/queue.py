@@ -10,7 +10,7 @@ from web.services import SERVICES
 
 async def get_queue(request: web.Request) -> web.Response:
     """GET /queue"""
-    return web.json_response(wire.queue(*request.app[SERVICES].engine.queue()))
+    return web.json_response(wire.queue(*request.app[SERVICES].engine.queue()), dumps=wire.dumps)
 
 
 async def change_queue(request: web.Request) -> web.Response:
@@ -27,13 +27,13 @@ async def get_history(request: web.Request) -> web.Response:
     """GET /history: finished jobs, oldest first."""
     limit, offset = query_int(request, "max_items"), query_int(request, "offset")
     records = await request.app[SERVICES].engine.store.history(limit, offset)
-    return web.json_response(wire.history(records))
+    return web.json_response(wire.history(records), dumps=wire.dumps)
 
 
 async def get_history_entry(request: web.Request) -> web.Response:
     """GET /history/{prompt_id}: {} while the job is unknown or unfinished."""
     record = await request.app[SERVICES].engine.store.history_one(request.match_info["prompt_id"])
-    return web.json_response(wire.history([] if record is None else [record]))
+    return web.json_response(wire.history([] if record is None else [record]), dumps=wire.dumps)
 
 
 async def change_history(request: web.Request) -> web.Response:

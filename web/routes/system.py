@@ -68,16 +68,6 @@ def _scripts(front_end: Path | None, packs: dict[str, Path]) -> list[str]:
     return found
 
 
-async def empty(request: web.Request) -> web.Response:
-    """GET /i18n, /workflow_templates, /global_subgraphs: what node packs bring, and none has."""
-    return web.json_response({})
-
-
-async def nothing(request: web.Request) -> web.Response:
-    """GET /global_subgraphs/{id}: there is none."""
-    return web.json_response(None)
-
-
 async def folder_paths(request: web.Request) -> web.Response:
     """GET /internal/folder_paths"""
     storage = request.app[SERVICES].storage
@@ -111,10 +101,6 @@ ROUTES = (
     web.get("/system_stats", system_stats),
     web.get("/features", features),
     web.get("/extensions", extensions),
-    web.get("/i18n", empty),
-    web.get("/workflow_templates", empty),
-    web.get("/global_subgraphs", empty),
-    web.get("/global_subgraphs/{id}", nothing),
 )
 INTERNAL = (
     web.get("/internal/folder_paths", folder_paths),

@@ -29,6 +29,11 @@ def path_of(request: web.Request, part: str) -> Path:
     return path
 
 
+def _keeps(request: web.Request) -> bool:
+    """Whether a file that is there must stay: only the word `false` says so."""
+    return request.query.get("overwrite", "").lower() == "false"
+
+
 def described(request: web.Request, path: Path) -> web.Response:
     """The answer to a write: the name below the user's folder, or all that is known of the file."""
     name = path.relative_to(request.app[SERVICES].users.folder(user_of(request))).as_posix()
@@ -72,7 +77,7 @@ async def write_file(request: web.Request) -> web.Response:
     """POST /userdata/{file}"""
     path, content = path_of(request, "file"), await request.read()
     async with request.app[SERVICES].writing:
-        if not query_true(request, "overwrite", default=True) and path.exists():
+        if _keeps(request) and path.exists():
             return web.Response(status=409, text="File already exists")
         if path.is_dir():
             return web.Response(status=400, text=f"{path.name!r} is a folder.")
@@ -97,7 +102,7 @@ async def move_file(request: web.Request) -> web.Response:
     source, target = path_of(request, "file"), path_of(request, "dest")
     if not source.is_file():
         return web.Response(status=404)
-    if not query_true(request, "overwrite", default=True) and target.exists():
+    if _keeps(request) and target.exists():
         return web.Response(status=409, text="File already exists")
     if target.is_dir():
         return web.Response(status=400, text=f"{target.name!r} is a folder.")
@@ -107,6 +112,10 @@ async def move_file(request: web.Request) -> web.Response:
     except OSError as error:
         return web.Response(status=400, text=f"The file can't be moved: {error.strerror}.")
     return described(request, target)
+
+
+def _folders_first(path: Path) -> tuple[bool, str, Path]:
+    return not path.is_dir(), path.name.lower(), path
 
 
 async def list_tree(request: web.Request) -> web.Response:
@@ -122,7 +131,9 @@ async def list_tree(request: web.Request) -> web.Response:
         return web.Response(status=404, text="Requested path not found")
     if not folder.is_dir():
         return web.Response(status=400, text="Requested path is not a directory")
-    found = await asyncio.to_thread(lambda: sorted(folder.rglob("*"), key=lambda p: (p.is_file(), p)))
+    found = await asyncio.to_thread(
+        lambda: sorted(folder.rglob("*"), key=lambda p: (not p.is_dir(), p.name.lower(), p))
+    )
     return web.json_response([wire.directory_entry(p, p.relative_to(root).as_posix()) for p in found])
 
 

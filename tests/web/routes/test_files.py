@@ -209,3 +209,17 @@ async def test_folders_are_listed_newest_first_without_hidden_files(house: House
     (house.storage.input / "folder").mkdir()
     assert await house.json("/internal/files/input") == ["new.png", "old.png"]
     assert (await house.client.get("/internal/files/user")).status == 400
+
+
+@pytest.mark.parametrize("hashed", ["md5", "sha1", "sha256", "sha512"])
+async def test_the_same_content_is_stored_once_whatever_hash_tells(open_house, hashed: str):
+    house = await open_house(upload_hash=hashed)
+    names = [
+        (await (await upload(house, content, "a.bin")).json())["name"] for content in (b"12", b"34", b"34")
+    ]
+    assert names == ["a.bin", "a (1).bin", "a (1).bin"]
+    assert sorted(os.listdir(house.storage.input)) == ["a (1).bin", "a.bin"]
+
+
+async def test_an_upload_whose_name_is_too_long_is_400(house: House):
+    assert (await upload(house, b"1", "x" * 300 + ".png")).status == 400

@@ -1,5 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
+from backend.engine.record import JobRecord
+from backend.types import JobId, NodeId
 from tests.web.conftest import House, a_failing_prompt, a_held_prompt, a_prompt, recorded
 
 STATES = ["completed", "failed", "cancelled", "in_progress", "pending"]
@@ -117,3 +121,18 @@ async def test_cancel_leaves_a_finished_job_alone(house: House):
 @pytest.mark.parametrize("body", [b"{}", b'{"job_ids": "x"}', b"[]"])
 async def test_cancel_without_a_list_of_ids_is_400(house: House, body: bytes):
     assert (await house.client.post("/api/jobs/cancel", data=body)).status == 400
+
+
+async def test_a_jobs_files_come_page_by_page(house: House):
+    shown = {"images": [{"filename": f"{n}.png", "subfolder": "s", "type": "output"} for n in range(3)]}
+    record = JobRecord(JobId("j"), 1.0, house.engine.store.next_sequence(), {}, (NodeId("9"),), 1)
+    await house.engine.store.add(record)
+    ended = replace(record, status="completed", ended=2, outputs={"9": {**shown, "text": ["t"]}}, messages=())
+    house.engine.store.finish(ended)
+    page = await house.json("/api/jobs/j/assets?limit=2&offset=1")
+    assert [a["name"] for a in page["assets"]] == ["1.png", "2.png"]
+    assert page["assets"][0]["preview_url"] == "/view?filename=1.png&subfolder=s&type=output"
+    assert (page["assets"][0]["node_id"], page["assets"][0]["output_key"]) == ("9", "images")
+    assert page["pagination"] == {"offset": 1, "limit": 2, "total": 3, "has_more": False}
+    assert (await house.client.get("/api/jobs/absent/assets")).status == 404
+    assert (await house.client.get("/api/jobs/j/assets?limit=0")).status == 400

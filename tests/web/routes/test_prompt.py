@@ -88,3 +88,12 @@ async def test_a_full_queue_says_when_to_come_back(open_house):
     error = (await reply.json())["error"]
     assert error["type"] == "queue_full"
     assert "--max-queue" in error["details"]
+
+
+async def test_a_request_without_a_prompt_counts_too(house: House):
+    first = await (await house.client.post("/prompt", json={"prompt": a_prompt()})).json()
+    for body in ("{}", "[]", '"text"'):
+        refusal = await house.client.post("/prompt", data=body)
+        assert (refusal.status, (await refusal.json())["error"]["type"]) == (400, "no_prompt")
+    second = await (await house.client.post("/prompt", json={"prompt": a_prompt()})).json()
+    assert second["number"] - first["number"] == 4

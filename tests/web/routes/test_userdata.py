@@ -128,3 +128,22 @@ async def test_damaged_settings_are_not_overwritten(house: House):
     assert reply.status == 500
     assert "comfy.settings.json" in await reply.text()
     assert path.read_text() == "{ broken"
+
+
+@pytest.mark.parametrize(("word", "status"), [("false", 409), ("FALSE", 409), ("true", 200), ("1", 200)])
+async def test_only_the_word_false_keeps_a_file_from_being_replaced(house: House, word: str, status: int):
+    await house.client.post("/userdata/a", data=b"1")
+    assert (await house.client.post(f"/userdata/a?overwrite={word}", data=b"2")).status == status
+
+
+async def test_a_name_that_no_file_system_takes_is_400(house: House):
+    name = "x" * 300
+    assert (await house.client.post(f"/userdata/{name}", data=b"1")).status == 400
+    assert (await house.client.get(f"/view?filename={name}.png")).status == 400
+
+
+async def test_the_tree_lists_folders_first_and_names_without_regard_to_case(house: House):
+    for name in ("b%2Fx", "B.json", "a.json", "c%2Fd%2Fy"):
+        await house.client.post(f"/userdata/{name}", data=b"1")
+    listed = await house.json("/v2/userdata")
+    assert [e["path"] for e in listed] == ["b", "c", "c/d", "a.json", "B.json", "b/x", "c/d/y"]
