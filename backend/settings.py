@@ -37,6 +37,7 @@ class Settings:
     threads: int | None = None  # torch threads per worker; None: the cores shared out
     worker_memory: int | None = None  # bytes that a worker may use; None: what its device has
     watchdog: float = 600.0  # seconds without progress after which an op counts as hung
+    split: bool = True  # idle devices compute parts of the steps of others
     max_queue: int = 10_000  # unfinished jobs; 0: any number
     cache_bytes: int = 4 << 30  # budget of finished results on the host
     verbose: str = "INFO"

@@ -137,7 +137,7 @@ async def _register(module: ModuleType, path: Path, bridge: Bridge, names: list[
     titles = getattr(module, "NODE_DISPLAY_NAME_MAPPINGS", None) or {}
     if classes is None:
         raise NoNodes(
-            f"{path} exports neither NODE_CLASS_MAPPINGS nor comfy_entrypoint; a pack of nodes needs one of them"
+            f"{path} exports neither NODE_CLASS_MAPPINGS nor comfy_entrypoint; a node pack needs one of them"
         )
     problems: list[str] = []
     where = f"custom_nodes.{pack_name(path)}"

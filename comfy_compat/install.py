@@ -1,4 +1,4 @@
-"""install(): ComfyUI's modules become importable under their own names. The only side effect of the package."""
+"""install(): ComfyUI's modules become importable under their own names. The package's only side effect."""
 
 import sys
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ def install(bridge: Bridge) -> None:
 
 
 def prompt_server(loop: object, app: object) -> Any:
-    """Make `PromptServer.instance`, which packs use while they are imported. app: the application they extend."""
+    """Make `PromptServer.instance`, which packs use while they are imported. app: what they extend."""
     return import_module("server").PromptServer(loop, app)
 
 

@@ -115,6 +115,7 @@ def assemble(settings: Settings, *, keep_jobs: bool = True) -> Assembly:
         settings.preview_size,
         max_queue=settings.max_queue,
         watchdog=settings.watchdog,
+        split=settings.split,
     )
     engine = Engine(registry, services, store, SystemClock(), limits)
     host = Host(registry, services, engine.report, threads=max(2, os.cpu_count() or 1))

@@ -116,6 +116,9 @@ def _running(parser: argparse.ArgumentParser) -> None:
         "--max-queue", type=int, default=10_000, metavar="N", help="unfinished prompts at most; 0: any number"
     )
     group.add_argument("--cache-gb", type=float, default=4.0, metavar="GB", help="budget of cached results")
+    group.add_argument(
+        "--no-split", action="store_true", help="never let an idle device compute parts of another's steps"
+    )
     where = group.add_mutually_exclusive_group()
     where.add_argument("--cpu", action="store_true", help="use no GPU")
     for flag in _VRAM:
@@ -209,6 +212,7 @@ def settings_from(flags: argparse.Namespace, argv: Sequence[str] = ()) -> Settin
         worker_memory=flags.worker_memory,
         watchdog=flags.watchdog,
         max_queue=flags.max_queue,
+        split=not flags.no_split,
         cache_bytes=0 if flags.cache_none else int(flags.cache_gb * (1 << 30)),
         disable_all_custom_nodes=flags.disable_all_custom_nodes,
         whitelist_custom_nodes=tuple(flags.whitelist_custom_nodes),

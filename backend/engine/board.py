@@ -8,6 +8,7 @@ from math import ceil, inf
 from backend.engine.clock import Clock
 from backend.engine.deaths import Deaths
 from backend.engine.fleet import HOST, STARTS, Fleet, HostThreads, Seat, Worker
+from backend.engine.loans import Loans
 from backend.engine.ready import Claim, cost_of, first, guess_sizes, name_of_cost, ready_op, weights_of
 from backend.engine.results import Result, Results
 from backend.engine.trace import Trace, name_of
@@ -29,6 +30,7 @@ from backend.schedule.pool import (
     Split,
     Unsplit,
 )
+from backend.schedule.rules import Rules
 from backend.schedule.state import Pool
 from backend.types import ComponentId, DeviceId, JobKey, OpKey, Seconds
 from backend.worker.messages import DeviceInfo, Finished, HostCall, Loaded, Stored, Table
@@ -53,15 +55,18 @@ class Rejected:
 class Board:
     """Takes the ops that jobs want, starts what `plan()` says, and hands back what became of them."""
 
-    def __init__(self, registry: Registry, clock: Clock, cache_bytes: int) -> None:
+    def __init__(
+        self, registry: Registry, clock: Clock, cache_bytes: int, rules: Rules | None = None
+    ) -> None:
         self.fleet = Fleet([])
         self.graph = LiveGraph()
         self.results = Results(cache_bytes)
-        self.pool = Pool()
+        self.pool = Pool(rules=rules)
         self.trace = Trace(clock)
         self._registry, self._clock = registry, clock
         self._make: dict[DeviceId, Callable[[], Worker]] = {}
         self._workers: dict[DeviceId, Worker] = {}
+        self.loans = Loans(self._workers)
         self._claims: dict[JobKey, Claim] = {}
         self._paths: dict[OpKey, Seconds] = {}
         self._weights: dict[ComponentId, Weights] = {}
@@ -124,7 +129,7 @@ class Board:
         """
         started: list[LiveOp] = []
         pool = self.pool
-        while pool.queue.ops or pool.cold or pool.over:
+        while pool.queue.ops or pool.cold or pool.over or pool.may_split:
             decisions = plan(pool, self._clock.now())
             for decision in decisions:
                 if isinstance(decision, Run):
@@ -155,8 +160,10 @@ class Board:
                 self._workers[device].resume(key)
             case Preempt(key, device):
                 self._workers[device].pause(key)
-            case Split() | Unsplit():
-                raise AssertionError("the pool's rules leave splitting out")  # `Rules.split` is off
+            case Split(key, device, helper):
+                self._workers[device].split(key, helper)
+            case Unsplit(key, device, helper):
+                self._workers[device].unsplit(key, helper)
             case Load(component, device):
                 self._workers[device].load(self._weights[component])
             case Evict(component, device):
@@ -276,6 +283,7 @@ class Board:
         running = list(seat.running)
         log.warning("worker %s ended (%s) with %d ops; starting another", seat.id, reason, len(running))
         self.trace.died(seat.id)
+        self.loans.lost(seat.id)
         given_up: list[tuple[LiveOp, TesseraError]] = []
         if not seat.condemned:
             self._deaths.add(key for key in running if key in self.graph)
@@ -314,6 +322,8 @@ class Board:
     def up(self, seat: Seat, info: DeviceInfo) -> None:
         """A worker's process is there."""
         seat.info, seat.lost = info, False
+        self.loans.up(seat.id)
+        self.pool.profile.on_cpu = info.type == "cpu"
         capacity = WEIGHTS_SHARE * info.total if info.total else inf
         self.pool.add_device(seat.id, "worker", seat.slots, seat.max_rows, capacity)
 

@@ -8,7 +8,7 @@ from backend.ops import Op
 from backend.references import Weights
 from backend.schedule.pool import ReadyOp
 from backend.types import ComponentId, DeviceId, OpKey
-from backend.worker.messages import DeviceInfo, HostCall, Report, Stored, Table
+from backend.worker.messages import DeviceInfo, HostCall, Report, Segment, Stored, Table
 
 HOST = DeviceId("host")
 STARTS = 5  # deaths in a row without a single finished op, after which a device is given up
@@ -59,6 +59,22 @@ class Worker(Runner, Protocol):
         ...
 
     def resume(self, key: OpKey) -> None: ...
+
+    def split(self, key: OpKey, helper: DeviceId) -> None:
+        """Let another device compute a share of a Denoise op's calls, from its next step on."""
+        ...
+
+    def unsplit(self, key: OpKey, helper: DeviceId) -> None:
+        """Go on without that helper."""
+        ...
+
+    def evaluate(self, number: int, lead: DeviceId, loan: Segment) -> None:
+        """Compute a call for the device `lead`."""
+        ...
+
+    def answer(self, number: int, output: Segment | None) -> None:
+        """What came of a call that this device lent; None: its helper could not."""
+        ...
 
 
 class HostThreads(Runner, Protocol):

@@ -31,10 +31,13 @@ from backend.graph.parse import Prompt, parse_prompt
 from backend.graph.validate import Refused, validate
 from backend.references import Ref
 from backend.registry import Registry
+from backend.schedule.rules import Rules
 from backend.types import ClientId, DeviceId, JobId, JobKey, NodeId, OpKey, Seconds
 from backend.worker.failure import failed
 from backend.worker.messages import (
+    Ask,
     DeviceInfo,
+    Evaluated,
     Failed,
     Finished,
     Loaded,
@@ -59,7 +62,7 @@ class Limits:
     """cache_bytes: budget of finished results; preview: the default method; preview_size: in pixels.
 
     max_queue: unfinished jobs at most, 0 for any number; watchdog: seconds without progress after which an op
-    is named as hung.
+    is named as hung; split: idle devices compute parts of what others run.
     """
 
     cache_bytes: int = 4 << 30
@@ -67,6 +70,7 @@ class Limits:
     preview_size: int = 512
     max_queue: int = 0
     watchdog: Seconds = 600.0
+    split: bool = True
 
 
 class Engine:
@@ -77,7 +81,7 @@ class Engine:
     ) -> None:
         self.store = store
         self._registry, self._services, self._clock, self._limits = registry, services, clock, limits
-        self._board = Board(registry, clock, limits.cache_bytes)
+        self._board = Board(registry, clock, limits.cache_bytes, Rules(split=limits.split))
         self._watch = Watch(self._board, limits.watchdog)
         self._jobs: dict[JobKey, Job] = {}
         self._seen: OrderedDict[OpKey, None] = OrderedDict()
@@ -417,6 +421,10 @@ class Engine:
             case Progress() | Preview() | Started():
                 self._trace(report)
                 self._tell(report)
+            case Ask():
+                self._board.loans.asked(device, report)
+            case Evaluated():
+                self._board.loans.evaluated(report)
             case _:
                 self._take_news(device, report)
 

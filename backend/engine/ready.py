@@ -56,6 +56,7 @@ def ready_op(live: LiveOp, claim: Claim, now: Seconds, profile: Profile, path: S
         cost=cost_of(op, profile),
         path=path,
         deadline=claim.deadline,
+        parts=rows_of(op) if isinstance(op, Denoise) else 1,
     )
 
 

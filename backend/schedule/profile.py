@@ -23,6 +23,9 @@ _FASTER, _SLOWER = 0.5, 0.1  # weight of a new value: what delayed one measureme
 _LOAD_RATE = (
     1.0 * _GIB
 )  # bytes a second from disk until measured: its median over 48 GiB is 22.7 s, over 4 GiB 3.1
+# One pass of n rows beside one of 1 row on a CPU, which has little to gain from more of them: measured on the
+# reduced SD1.5 of the parity set, 116, 200, 341 and 656 ms (BENCHMARKS.md).
+_CPU_ROWS = ((1, 1.0), (2, 1.72), (4, 2.94), (8, 5.66))
 HANDOVER = 0.002  # seconds that latents take to another device and back, each step; until measured
 _GAIN = 0.95  # a shared pass must save a twentieth of the time of two
 
@@ -48,9 +51,13 @@ class Cost:
 
 @dataclass(slots=True)
 class Profile:
-    """measured: how much slower this machine is than the published one; None until a pass was timed."""
+    """measured: how much slower this machine is than the published one; None until a pass was timed.
+
+    on_cpu: passes grow with their rows as on a CPU, not as published for a GPU.
+    """
 
     measured: float | None = None
+    on_cpu: bool = False
     _steps: dict[ComponentId, dict[int, Seconds]] = field(default_factory=dict)
     _loads: dict[ComponentId, Seconds] = field(default_factory=dict)
     _ops: dict[str, Seconds] = field(default_factory=dict)
@@ -68,8 +75,7 @@ class Profile:
         self._memo.clear()
         known = self._steps.setdefault(component, {})
         known[rows] = _blend(known.get(rows), seconds)
-        published = _at(self._published("denoiser", component).seconds, rows)
-        self.measured = _blend(self.measured, seconds / published)
+        self.measured = _blend(self.measured, seconds / _at(self._curve(component), rows))
         self.changed = True
 
     def observe_load(self, component: ComponentId, seconds: Seconds) -> None:
@@ -118,7 +124,7 @@ class Profile:
         return seconds
 
     def _step(self, component: ComponentId, rows: int) -> Seconds:
-        known, published = self._steps.get(component), self._published("denoiser", component).seconds
+        known, published = self._steps.get(component), self._curve(component)
         if not known:
             return _at(published, rows) * self.scale
         if rows in known:
@@ -150,6 +156,14 @@ class Profile:
         """Whether `more` rows beside `rows` take less time than in a pass of their own."""
         apart = self.step(component, rows) + self.step(component, more)
         return self.step(component, rows + more) <= _GAIN * apart
+
+    def _curve(self, component: ComponentId) -> tuple[tuple[int, Seconds], ...]:
+        """Seconds of a denoiser's pass by rows, as far as they are known without measuring."""
+        curve = self._published("denoiser", component).seconds
+        if not self.on_cpu:
+            return curve
+        alone = _at(curve, 1)
+        return tuple((rows, alone * factor) for rows, factor in _CPU_ROWS)
 
     def _published(self, role: Role, component: ComponentId) -> Published:
         """The published component of that role with the nearest size."""

@@ -124,6 +124,11 @@ class Pool:
         """Users with ops that wait or run."""
         return len(self._live)
 
+    @property
+    def may_split(self) -> bool:
+        """Whether a device without work might help one that has."""
+        return self.rules.split and bool(self.devices.unused and self.devices.dealt)
+
     def where(self, key: OpKey) -> DeviceId:
         """The device of an op that runs or was preempted."""
         return self._where[key]

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from backend.models.controlnet import ControlModel
-from backend.models.denoiser import describe
+from backend.models.denoiser import Denoiser, describe
 from backend.models.family import Layout
+from backend.models.lora import Patch
 from backend.models.text import encode_text
 from backend.models.vae import decode_latent, encode_inpaint, encode_pixels
 from backend.ops import (
@@ -34,11 +35,13 @@ from backend.sampling.noise import initial_noise
 from backend.sampling.run import from_model_space, to_model_space
 from backend.sampling.sigmas import model_sigmas
 from backend.types import ComponentId, Cond, Latent, OpKey
+from backend.worker.batch import ModelCall
 from backend.worker.begin import begin, fitted, prediction_of
 from backend.worker.conditions import CONCAT_IMAGE, CONCAT_MASK
 from backend.worker.denoise import Denoising, Target
 from backend.worker.exchange import Outputs, Value
 from backend.worker.ladder import Ladder
+from backend.worker.lending import Loan
 from backend.worker.residents import Residents
 
 T = TypeVar("T")
@@ -111,6 +114,28 @@ def start(key: OpKey, op: Denoise, bench: Bench) -> Denoising:
 
     target, layout = bench.ladder.attempt("loading a denoiser", loaded)
     return begin(key, op, target, layout, control)
+
+
+def evaluate(loan: Loan, bench: Bench, max_rows: int) -> Tensor:
+    """The raw output of another device's model call: [B, ...]. Raises: as `start`, and OutOfMemory."""
+    residents, model = bench.residents, loan.model
+
+    def loaded() -> tuple[Denoiser, tuple[Patch, ...]]:
+        denoiser = residents.denoiser(model.weights)
+        return denoiser, residents.patches(model.weights, model.loras)
+
+    network, patches = bench.ladder.attempt("loading a denoiser", loaded)
+    call = ModelCall(
+        OpKey("lent"),
+        network,
+        loan.x.to(network.device),
+        loan.timesteps.to(network.device),
+        loan.tokens.to(network.device),
+        {name: value.to(network.device) for name, value in loan.extra.items()},
+        patches,
+    )
+    (output,), _ = bench.ladder.passes([call], max_rows)
+    return output
 
 
 def _encode_text(op: EncodeText, bench: Bench) -> tuple[Cond, ...]:

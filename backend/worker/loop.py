@@ -4,8 +4,10 @@ import logging
 from collections import deque
 from dataclasses import dataclass, replace
 from time import monotonic, perf_counter
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from backend.errors import OutOfMemory
 from backend.models.hostcopy import host_copies
@@ -14,14 +16,19 @@ from backend.references import Weights
 from backend.storage import Storage
 from backend.types import OpKey
 from backend.worker import device
-from backend.worker.exchange import Outputs, Value, prefix, write
-from backend.worker.execute import Bench, concrete, execute, needs, start
+from backend.worker.exchange import Outputs, Value, prefix, read, remove, write
+from backend.worker.execute import Bench, concrete, evaluate, execute, needs, start
 from backend.worker.failure import failed, type_name
 from backend.worker.ladder import Ladder
+from backend.worker.lending import Loan
 from backend.worker.mailbox import Mailbox
 from backend.worker.messages import (
+    Answer,
+    Ask,
     CancelOp,
     Done,
+    Evaluate,
+    Evaluated,
     Failed,
     LoadComponent,
     OpCancelled,
@@ -31,17 +38,21 @@ from backend.worker.messages import (
     Ready,
     Resume,
     RunOp,
+    Segment,
     Setup,
+    Split,
     Started,
     Table,
     ToWorker,
     Unload,
+    Unsplit,
 )
 from backend.worker.residents import Residents
-from backend.worker.steploop import Ended, StepLoop, described
+from backend.worker.steploop import Ended, Lent, StepLoop, described
 
 _TABLE_EVERY = 0.5  # seconds between tables while only counters change
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def run(mailbox: Mailbox, setup: Setup) -> None:
@@ -110,12 +121,26 @@ class Worker:
                 self._steps.pause(key)
             case Resume(key=key):
                 self._steps.resume(key)
+            case Split() | Unsplit() | Evaluate() | Answer():
+                self._share(message)
             case LoadComponent(weights=weights):
                 self._load(weights)
             case Unload(components=components):
                 self._residents.unload(components)
                 self._ladder.forget()
                 self._tell()
+
+    def _share(self, message: Split | Unsplit | Evaluate | Answer) -> None:
+        """What devices compute for each other."""
+        match message:
+            case Split(key=key, helper=helper):
+                self._steps.split(key, helper)
+            case Unsplit(key=key, helper=helper):
+                self._steps.unsplit(key, helper)
+            case Evaluate(number=number, lead=lead, loan=loan):
+                self._mailbox.send(Evaluated(number, lead, self._evaluated(loan)))
+            case Answer(number=number, output=output):
+                self._steps.answer(number, None if output is None else _only(Tensor, output))
 
     def _load(self, weights: Weights) -> None:
         """Bring in a component that no op has asked for yet."""
@@ -171,11 +196,27 @@ class Worker:
         if waiting is not None or self._steps.cancel(key):
             self._mailbox.send(OpCancelled(key))
 
-    def _report(self, report: Progress | Preview | Failed | Ended) -> None:
+    def _evaluated(self, segment: Segment) -> Segment | None:
+        """The raw output of another device's call, packed; None where it can't be computed here."""
+        try:
+            loan = _only(Loan, segment)
+            self._now = loan
+            output = evaluate(loan, self._bench, device.max_rows(self._device))
+            return write(((output.cpu(),),), self._owner)
+        except Exception as error:  # around an operation: its own device computes it instead
+            _log.warning("a call of another device was not computed: %s", error, exc_info=error)
+            return None
+        finally:
+            self._now = None
+
+    def _report(self, report: Progress | Preview | Failed | Ended | Lent) -> None:
         """What the step loop says."""
         if isinstance(report, Failed):
             self._spent.pop(report.key, None)
             self._send_failure(report)
+            return
+        if isinstance(report, Lent):
+            self._mailbox.send(Ask(report.number, report.helper, write(((report.loan,),), self._owner)))
             return
         if not isinstance(report, Ended):
             self._mailbox.send(report)
@@ -230,6 +271,17 @@ def find_embedding(storage: Storage, name: str) -> str | None:
     """The file of `embedding:name` in a prompt, named with or without its ending; None if there is none."""
     found = storage.embedding(name)
     return None if found is None else str(storage.find("embeddings", found))
+
+
+def _only(kind: type[T], segment: Segment) -> T:
+    """The one value of a segment that is read once. Raises: BadSegment; TypeError for another kind."""
+    try:
+        ((value,),) = read(segment)
+    finally:
+        remove(segment)
+    if not isinstance(value, kind):
+        raise TypeError(f"a {kind.__name__} was expected, and a {type(value).__name__} came")
+    return value
 
 
 def _values(message: RunOp) -> dict[OpKey, Value]:

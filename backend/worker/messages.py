@@ -10,7 +10,7 @@ from typing import Literal, Protocol, TypeAlias
 from backend.ops import Call, Op
 from backend.references import Weights
 from backend.settings import Settings
-from backend.types import ComponentId, OpKey, Seconds
+from backend.types import ComponentId, DeviceId, OpKey, Seconds
 
 PictureFormat = Literal["JPEG", "PNG"]
 
@@ -76,6 +76,41 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class Split:
+    """Let another device compute a share of a Denoise op's model calls from its next step on. It should hold
+    the denoiser: it loads it otherwise.
+    """
+
+    key: OpKey
+    helper: DeviceId
+
+
+@dataclass(frozen=True, slots=True)
+class Unsplit:
+    """Go on without a helper: it is needed elsewhere."""
+
+    key: OpKey
+    helper: DeviceId
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Compute a call (`lending.Loan`, packed) for the device `lead`; `Evaluated` answers."""
+
+    number: int
+    lead: DeviceId
+    loan: Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A lent call's raw output, packed; None where the helper could not."""
+
+    number: int
+    output: Segment | None
+
+
+@dataclass(frozen=True, slots=True)
 class LoadComponent:
     """Bring a component in before an op asks for it; between two steps. `Loaded` answers, or nothing where it
     is there already, can't be loaded, or has no room: nothing is dropped for it.
@@ -96,7 +131,9 @@ class Stop:
     pass
 
 
-ToWorker: TypeAlias = RunOp | CancelOp | Pause | Resume | LoadComponent | Unload | Stop
+ToWorker: TypeAlias = (
+    RunOp | CancelOp | Pause | Resume | Split | Unsplit | Evaluate | Answer | LoadComponent | Unload | Stop
+)
 
 
 # -- from a worker -------------------------------------------------------------------------------
@@ -150,6 +187,24 @@ class Preview:
     key: OpKey
     image: bytes
     format: PictureFormat = "JPEG"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A call that `helper` is to compute for this device (`lending.Loan`, packed)."""
+
+    number: int
+    helper: DeviceId
+    loan: Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The raw output of a call computed for the device `lead`, packed; None: it could not be."""
+
+    number: int
+    lead: DeviceId
+    output: Segment | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,5 +338,7 @@ class Lost:
 
 
 News: TypeAlias = Ready | Table | Loaded | Unloaded  # what a worker says of itself
-FromWorker: TypeAlias = Started | Progress | Preview | Done | Failed | OpCancelled | News
-Report: TypeAlias = Started | Progress | Preview | Finished | Failed | OpCancelled | News | Lost
+FromWorker: TypeAlias = Started | Progress | Preview | Done | Failed | OpCancelled | Ask | Evaluated | News
+Report: TypeAlias = (
+    Started | Progress | Preview | Finished | Failed | OpCancelled | Ask | Evaluated | News | Lost
+)

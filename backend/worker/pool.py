@@ -24,8 +24,10 @@ from backend.types import ComponentId, DeviceId, OpKey
 from backend.worker.exchange import Value
 from backend.worker.failure import failed
 from backend.worker.messages import (
+    Answer,
     CancelOp,
     Done,
+    Evaluate,
     Finished,
     FromWorker,
     LoadComponent,
@@ -34,11 +36,14 @@ from backend.worker.messages import (
     Report,
     Resume,
     RunOp,
+    Segment,
     Setup,
+    Split,
     Stop,
     Stored,
     ToWorker,
     Unload,
+    Unsplit,
 )
 from backend.worker.nursery import Child, spawn
 
@@ -125,6 +130,22 @@ class WorkerProcess:
     def resume(self, key: OpKey) -> None:
         """Go on with an op that was paused."""
         self._outbox.put(Resume(key))
+
+    def split(self, key: OpKey, helper: DeviceId) -> None:
+        """Let another device compute a share of a Denoise op's calls. Ask tells of each."""
+        self._outbox.put(Split(key, helper))
+
+    def unsplit(self, key: OpKey, helper: DeviceId) -> None:
+        """Go on without that helper."""
+        self._outbox.put(Unsplit(key, helper))
+
+    def evaluate(self, number: int, lead: DeviceId, loan: Segment) -> None:
+        """Compute a call for the device `lead`. Evaluated tells."""
+        self._outbox.put(Evaluate(number, lead, loan))
+
+    def answer(self, number: int, output: Segment | None) -> None:
+        """What came of a call that this device lent."""
+        self._outbox.put(Answer(number, output))
 
     def stop(self) -> None:
         """End the process and wait until it has ended; no Lost follows."""

@@ -9,10 +9,11 @@ from time import monotonic, perf_counter
 from torch import Tensor
 
 from backend.ops import Denoise
-from backend.types import ComponentId, Latent, OpKey
+from backend.types import ComponentId, DeviceId, Latent, OpKey
 from backend.worker.batch import ModelCall, Pass, groups, run
 from backend.worker.denoise import Denoising
 from backend.worker.failure import failed
+from backend.worker.lending import Lending, Loan, loan_of
 from backend.worker.messages import Failed, Preview, Progress
 from backend.worker.preview import jpeg
 
@@ -62,18 +63,28 @@ class Ended:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Lent:
+    """A call for another device to compute; `StepLoop.answer` takes what comes back under its number."""
+
+    number: int
+    helper: DeviceId
+    loan: Loan
+
+
 class StepLoop:
-    """The running Denoise ops. report is told of progress, previews, failures and ends."""
+    """The running Denoise ops. report is told of progress, previews, failures, ends and of calls to lend."""
 
     def __init__(
         self,
         max_rows: int,
-        report: Callable[[Progress | Preview | Failed | Ended], None],
+        report: Callable[[Progress | Preview | Failed | Ended | Lent], None],
         run: Callable[[Sequence[ModelCall], int], tuple[list[Tensor], list[Pass]]] = run,
     ) -> None:
         self._max_rows, self._report, self._run = max_rows, report, run
         self._running: dict[OpKey, _Running] = {}
         self._paused: dict[OpKey, _Running] = {}
+        self._lending = Lending()
         self._times: dict[tuple[ComponentId, int], float] = {}
         self.counters = Counters()
 
@@ -82,7 +93,8 @@ class StepLoop:
         return [running.op for running in (*self._running.values(), *self._paused.values())]
 
     def __len__(self) -> int:
-        return len(self._running)
+        """Runs that a turn would bring on: those that wait for another device are not among them."""
+        return len(self._running) - len(self._lending)
 
     def add(self, op: Denoise, run: Denoising, preview_size: int | None) -> None:
         """Let a run take part from the next turn on. One without steps ends here."""
@@ -94,6 +106,7 @@ class StepLoop:
     def cancel(self, key: OpKey) -> bool:
         """Drop a run; the others are as before. Returns: whether it was there."""
         running = self._running.pop(key, None) or self._paused.pop(key, None)
+        self._lending.forget(key)
         if running is not None:
             running.run.close()
         return running is not None
@@ -101,7 +114,33 @@ class StepLoop:
     def pause(self, key: OpKey) -> None:
         """Let a run take no part in turns; its state is kept. No effect on one that has ended."""
         if key in self._running:
+            self._lending.recall(key)
             self._paused[key] = self._running.pop(key)
+
+    def split(self, key: OpKey, helper: DeviceId) -> None:
+        """Let `helper` compute a share of a run's calls."""
+        if key in self._running or key in self._paused:
+            self._lending.split(key, helper)
+
+    def unsplit(self, key: OpKey, helper: DeviceId) -> None:
+        """Do without `helper`, which is needed elsewhere: what it has not brought back is computed here."""
+        for number in self._lending.unsplit(key, helper):
+            self.answer(number, None)
+
+    def answer(self, number: int, output: Tensor | None) -> None:
+        """A lent call came back, with its raw output; None: the helper could not, and it is computed here."""
+        owned = self._lending.owner(number)
+        if owned is None:
+            return
+        key, call = owned
+        if output is None:
+            outputs: dict[int, Tensor] = {}
+            self._evaluate({0: call}, outputs)
+            if key not in self._running:
+                return
+            output = outputs[0]
+        if (complete := self._lending.returned(number, output)) is not None:
+            self._resume(*complete)
 
     def resume(self, key: OpKey) -> None:
         """Go on with a paused run from where it was."""
@@ -115,19 +154,37 @@ class StepLoop:
 
     def turn(self) -> None:
         """Answer the pending request of every run, batching what fits together."""
-        calls, asked = list[ModelCall](), list[OpKey]()
+        rounds: dict[OpKey, list[ModelCall]] = {}
         for key, running in list(self._running.items()):
+            if key in self._lending:
+                continue
             try:
-                calls += running.run.calls()
-                asked.append(key)  # even where no condition counts at this noise level and there are no calls
+                rounds[key] = running.run.calls()  # none, where no condition counts at this noise level
             except Exception as error:  # around an operation: its options may be refused here
                 self._fail(key, error)
+        kept: list[tuple[OpKey, int, ModelCall]] = []
+        for key, calls in rounds.items():
+            lent = self._lend(key, calls)
+            kept += [(key, place, call) for place, call in enumerate(calls) if place not in lent]
         outputs: dict[int, Tensor] = {}
-        for members in groups(calls):
-            self._evaluate({i: calls[i] for i in members}, outputs)
-        for key in asked:
-            if key in self._running:
-                self._resume(key, [outputs[i] for i, call in enumerate(calls) if call.op == key])
+        for members in groups([call for _, _, call in kept]):
+            self._evaluate({i: kept[i][2] for i in members}, outputs)
+        parts: dict[OpKey, dict[int, Tensor]] = {key: {} for key in rounds}
+        for i, output in outputs.items():
+            parts[kept[i][0]][kept[i][1]] = output
+        for key, part in parts.items():
+            if key in self._lending:
+                self._lending.kept(key, part)
+            elif key in self._running:
+                self._resume(key, [part[place] for place in range(len(part))])
+
+    def _lend(self, key: OpKey, calls: Sequence[ModelCall]) -> set[int]:
+        """Send the helper its share of a round. Returns: the places of those calls."""
+        lent = self._lending.lend(key, calls)
+        for number, helper, place in lent:
+            loan = loan_of(calls[place], self._running[key].op.guider.model)
+            self._report(Lent(number, helper, loan))
+        return {place for _, _, place in lent}
 
     def _evaluate(self, calls: Mapping[int, ModelCall], outputs: dict[int, Tensor]) -> None:
         """Run a group and hand out its parts.
@@ -173,6 +230,7 @@ class StepLoop:
             self._report(Progress(key, step + 1, running.run.total))
         if running.run.result is not None:
             del self._running[key]
+            self._lending.forget(key)
             self._report(Ended(key, running.run.result, running.seconds))
 
     def _preview(self, running: _Running) -> None:
@@ -186,6 +244,7 @@ class StepLoop:
 
     def _fail(self, key: OpKey, error: Exception) -> None:
         running = self._running.pop(key)
+        self._lending.forget(key)
         running.run.close()
         _log.warning("op %s failed: %s", key, error, exc_info=error)
         self._report(failed(key, error, described(running.op), ()))

@@ -90,6 +90,7 @@ def test_model_paths_beside_the_base_come_first(tmp_path: Path):
         (["--workers", "2"], "workers", 2),
         (["--worker-memory", "1.5"], "worker_memory", 3 << 29),
         (["--watchdog", "30"], "watchdog", 30.0),
+        (["--no-split"], "split", False),
         (["--max-queue", "9"], "max_queue", 9),
         (["--cache-none"], "cache_bytes", 0),
         (["--multi-user"], "multi_user", True),

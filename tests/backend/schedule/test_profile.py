@@ -90,3 +90,11 @@ def test_a_profile_survives_being_written_down(passes):
 
 def test_the_published_figures_are_packaged():
     assert {p.role for p in published()} == {"denoiser", "text_encoder", "vae", "other"}
+
+
+def test_on_a_cpu_a_pass_of_two_rows_takes_most_of_the_time_of_two_passes():
+    profile = Profile(on_cpu=True)
+    profile.observe_size(SD15, 1.6 * GIB)
+    profile.observe_step(SD15, 2, 2.0)
+    assert profile.step(SD15, 1) == pytest.approx(2.0 / 1.72)
+    assert profile.dealt(SD15, rows=2, parts=2, devices=2) < 0.6 * profile.step(SD15, 2)
