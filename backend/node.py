@@ -128,8 +128,8 @@ class Result:
     """What a value node returns when it has more to say than its outputs.
 
     ui: what `executed` and the history show. expand (dynamic nodes only): nodes in API format, by id,
-    that run in place of this one; values may then be links `[node id, slot]` to their outputs. pictures: PNG files for the
-    client alone, sent one by one.
+    that run in place of this one; values may then be links `[node id, slot]` to their outputs. pictures:
+    PNG files for the client alone, sent one by one.
     """
 
     values: tuple[object, ...] = ()
