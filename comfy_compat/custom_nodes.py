@@ -7,16 +7,16 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
 from typing import Any
 
-from backend.node import NodeSpec
 from backend.settings import Settings
 from comfy_compat.bridge import Bridge
 from comfy_compat.v1 import spec_of
+from comfy_compat.v3 import is_v3, spec_of_v3
 
 log = logging.getLogger(__name__)
 
@@ -136,9 +136,7 @@ async def _register(module: ModuleType, path: Path, bridge: Bridge, names: list[
     classes = getattr(module, "NODE_CLASS_MAPPINGS", None)
     titles = getattr(module, "NODE_DISPLAY_NAME_MAPPINGS", None) or {}
     if classes is None:
-        raise NoNodes(
-            f"{path} exports neither NODE_CLASS_MAPPINGS nor comfy_entrypoint; a node pack needs one of them"
-        )
+        classes = await _of_entry_point(module, path)
     problems: list[str] = []
     where = f"custom_nodes.{pack_name(path)}"
     for name, cls in dict(classes).items():
@@ -150,20 +148,35 @@ async def _register(module: ModuleType, path: Path, bridge: Bridge, names: list[
     return "; ".join(problems) or None
 
 
+async def _of_entry_point(module: ModuleType, path: Path) -> dict[str, type]:
+    """The V3 classes of a pack, by their schemas' names. Raises: NoNodes; whatever the pack raises."""
+    entry = getattr(module, "comfy_entrypoint", None)
+    if not callable(entry):
+        raise NoNodes(
+            f"{path} exports neither NODE_CLASS_MAPPINGS nor comfy_entrypoint; a pack needs one of them"
+        )
+    extension = entry()
+    if inspect.isawaitable(extension):
+        extension = await extension
+    if not hasattr(extension, "get_node_list"):
+        raise NoNodes(f"comfy_entrypoint of {path} returned no ComfyExtension")
+    await extension.on_load()
+    return {cls.GET_SCHEMA().node_id: cls for cls in await extension.get_node_list()}
+
+
 def _add(name: str, cls: Any, where: str, title: str | None, bridge: Bridge, names: list[str]) -> None:
     known = bridge.registry.find(name)
     if known is not None and not known.serial:
         log.info("node class %s of %s is left out: there is a built-in node of that name", name, where)
         return
-    spec: NodeSpec = spec_of(name, cls, where, title)
+    if is_v3(cls):
+        spec = replace(spec_of_v3(cls, where), name=name)
+        title = title or cls.GET_SCHEMA().display_name
+    else:
+        spec = spec_of(name, cls, where, title)
     cls.RELATIVE_PYTHON_MODULE = where
     bridge.registry.add(spec)
     bridge.classes[name] = cls
     if title is not None:
         bridge.display_names[name] = title
     names.append(name)
-
-
-def is_async(function: object) -> bool:
-    """Whether calling it gives something to be awaited."""
-    return inspect.iscoroutinefunction(function)

@@ -5,9 +5,21 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
 
+from backend.calling import CallContext, current
+
 Fragment = dict[str, dict[str, object]]
-# `<node id>.<call index>` of the call that runs, and the number of the next graph it builds
-_PREFIX: ContextVar[tuple[str, Callable[[], int]]] = ContextVar("prefix")
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbering:
+    """Whose graphs are counted: those of `<root>.<call>`, in the call that runs."""
+
+    call: CallContext | None
+    prefix: str
+    following: Callable[[], int]
+
+
+_NUMBERING: ContextVar[_Numbering | None] = ContextVar("numbering", default=None)
 
 
 class ExecutionBlocker:
@@ -17,9 +29,15 @@ class ExecutionBlocker:
         self.message = message
 
 
-def begin_call(node_id: str, index: int) -> None:
-    """From now on graphs without a prefix belong to call `index` of that node (in this context only)."""
-    _PREFIX.set((f"{node_id}.{index}", count().__next__))
+def _numbering() -> _Numbering:
+    """That of the call that runs, begun at its first graph."""
+    call, known = current(), _NUMBERING.get()
+    if known is not None and known.call is call:
+        return known
+    prefix = "" if call is None else f"{call.node}.{call.list_index}"
+    begun = _Numbering(call, prefix, count().__next__)
+    _NUMBERING.set(begun)
+    return begun
 
 
 def is_link(value: object) -> bool:
@@ -74,16 +92,17 @@ class GraphBuilder:
     @classmethod
     def set_default_prefix(cls, prefix_root: str, call_index: int, graph_index: int = 0) -> None:
         """Say which call the graphs that follow belong to."""
-        _PREFIX.set((f"{prefix_root}.{call_index}", count(graph_index).__next__))
+        prefix = f"{prefix_root}.{call_index}"
+        _NUMBERING.set(_Numbering(current(), prefix, count(graph_index).__next__))
 
     @classmethod
     def alloc_prefix(
         cls, root: str | None = None, call_index: int | None = None, graph_index: int | None = None
     ) -> str:
         """A prefix that no other graph of this call has."""
-        known, following = _PREFIX.get(("", count().__next__))
-        known_root, _, known_call = known.rpartition(".")
-        number = following() if graph_index is None else graph_index
+        numbering = _numbering()
+        known_root, _, known_call = numbering.prefix.rpartition(".")
+        number = numbering.following() if graph_index is None else graph_index
         own_root = known_root if root is None else root
         own_call = (known_call or "0") if call_index is None else call_index
         return f"{own_root}.{own_call}.{number}."

@@ -1,16 +1,14 @@
 """A classic node class (INPUT_TYPES, RETURN_TYPES, FUNCTION) -> NodeSpec."""
 
 import inspect
-import logging
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from backend.node import Combo, InputSpec, NodeSpec, OutputSpec, Result
+from backend.types import Blocked
 from comfy_compat.graphs import ExecutionBlocker
 from comfy_compat.values import hand_out, take_in
 
-log = logging.getLogger(__name__)
 Declared = Mapping[str, Mapping[str, Any]]  # what INPUT_TYPES returns
 HIDDEN = frozenset(
     "PROMPT DYNPROMPT EXTRA_PNGINFO UNIQUE_ID AUTH_TOKEN_COMFY_ORG API_KEY_COMFY_ORG".split()  # noqa: SIM905
@@ -31,14 +29,19 @@ def spec_of(name: str, cls: type, module: str, title: str | None = None) -> Node
         if not hasattr(node, needed):
             raise BadClass(f"Node class {name} has no {needed}. A node needs it: see ComfyUI's custom nodes.")
     declared: Declared = node.INPUT_TYPES()
+    outputs = tuple(outputs_of(node))
+    method = getattr(node, node.FUNCTION, None)
+    if not callable(method):
+        raise BadClass(f"Node class {name} names {node.FUNCTION!r} as its FUNCTION, and has no such method.")
+    wires = wires_of(declared)
     validator = getattr(node, "VALIDATE_INPUTS", None)
-    outputs = tuple(_outputs(node))
+    validates, all_inputs = ((), False) if validator is None else handled(validator)
     return NodeSpec(
         name=name,
-        function=_function(node, declared, outputs),
+        function=_function(method, node.FUNCTION, wires, outputs),
         kind="value",
         category=str(getattr(node, "CATEGORY", "sd")),
-        inputs=tuple(_inputs(node, declared)),
+        inputs=tuple(inputs_of(node, declared)),
         outputs=outputs,
         display_name=title or name,
         description=str(getattr(node, "DESCRIPTION", "") or ""),
@@ -46,9 +49,15 @@ def spec_of(name: str, cls: type, module: str, title: str | None = None) -> Node
         hidden={key: kind for key, kind in declared.get("hidden", {}).items() if _is_hidden(kind)},
         output_node=getattr(node, "OUTPUT_NODE", False) is True,
         input_is_list=bool(getattr(node, "INPUT_IS_LIST", False)),
-        fingerprint=_fingerprint(node) if hasattr(node, "IS_CHANGED") else None,
+        fingerprint=getattr(node, "IS_CHANGED", None),
         validate=validator,
-        validates=_handled(validator, declared) if validator is not None else (),
+        validates=validates,
+        validates_all=all_inputs,
+        check_lazy=_check_lazy(node, wires) if hasattr(node, "check_lazy_status") else None,
+        make=cls,
+        open_inputs=open_inputs_of(declared),
+        is_async=inspect.iscoroutinefunction(method),
+        dynamic=True,
         per_id=bool(getattr(node, "NOT_IDEMPOTENT", False)),
         serial=True,
         extra={"info": lambda: class_info(name, cls, module, title)},
@@ -90,18 +99,15 @@ def _is_hidden(kind: object) -> bool:
     return isinstance(kind, str) and kind in HIDDEN
 
 
-def _inputs(node: Any, declared: Declared) -> Iterator[InputSpec]:
-    """Required, then optional inputs; then those declared as hidden that the prompt itself may fill."""
+def inputs_of(node: Any, declared: Declared) -> Iterator[InputSpec]:
+    """Required, then optional inputs, with options as the class declares them."""
     for section in ("required", "optional"):
         for name, config in declared.get(section, {}).items():
             yield _input(node, section, name, config)
-    for name, config in declared.get("hidden", {}).items():
-        if not _is_hidden(config):
-            yield InputSpec(name, "*", {}, optional=True)
 
 
 def _input(node: Any, section: str, name: str, config: object) -> InputSpec:
-    type_, options = _config(config)
+    type_, options = config_of(config)
     choice = None
     wire = type_
     if isinstance(type_, (list, tuple)):
@@ -110,11 +116,12 @@ def _input(node: Any, section: str, name: str, config: object) -> InputSpec:
         choice = Combo(among=_choices(node, section, name), style="COMBO")
         options = {key: value for key, value in options.items() if key != "options"}
     assert isinstance(wire, str)
-    return InputSpec(name, wire, options, section == "optional", choice, bool(options.get("lazy")))
+    lazy, raw = bool(options.get("lazy")), bool(options.get("rawLink"))
+    return InputSpec(name, wire, options, section == "optional", choice, lazy, raw)
 
 
-def _config(config: object) -> tuple[object, dict[str, object]]:
-    """(type, options) of `(type,)`, `(type, options)` or a bare type."""
+def config_of(config: object) -> tuple[object, dict[str, object]]:
+    """(type, options) of `(type,)`, `(type, options)` or a bare type. Raises: BadClass."""
     match config:
         case (list() | tuple() | str() as type_, Mapping() as options):
             return type_, dict(options)
@@ -129,8 +136,7 @@ def _choices(node: Any, section: str, name: str) -> Callable[[object], Sequence[
     """The options of a combo as of when they are asked for: classes list folders in INPUT_TYPES."""
 
     def now(storage: object) -> Sequence[str]:
-        declared = node.INPUT_TYPES()
-        type_, options = _config(declared[section][name])
+        type_, options = config_of(node.INPUT_TYPES()[section][name])
         among = type_ if isinstance(type_, (list, tuple)) else options.get("options", ())
         assert isinstance(among, (list, tuple))
         return among
@@ -138,7 +144,36 @@ def _choices(node: Any, section: str, name: str) -> Callable[[object], Sequence[
     return now
 
 
-def _outputs(node: Any) -> Iterator[OutputSpec]:
+def open_inputs_of(declared: Declared) -> Callable[[str], InputSpec | None] | None:
+    """What an input is that no listing shows: packs pass dicts that have every key, or list hidden inputs
+    that the prompt itself fills.
+    """
+    optional, hidden = declared.get("optional", {}), declared.get("hidden", {})
+
+    def find(name: str) -> InputSpec | None:
+        if name in hidden and not _is_hidden(hidden[name]):
+            return InputSpec(name, "*", {}, optional=True)
+        if name not in optional:
+            return None
+        try:
+            type_, options = config_of(optional[name])
+        except KeyError:  # it claims every key, and has none of them
+            type_, options = "*", {}
+        wire = type_ if isinstance(type_, str) else "COMBO"
+        return InputSpec(name, wire, options, optional=True, raw_link=bool(options.get("rawLink")))
+
+    unlisted = any(not _is_hidden(kind) for kind in hidden.values())
+    return find if unlisted or type(optional).__contains__ is not dict.__contains__ else None
+
+
+def wires_of(declared: Declared) -> dict[str, object]:
+    """The declared type of each input."""
+    sections = (declared.get(section, {}).items() for section in ("required", "optional"))
+    return {name: config_of(config)[0] for section in sections for name, config in section}
+
+
+def outputs_of(node: Any) -> Iterator[OutputSpec]:
+    """Outputs as the class lists them, names and marks where it has any."""
     types = node.RETURN_TYPES
     names = getattr(node, "RETURN_NAMES", None) or ()
     lists = getattr(node, "OUTPUT_IS_LIST", None) or ()
@@ -152,56 +187,69 @@ def _outputs(node: Any) -> Iterator[OutputSpec]:
         )
 
 
-def _function(node: Any, declared: Declared, outputs: tuple[OutputSpec, ...]) -> Callable[..., object]:
-    """What the host calls: ComfyUI's shapes in, ComfyUI's shapes out, on an object that lives on."""
-    wires = {name: _config(c)[0] for s in ("required", "optional") for name, c in declared.get(s, {}).items()}
-    made: list[object] = []
+def handed_out(inputs: Mapping[str, object], wires: Mapping[str, object], lists: bool) -> dict[str, object]:
+    """Inputs in ComfyUI's shapes; lists: each is a list of values."""
 
-    def call(**inputs: object) -> object:
-        if not made:
-            made.append(node())
-        given = {name: hand_out(value, wires.get(name, "*")) for name, value in inputs.items()}
-        return returned_of(getattr(made[0], node.FUNCTION)(**given), outputs)
+    def one(name: str, value: object) -> object:
+        wire = wires.get(name, "*")
+        if lists and isinstance(value, list):
+            return [hand_out(item, wire) for item in value]
+        return hand_out(value, wire)
 
-    return call
+    return {name: one(name, value) for name, value in inputs.items()}
+
+
+def _function(
+    method: Callable[..., object], name: str, wires: Mapping[str, object], outputs: tuple[OutputSpec, ...]
+) -> Callable[..., object]:
+    """What the host calls: ComfyUI's shapes in, ours out, on the node's object."""
+
+    async def call_async(node: object, **inputs: object) -> object:
+        return returned_of(await getattr(node, name)(**_given(node, inputs, wires)), outputs)
+
+    def call(node: object, **inputs: object) -> object:
+        return returned_of(getattr(node, name)(**_given(node, inputs, wires)), outputs)
+
+    return call_async if inspect.iscoroutinefunction(method) else call
+
+
+def _given(node: object, inputs: Mapping[str, object], wires: Mapping[str, object]) -> dict[str, object]:
+    return handed_out(inputs, wires, bool(getattr(node, "INPUT_IS_LIST", False)))
+
+
+def _check_lazy(cls: Any, wires: Mapping[str, object]) -> Callable[..., object]:
+    def check(node: Any, **inputs: object) -> object:
+        return node.check_lazy_status(**_given(node, inputs, wires))
+
+    return check
 
 
 def returned_of(returned: object, outputs: tuple[OutputSpec, ...]) -> object:
-    """What a classic function returned (a tuple, or a dict with `ui` and `result`) as the host takes it."""
-    ui = None
+    """What a classic function returned (a tuple, or a dict of `ui`, `result` ...) as the host takes it."""
+    ui = expand = None
     if isinstance(returned, dict):
-        ui = returned.get("ui")
+        ui, expand = returned.get("ui"), returned.get("expand")
         returned = returned.get("result", ())
     if isinstance(returned, ExecutionBlocker):
         returned = (returned,) * len(outputs)
     values = list(returned) if returned is not None else []  # type: ignore[call-overload]  # a tuple or list
     values = (values + [None] * len(outputs))[: len(outputs)]
     taken = tuple(_taken(value, output) for value, output in zip(values, outputs, strict=True))
-    return Result(taken, ui)
+    return Result(taken, ui, expand)
 
 
 def _taken(value: object, output: OutputSpec) -> object:
+    if isinstance(value, ExecutionBlocker):
+        return Blocked(value.message)
     if output.is_list and isinstance(value, (list, tuple)):
-        return [take_in(item, output.type) for item in value]
+        one = OutputSpec(output.type, output.name)
+        return [_taken(item, one) for item in value]
     return take_in(value, output.type)
 
 
-def _fingerprint(node: Any) -> Callable[..., object]:
-    def fingerprint(**literals: object) -> object:
-        try:
-            return node.IS_CHANGED(**literals)
-        except Exception:  # around a custom node
-            log.warning("IS_CHANGED of %s raised; the node runs each time", node.__name__, exc_info=True)
-            return math.nan
-
-    return fingerprint
-
-
-def _handled(validator: Callable[..., object], declared: Declared) -> tuple[str, ...]:
-    """The inputs that a validator names; all where it takes any."""
+def handled(validator: Callable[..., object]) -> tuple[tuple[str, ...], bool]:
+    """The inputs that a validator names, and whether it takes any other too."""
     parameters = inspect.signature(validator).parameters.values()
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-        named = [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        inputs = [name for s in ("required", "optional") for name in declared.get(s, {})]
-        return tuple(dict.fromkeys([*named, *inputs]))
-    return tuple(p.name for p in parameters)
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    star = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return tuple(p.name for p in parameters if p.kind not in star), open_ended

@@ -7,7 +7,7 @@ import uuid
 from aiohttp import web
 from protocol import BinaryEventTypes
 
-from comfy_compat.context import current
+from backend.calling import current
 
 
 class PromptServer:
@@ -42,7 +42,7 @@ class PromptServer:
     @property
     def last_node_id(self):
         call = current()
-        return None if call is None else call.node_id
+        return None if call is None else call.node
 
     @last_node_id.setter
     def last_node_id(self, value):
@@ -51,7 +51,7 @@ class PromptServer:
     @property
     def last_prompt_id(self):
         call = current()
-        return None if call is None else call.job_id
+        return None if call is None else call.job
 
     @last_prompt_id.setter
     def last_prompt_id(self, value):

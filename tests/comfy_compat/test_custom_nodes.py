@@ -60,7 +60,7 @@ async def test_a_pack_s_nodes_are_registered_under_their_names(bridge, tmp_path)
     assert (pack.name, pack.nodes, pack.error) == ("echo", ("Echo",), None)
     spec = bridge.registry.find("Echo")
     assert (spec.display_name, spec.module, spec.serial) == ("Say it again", "custom_nodes.echo", True)
-    assert spec.function(text="ho").values == ("ho",)
+    assert spec.function(spec.make(), text="ho").values == ("ho",)
 
 
 async def test_a_single_file_is_a_pack(bridge, tmp_path):

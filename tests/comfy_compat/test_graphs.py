@@ -1,10 +1,10 @@
 """Fragments of prompts that nodes expand into."""
 
-from comfy_compat.graphs import GraphBuilder, add_graph_prefix, begin_call, is_link
+from comfy_compat.graphs import GraphBuilder, add_graph_prefix, is_link
 
 
 def test_ids_name_the_parent_the_call_the_graph_and_the_node():
-    begin_call("7", 2)
+    GraphBuilder.set_default_prefix("7", 2)
     first, second = GraphBuilder(), GraphBuilder()
     assert first.node("A").id == "7.2.0.1"
     assert first.node("B").id == "7.2.0.2"

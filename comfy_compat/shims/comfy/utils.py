@@ -1,6 +1,6 @@
 """ComfyUI's `comfy.utils`: files of weights, sizes of pictures, progress."""
 
-from comfy_compat.context import report_progress
+from comfy_compat.progress import report_progress
 
 PROGRESS_BAR_ENABLED = True
 

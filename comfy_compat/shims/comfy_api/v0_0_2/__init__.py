@@ -1,6 +1,15 @@
-"""ComfyUI's `comfy_api.v0_0_2`."""
+"""ComfyUI's `comfy_api.v0_0_2`: `latest` as it was then."""
 
-from comfy_api.latest import ComfyAPI_latest, ComfyAPISync_latest
+from comfy_api.latest import (
+    ComfyAPI_latest,
+    ComfyAPISync_latest,
+    ComfyExtension,
+    Input,
+    InputImpl,
+    Types,
+    io,
+    ui,
+)
 
 
 class ComfyAPIAdapter_v0_0_2(ComfyAPI_latest):
@@ -15,4 +24,4 @@ class ComfyAPISyncAdapter_v0_0_2(ComfyAPISync_latest):
 
 ComfyAPI = ComfyAPIAdapter_v0_0_2
 ComfyAPISync = ComfyAPISyncAdapter_v0_0_2
-__all__ = ["ComfyAPI", "ComfyAPISync"]
+__all__ = ["ComfyAPI", "ComfyAPISync", "ComfyExtension", "Input", "InputImpl", "Types", "io", "ui"]

@@ -1,0 +1,5 @@
+"""ComfyUI's `comfy_api.input_impl`."""
+
+from comfy_api.latest._input_impl import VideoFromComponents, VideoFromFile
+
+__all__ = ["VideoFromComponents", "VideoFromFile"]
