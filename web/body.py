@@ -10,7 +10,7 @@ async def read_json(request: web.Request) -> object:
     raw = await request.read()
     try:
         return json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise web.HTTPBadRequest(text=f"The request's body is not valid JSON: {error}.") from error
 
 
@@ -26,7 +26,7 @@ async def read_object(request: web.Request) -> dict[str, object]:
 
 async def read_optional_object(request: web.Request) -> dict[str, object]:
     """The body as a JSON object; {} where there is no body. Raises: as `read_json`."""
-    return await read_object(request) if request.can_read_body and await request.read() else {}
+    return await read_object(request) if (await request.read()).strip() else {}
 
 
 def strings(value: object, name: str) -> list[str]:

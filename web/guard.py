@@ -38,6 +38,8 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         return web.Response(status=401, text=str(error))
     except OutsideFolder as error:
         return web.Response(status=403, text=str(error))
+    except RecursionError:
+        return web.Response(status=400, text="The request's body is nested too deeply.")
     except UnicodeEncodeError as error:
         return web.Response(status=400, text=f"A name in the request is no text: {error}.")
     except Exception as error:

@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import json
 import logging
+import socket as socket_module
 import struct
 import uuid
 from collections.abc import Iterable
@@ -26,6 +27,8 @@ SOFT_LIMIT = 64  # waiting frames, from which on replaceable ones replace each o
 HARD_LIMIT = 4096  # waiting frames at which a client is given up
 HARD_BYTES = 512 << 20  # only pictures that a node sends reach it
 BURST = 64 << 10  # bytes of frames that are sent in one piece
+LONGEST_HEARD = 1 << 20  # bytes of a client's message: they announce flags, nothing else
+SILENCE, PROBES, BETWEEN = 60, 4, 15  # seconds until a silent peer is probed, probes, seconds between them
 HOLD = 0.05  # seconds that a preview waits for its step's `progress`
 PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4  # ComfyUI's numbers of binary frames
 _IMAGE_FORMATS = {"JPEG": (1, "image/jpeg"), "PNG": (2, "image/png")}
@@ -117,22 +120,19 @@ class Sockets:
         self._features, self._work = features, work
         self._clients: dict[ClientId, Client] = {}
         self._log_readers: set[ClientId] = set()
-        self._shown: dict[
-            JobId, tuple[ev.NodeProgress, ...]
-        ] = {}  # the last StateChanged of each running job
+        self._shown: dict[JobId, ev.StateChanged] = {}  # the last one of each running job
         self._held: dict[JobId, tuple[ev.PreviewImage, asyncio.TimerHandle]] = {}
 
     # -- connections -----------------------------------------------------------------------------
 
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         """GET /ws: greet, replay what runs, then send events until the client goes."""
-        socket = web.WebSocketResponse(compress=False)
+        socket = web.WebSocketResponse(compress=False, max_msg_size=LONGEST_HEARD)
         await socket.prepare(request)
+        _keep_alive(request.transport)
         sid = ClientId(request.query.get("clientId") or uuid.uuid4().hex)
         client = Client(sid, socket, request.transport)
-        client.put(_text("status", wire.status(self._work.remaining(), sid)))
-        if (node := self._work.running_node(sid)) is not None:
-            client.put(_text("executing", {"node": node}))
+        self._replay(client)
         self._clients[sid] = client  # a second connection of a sid takes over
         sender = asyncio.create_task(client.send_waiting())
         try:
@@ -146,6 +146,18 @@ class Sockets:
                 self._log_readers.discard(sid)
         return socket
 
+    def _replay(self, client: Client) -> None:
+        """The queue, the node that runs, and how far each running job of this client is.
+
+        ComfyUI tells the first two only; a page that was reloaded shows its progress by the third.
+        """
+        client.put(_text("status", wire.status(self._work.remaining(), client.sid)))
+        if (node := self._work.running_node(client.sid)) is not None:
+            client.put(_text("executing", {"node": node}))
+        for state in self._shown.values():
+            if state.client == client.sid:
+                client.put(_text("progress_state", wire.progress_state(state)))
+
     async def close(self) -> None:
         """Close every connection, as the server stops."""
         await asyncio.gather(
@@ -158,7 +170,7 @@ class Sockets:
             return
         try:
             message = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         client.greeted = True
         if isinstance(message, dict) and message.get("type") == "feature_flags":
@@ -210,7 +222,7 @@ class Sockets:
                 _put(self._to(None), _text("status", wire.status(event.remaining), ("status",)))
             case ev.StateChanged():
                 self._show_last_preview(event)
-                self._shown[event.job] = event.nodes
+                self._shown[event.job] = event
                 if targets := self._to(event.client):
                     data = wire.progress_state(event)
                     _put(targets, _text("progress_state", data, ("progress_state", event.job)))
@@ -299,7 +311,8 @@ class Sockets:
         targets = [c for c in self._to(event.client) if c.wants_metadata]
         if not targets:
             return
-        place = next((n for n in self._shown.get(event.job, ()) if n.node == event.node), None)
+        shown = self._shown.get(event.job)
+        place = next((n for n in shown.nodes if n.node == event.node), None) if shown else None
         about = dump(wire.preview_metadata(event, place, _IMAGE_FORMATS[event.format][1]))
         head = struct.pack(">II", PREVIEW_WITH_METADATA, len(about))
         _put(targets, Frame(head + about + event.image, True, _replaces(event)))
@@ -315,6 +328,17 @@ class Sockets:
 def _replaces(event: ev.PreviewImage) -> FrameKind | None:
     """A preview stands for those before it; a PNG is a result, and each is wanted."""
     return ("preview", event.job, event.node) if event.format == "JPEG" else None
+
+
+def _keep_alive(transport: asyncio.BaseTransport | None) -> None:
+    """Let the system find out when a peer's machine is gone. No pings: a script that does not read for
+    minutes, and so answers none, is alive all the same.
+    """
+    connection = transport.get_extra_info("socket") if transport is not None else None
+    if connection is None or not hasattr(socket_module, "TCP_KEEPIDLE"):
+        return
+    for option, value in (("TCP_KEEPIDLE", SILENCE), ("TCP_KEEPINTVL", BETWEEN), ("TCP_KEEPCNT", PROBES)):
+        connection.setsockopt(socket_module.IPPROTO_TCP, getattr(socket_module, option), value)
 
 
 def _text(event: str, data: object, replaces: FrameKind | None = None) -> Frame:

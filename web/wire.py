@@ -336,7 +336,7 @@ def asset(job: str, node: str, key: str, index: int, item: Mapping[str, object])
     return {
         "id": f"{job}:{node}:{key}:{index}",
         "name": item["filename"],
-        "preview_url": f"/view?{query}",
+        "preview_url": f"api/view?{query}",
         "node_id": node,
         "output_key": key,
         "output_index": index,

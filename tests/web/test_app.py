@@ -109,3 +109,11 @@ async def test_what_breaks_inside_is_told_as_text(house: House, monkeypatch):
     reply = await house.client.get("/prompt")
     assert (reply.status, reply.content_type) == (500, "text/plain")
     assert "ZeroDivisionError" in await reply.text()
+
+
+@pytest.mark.parametrize(
+    "path", ["/prompt", "/queue", "/settings", "/settings/a", "/api/jobs/cancel", "/users"]
+)
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"[" * 100_000, b'{"a": ' * 50_000, b"1" * 5000])
+async def test_what_is_no_json_is_400(house: House, path: str, body: bytes):
+    assert (await house.client.post(path, data=body)).status == 400

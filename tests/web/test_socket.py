@@ -13,7 +13,7 @@ from backend.engine import events as ev
 from backend.types import ClientId, JobId, NodeId
 from tests.web.conftest import House, a_failing_prompt, a_held_prompt, a_prompt, recorded
 from web.services import SERVICES
-from web.socket import HARD_LIMIT, SOFT_LIMIT, Client, Frame, Sockets, _framed
+from web.socket import HARD_LIMIT, LONGEST_HEARD, SOFT_LIMIT, Client, Frame, Sockets, _framed
 
 FLAGS = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
 
@@ -173,13 +173,38 @@ async def test_an_interrupt_of_a_prompt_without_client_is_told_to_everybody(hous
         assert "executing" not in told
 
 
-async def test_a_reconnecting_client_learns_which_node_runs(house: House):
+async def test_a_reconnecting_client_learns_what_runs_and_how_far_it_is(house: House):
     socket = await connect(house, "me")
-    await house.submit(a_held_prompt(), client_id="me")
+    job = await house.submit(a_held_prompt(), client_id="me")
     assert "executing" in kinds([f async for f in frames(socket)])
     await socket.close()
+    again, other = await house.client.ws_connect("/ws?clientId=me"), await connect(house, "other")
+    first, node, state = [f async for f in frames(again)]
+    assert first["data"] == {"status": {"exec_info": {"queue_remaining": 1}}, "sid": "me"}
+    assert node == {"type": "executing", "data": {"node": "1"}}
+    assert (state["data"]["prompt_id"], summary(state)) == (job, {"1": "running"})
+    assert [f async for f in frames(other)] == []
+
+
+async def test_a_client_that_comes_back_is_told_of_each_of_its_jobs(house: House):
+    for job in ("j", "k"):
+        nodes = (ev.NodeProgress(NodeId("3"), "running", 2, 4),)
+        emit(house, ev.StateChanged(JobId(job), ClientId("me"), nodes))
+    socket = await connect(house, "me")
+    assert [f["data"]["prompt_id"] for f in [f async for f in frames(socket)]] == ["j", "k"]
+    emit(house, ev.NodeExecuting(JobId("j"), ClientId("me"), None))
     again = await connect(house, "me")
-    assert [f async for f in frames(again)] == [{"type": "executing", "data": {"node": "1"}}]
+    assert [f["data"]["prompt_id"] for f in [f async for f in frames(again)]] == ["k"]
+
+
+async def test_what_a_client_sends_is_bounded(house: House):
+    socket = await connect(house, "me")
+    await socket.send_str("[" * 100_000)  # nested deeper than can be read: ignored
+    await socket.send_json(FLAGS)
+    assert kinds([f async for f in frames(socket)]) == ["feature_flags"]
+    await socket.send_str("x" * (LONGEST_HEARD + 1))
+    closing = await socket.receive(timeout=5)
+    assert (closing.type, closing.data) == (WSMsgType.CLOSE, 1009)
 
 
 async def test_a_second_socket_takes_over_and_outlives_the_first(house: House):

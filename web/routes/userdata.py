@@ -13,7 +13,7 @@ from web.assets import send
 from web.body import query_true
 from web.routes.users import user_of
 from web.services import SERVICES
-from web.users import write_bytes
+from web.users import UnknownUser, write_bytes
 
 
 def path_of(request: web.Request, part: str) -> Path:
@@ -120,7 +120,11 @@ def _folders_first(path: Path) -> tuple[bool, str, Path]:
 
 async def list_tree(request: web.Request) -> web.Response:
     """GET /v2/userdata: everything below a folder, folders first."""
-    users, user = request.app[SERVICES].users, user_of(request)
+    users = request.app[SERVICES].users
+    try:
+        user = user_of(request)
+    except UnknownUser as error:  # other routes say 401, clients of this one know a 403
+        return web.Response(status=403, text=str(error))
     wanted = request.query.get("path", "")
     root = users.folder(user)
     try:

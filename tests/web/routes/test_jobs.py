@@ -131,7 +131,7 @@ async def test_a_jobs_files_come_page_by_page(house: House):
     house.engine.store.finish(ended)
     page = await house.json("/api/jobs/j/assets?limit=2&offset=1")
     assert [a["name"] for a in page["assets"]] == ["1.png", "2.png"]
-    assert page["assets"][0]["preview_url"] == "/view?filename=1.png&subfolder=s&type=output"
+    assert page["assets"][0]["preview_url"] == "api/view?filename=1.png&subfolder=s&type=output"
     assert (page["assets"][0]["node_id"], page["assets"][0]["output_key"]) == ("9", "images")
     assert page["pagination"] == {"offset": 1, "limit": 2, "total": 3, "has_more": False}
     assert (await house.client.get("/api/jobs/absent/assets")).status == 404

@@ -147,3 +147,8 @@ async def test_the_tree_lists_folders_first_and_names_without_regard_to_case(hou
         await house.client.post(f"/userdata/{name}", data=b"1")
     listed = await house.json("/v2/userdata")
     assert [e["path"] for e in listed] == ["b", "c", "c/d", "a.json", "B.json", "b/x", "c/d/y"]
+
+
+async def test_the_tree_of_an_unknown_user_is_403(open_house):
+    house = await open_house(multi_user=True)
+    assert (await house.client.get("/v2/userdata", headers={"comfy-user": "nobody"})).status == 403
