@@ -43,11 +43,32 @@ class Library:
         made = self._weights.get((kind, files))
         if made is not None:
             return made
+        self._known(*files)
+        found = [self._contents[file].role(kind) for file in files]
+        digest = found[0].digest if len(found) == 1 else _joined([component.digest for component in found])
+        nbytes = sum(component.nbytes for component in found)
+        return self._weights.setdefault((kind, files), Weights(kind, digest, files, nbytes=nbytes))
+
+    def encoders(self, *files: File) -> tuple[Weights, ...]:
+        """The text encoders in files, in the files' order; of a file without any, all of it in that role.
+
+        Raises: Awaiting.
+        """
+        return tuple(
+            Weights("text_encoder", c.digest, (file,), c.part, c.nbytes)
+            for file, contents in zip(files, self._known(*files), strict=True)
+            for c in contents.roles("text_encoder")
+        )
+
+    def encoding(self, file: File) -> str:
+        """What a checkpoint's text encoders make together. Raises: Awaiting."""
+        (contents,) = self._known(file)
+        return contents.encoding
+
+    def _known(self, *files: File) -> tuple[Contents, ...]:
         if missing := [Identify(file) for file in files if file not in self._contents]:
             raise Awaiting(*missing)
-        digests = [self._contents[file].role(kind).digest for file in files]
-        digest = digests[0] if len(digests) == 1 else _joined(digests)
-        return self._weights.setdefault((kind, files), Weights(kind, digest, files))
+        return tuple(self._contents[file] for file in files)
 
     def identify(self, file: File) -> Contents:
         """What a file holds, read through where that is not known yet. Raises: BadFile."""

@@ -52,11 +52,27 @@ Lazy: TypeAlias = T_co | Op[T_co] | Ref
 
 @dataclass(frozen=True, slots=True)
 class EncodeText(Op[Conditioning]):
-    """embeddings: the files that the text names, so that an exchanged file makes another key."""
+    """embeddings: the files that the text names, so that an exchanged file makes another key; texts: those of
+    encoders that have their own, by the encoder's name; images: what an encoder that sees is shown.
+    """
 
     clip: Clip
     text: str
     embeddings: tuple[File, ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+    images: tuple[Lazy[Image], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WithOptions(Op[Conditioning]):
+    """Conditions with options set, by ComfyUI's names; of a latent, its samples.
+
+    appended: options that are lists (tuples, here), which grow by these.
+    """
+
+    conditioning: Lazy[Conditioning]
+    options: Mapping[str, Lazy[object]] = field(default_factory=dict)
+    appended: Mapping[str, Lazy[object]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,13 +40,15 @@ ComponentKind = Literal["denoiser", "text_encoder", "vae", "lora", "controlnet",
 class Component:
     """One component in a file. digest: of its tensors' canonical names, dtypes, shapes and bytes.
 
-    contained: the file is a container, and the component is the part of it under a prefix of its own.
+    contained: the file is a container, and the component is the part of it under a prefix of its own; part:
+    which of several of its kind (a text encoder's name: clip_l, clip_g, t5xxl ...).
     """
 
     kind: ComponentKind
     digest: str
     nbytes: int
     contained: bool = False
+    part: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,31 +56,40 @@ class Contents:
     """What a model file holds.
 
     digest, nbytes: of all its tensors; components: one for each role
-    that some of its tensors are meant for.
+    that some of its tensors are meant for; encoding: what a checkpoint's text encoders make together ("sd15",
+    "sdxl" ...: `models/text_places.py`).
     """
 
     digest: str
     nbytes: int
     components: tuple[Component, ...] = ()
+    encoding: str = ""
 
     def role(self, kind: ComponentKind) -> Component:
         """The file in this role: all of its tensors where none are marked out for it."""
-        meant = (component for component in self.components if component.kind == kind)
-        return next(meant, Component(kind, self.digest, self.nbytes))
+        return self.roles(kind)[0]
+
+    def roles(self, kind: ComponentKind) -> tuple[Component, ...]:
+        """Every component that is meant for a role, of which text encoders may be several."""
+        meant = tuple(component for component in self.components if component.kind == kind)
+        return meant or (Component(kind, self.digest, self.nbytes),)
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
     """One network's weights: the role it plays, what they are, and where they can be read.
 
-    digest: equal for equal tensors, in whatever file they are. files: one place of several, perhaps; no part
-    of what the weights are.
+    digest: equal for equal tensors, in whatever file they are. files: one place of several, perhaps; part:
+    which of the files' components of that kind ("": the only one); nbytes: of its tensors there, 0 if
+    unknown. These three are no part of what the weights are.
     """
 
-    unkeyed: ClassVar[tuple[str, ...]] = ("files",)
+    unkeyed: ClassVar[tuple[str, ...]] = ("files", "part", "nbytes")
     kind: ComponentKind
     digest: str
     files: tuple[File, ...] = field(compare=False)
+    part: str = field(default="", compare=False)
+    nbytes: int = field(default=0, compare=False)
 
     @property
     def id(self) -> ComponentId:
@@ -135,11 +146,15 @@ class ControlUse:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """Text encoders. family: the `type` of CLIPLoader; stop_at: CLIPSetLastLayer's negative layer index."""
+    """Text encoders that work together, each a component of its own.
+
+    family: the encoding they make (`models/text.py` lists them); stop_at: CLIPSetLastLayer's negative layer
+    index.
+    """
 
     wire: ClassVar[str] = "CLIP"
-    weights: Weights
-    family: str = "stable_diffusion"
+    weights: tuple[Weights, ...]
+    family: str = "sd15"
     stop_at: int | None = None
     loras: tuple[LoraUse, ...] = ()
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from backend.errors import UnsupportedOption
 from backend.library import Library
+from backend.models.text_places import chosen_encoding
 from backend.node import Choice, Float, Int, node
 from backend.references import Clip, Model, Vae
 from backend.storage import Storage
@@ -55,7 +56,7 @@ def checkpoint_loader_simple(
     file = storage.file("checkpoints", ckpt_name)
     return (
         Model(library.weights("denoiser", file)),
-        Clip(library.weights("text_encoder", file)),
+        Clip(library.encoders(file), library.encoding(file) or "sd15"),
         Vae(library.weights("vae", file)),
     )
 
@@ -81,10 +82,11 @@ def clip_loader(
     clip_name: TextEncoderName,
     type: Annotated[str, Choice(CLIP_TYPES)],
     device: ClipDevice | None = None,
+    storage: Storage,
     library: Library,
 ) -> Clip:
     """A text encoder from a file of its own. The scheduler chooses where it runs, whatever `device` asks."""
-    return Clip(library.find("text_encoder", "text_encoders", clip_name), type)
+    return _encoders(library, storage, type, clip_name)
 
 
 @node("DualCLIPLoader", category="advanced/loaders")
@@ -94,18 +96,30 @@ def dual_clip_loader(
     clip_name2: TextEncoderName,
     type: Annotated[str, Choice(("sdxl", "sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image"))],
     device: ClipDevice | None = None,
+    storage: Storage,
     library: Library,
 ) -> Clip:
     """Two text encoders that work together; their order does not matter."""
-    return Clip(library.find("text_encoder", "text_encoders", clip_name1, clip_name2), type)
+    return _encoders(library, storage, type, clip_name1, clip_name2)
 
 
 @node("TripleCLIPLoader", category="advanced/loaders", module="comfy_extras.nodes_sd3")
 def triple_clip_loader(
-    *, clip_name1: ListedEncoder, clip_name2: ListedEncoder, clip_name3: ListedEncoder, library: Library
+    *,
+    clip_name1: ListedEncoder,
+    clip_name2: ListedEncoder,
+    clip_name3: ListedEncoder,
+    storage: Storage,
+    library: Library,
 ) -> Clip:
     """The three text encoders of SD3; their order does not matter."""
-    return Clip(library.find("text_encoder", "text_encoders", clip_name1, clip_name2, clip_name3), "sd3")
+    return _encoders(library, storage, "sd3", clip_name1, clip_name2, clip_name3)
+
+
+def _encoders(library: Library, storage: Storage, type: str, *names: str) -> Clip:
+    """The text encoders in files of their own, for what the user says they are meant for."""
+    found = library.encoders(*(storage.file("text_encoders", name) for name in names))
+    return Clip(found, chosen_encoding(type, [weights.part for weights in found]))
 
 
 @node("VAELoader", category="loaders", display_name="Load VAE")

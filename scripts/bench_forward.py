@@ -23,9 +23,9 @@ from torch import Tensor  # noqa: E402
 from backend.models.changes import changed  # noqa: E402
 from backend.models.denoiser import Denoiser, load_denoiser  # noqa: E402
 from backend.models.lora import Patch, load_lora  # noqa: E402
-from backend.models.text import encode_text, load_text_encoder  # noqa: E402
+from backend.models.text import Request, Working, encode_text, load_text_encoder  # noqa: E402
 from backend.models.vae import load_vae  # noqa: E402
-from backend.references import Clip, ComponentKind, File, Weights  # noqa: E402
+from backend.references import ComponentKind, File, Weights  # noqa: E402
 
 CPU = torch.device("cpu")
 Work = Callable[[], object]
@@ -50,13 +50,13 @@ def parts(checkpoint: Path, denoiser: Denoiser) -> dict[str, Work]:
     """One pass of each component."""
     vae = load_vae(weights(checkpoint, "vae"), CPU, torch.float32)
     encoder = load_text_encoder(weights(checkpoint, "text_encoder"), CPU, torch.float32)
-    clip = Clip(weights(checkpoint, "text_encoder"))
+    request = Request("a cat on a table", lambda _: None)
     work: dict[str, Work] = {
         f"UNet, {n} x 16x16": partial(denoiser.forward, *rows(denoiser, n, 16)) for n in (1, 2, 4, 8)
     }
     work["UNet, 1 x 64x64"] = partial(denoiser.forward, *rows(denoiser, 1, 64))
     work["VAE decode, 16x16"] = partial(vae.decode, torch.randn(1, vae.layout.channels, 16, 16))
-    work["text, one prompt"] = partial(encode_text, encoder, clip, "a cat on a table", lambda _: None)
+    work["text, one prompt"] = partial(encode_text, "sd15", [Working(encoder)], request)
     return work
 
 

@@ -89,12 +89,17 @@ def _tune(connection: sqlite3.Connection, _: object) -> None:
 
 
 def _to_json(contents: Contents) -> dict[str, object]:
-    components = [[c.kind, c.digest, c.nbytes, c.contained] for c in contents.components]
-    return {"digest": contents.digest, "nbytes": contents.nbytes, "components": components}
+    components = [[c.kind, c.digest, c.nbytes, c.contained, c.part] for c in contents.components]
+    return {
+        "digest": contents.digest,
+        "nbytes": contents.nbytes,
+        "components": components,
+        "encoding": contents.encoding,
+    }
 
 
 def _to_value(row: Row[*tuple[object, ...]]) -> tuple[File, Contents]:
     value = json.loads(row.contents)
     components = tuple(Component(*fields) for fields in value["components"])
     file = File(row.path, row.size, row.mtime_ns, int(row.inode))
-    return file, Contents(value["digest"], value["nbytes"], components)
+    return file, Contents(value["digest"], value["nbytes"], components, value["encoding"])

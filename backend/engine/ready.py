@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from backend.graph.frontier import LiveOp
-from backend.ops import Call, Denoise, Op
-from backend.references import CfgGuider, Schedule, Weights
+from backend.ops import Call, Denoise, EncodeText, Op
+from backend.references import CfgGuider, Schedule, Vae, Weights
 from backend.schedule.fairness import Shares
 from backend.schedule.pool import Order, ReadyOp
 from backend.schedule.profile import Profile, Role
@@ -64,8 +64,10 @@ def weights_of(op: Op[object]) -> list[Weights]:
     """The components that running an op needs on its device."""
     if isinstance(op, Denoise):
         return [op.guider.model.weights]
-    sources = [getattr(op, name, None) for name in ("clip", "vae")]
-    return [source.weights for source in sources if source is not None]
+    if isinstance(op, EncodeText):
+        return list(op.clip.weights)
+    vae = getattr(op, "vae", None)
+    return [vae.weights] if isinstance(vae, Vae) else []
 
 
 def rows_of(op: Denoise) -> int:
@@ -82,7 +84,8 @@ def cost_of(op: Op[object], profile: Profile) -> Seconds:
         return steps_of(op) * profile.step(weights[0].id, rows_of(op))
     if not weights:
         return profile.op(name_of_cost(op), "other", None)
-    return profile.op(name_of_cost(op), _role(weights[0]), weights[0].id)
+    largest = max(weights, key=lambda w: profile.nbytes(w.id))
+    return profile.op(name_of_cost(op), _role(largest), largest.id)
 
 
 def name_of_cost(op: Op[object]) -> str:
@@ -90,7 +93,7 @@ def name_of_cost(op: Op[object]) -> str:
     if isinstance(op, Call):
         return f"Call {op.node}"
     weights = weights_of(op)
-    return f"{type(op).__name__} {weights[0].id}" if weights else type(op).__name__
+    return " ".join([type(op).__name__, *(w.id for w in weights)])
 
 
 def steps_of(op: Denoise) -> int:
@@ -104,7 +107,7 @@ def steps_of(op: Denoise) -> int:
 def guess_sizes(op: Op[object], profile: Profile) -> None:
     """Until a component was loaded once, it is taken to be as large as its files."""
     for weights in weights_of(op):
-        profile.guess_size(weights.id, sum(file.size for file in weights.files))
+        profile.guess_size(weights.id, weights.nbytes or sum(file.size for file in weights.files))
 
 
 def _role(weights: Weights) -> Role:

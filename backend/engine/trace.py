@@ -296,4 +296,5 @@ def name_of(op: Op[object]) -> str:
 
 def component_label(weights: Weights) -> str:
     """The role and the files, as workers name components too."""
-    return f"{weights.kind} of {', '.join(Path(file.path).name for file in weights.files)}"
+    name = f"{weights.kind} {weights.part}" if weights.part else weights.kind
+    return f"{name} of {', '.join(Path(file.path).name for file in weights.files)}"

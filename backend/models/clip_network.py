@@ -9,89 +9,89 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backend.models.header import Header
-
 _HEAD = 64  # channels of one attention head, in every CLIP
-_OTHERS = (1024, 1280)  # widths of OpenCLIP's H and G, whose activation and padding are others
 
 
 @dataclass(frozen=True, slots=True)
-class ClipLayout:
-    """width: of tokens; hidden: of the feed-forward layers; layers: their number."""
+class ClipSizes:
+    """width: of tokens; hidden: of the feed-forward layers; layers: their number; projection: width of the
+    pooled output behind its projection, None without one; quick: GELU as OpenAI approximates it.
+    """
 
     width: int
     hidden: int
     layers: int
     vocabulary: int
     positions: int
-
-
-def detect(header: Header) -> ClipLayout | None:
-    """The layout of a CLIP-L text model (names from `text_model.` on); None where the header has none."""
-    tokens, positions = (f"text_model.embeddings.{kind}_embedding.weight" for kind in ("token", "position"))
-    first = "text_model.encoder.layers.0.mlp.fc1.weight"
-    if any(name not in header for name in (tokens, positions, first)):
-        return None
-    vocabulary, width = header.shape(tokens)
-    if width in _OTHERS:
-        return None
-    layers = header.count("text_model.encoder.layers.{}.")
-    return ClipLayout(width, header.shape(first)[0], layers, vocabulary, header.shape(positions)[0])
+    projection: int | None = None
+    quick: bool = True
 
 
 class ClipNetwork(nn.Module):
     """Embedded tokens -> hidden states."""
 
-    def __init__(self, layout: ClipLayout) -> None:
+    def __init__(self, sizes: ClipSizes) -> None:
         super().__init__()
-        self.text_model = _TextModel(layout)
+        self.text_model = _TextModel(sizes)
+        if sizes.projection is not None:
+            self.text_projection = nn.Linear(sizes.width, sizes.projection, bias=False)
 
     def embed(self, ids: Tensor) -> Tensor:
         """int64 [...] -> the vocabulary's vectors [..., C], without positions."""
         return self.text_model.embeddings.token_embedding(ids)  # type: ignore[no-any-return]  # nn.Module's call
 
-    def forward(self, vectors: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """[N, T, C] -> the outputs of layer number `layer` and of the last, each [N, T, C], layer-normed."""
-        return self.text_model(vectors, layer)  # type: ignore[no-any-return]  # nn.Module's call
+    def projected(self, pooled: Tensor) -> Tensor:
+        """[N, C] -> [N, P]; itself where there is no projection."""
+        projection = getattr(self, "text_projection", None)
+        return pooled if projection is None else projection(pooled)
+
+    def forward(self, vectors: Tensor, layer: int | None, normed: bool = True) -> tuple[Tensor, Tensor]:
+        """[N, T, C] -> the outputs of layer number `layer` and of the last, each [N, T, C].
+
+        The last is layer-normed; that of a `layer` only where it is `normed`. None: the last one.
+        """
+        return self.text_model(vectors, layer, normed)  # type: ignore[no-any-return]  # nn.Module's call
 
 
 class _TextModel(nn.Module):
-    def __init__(self, layout: ClipLayout) -> None:
+    def __init__(self, sizes: ClipSizes) -> None:
         super().__init__()
-        self.embeddings = _Embeddings(layout)
-        self.encoder = _Encoder(layout)
-        self.final_layer_norm = nn.LayerNorm(layout.width)
+        self.embeddings = _Embeddings(sizes)
+        self.encoder = _Encoder(sizes)
+        self.final_layer_norm = nn.LayerNorm(sizes.width)
 
-    def forward(self, vectors: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    def forward(self, vectors: Tensor, layer: int | None, normed: bool) -> tuple[Tensor, Tensor]:
         positions = self.embeddings.position_embedding.weight
         x = chosen = vectors + positions[: vectors.shape[1]]
         for number, block in enumerate(self.encoder.layers):
             x = block(x)
             chosen = x if number == layer else chosen
         last = self.final_layer_norm(x)
-        return (last if chosen is x else self.final_layer_norm(chosen)), last
+        if layer is None or (chosen is x and normed):
+            return last, last
+        return (self.final_layer_norm(chosen) if normed else chosen), last
 
 
 class _Embeddings(nn.Module):
-    def __init__(self, layout: ClipLayout) -> None:
+    def __init__(self, sizes: ClipSizes) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(layout.vocabulary, layout.width)
-        self.position_embedding = nn.Embedding(layout.positions, layout.width)
+        self.token_embedding = nn.Embedding(sizes.vocabulary, sizes.width)
+        self.position_embedding = nn.Embedding(sizes.positions, sizes.width)
 
 
 class _Encoder(nn.Module):
-    def __init__(self, layout: ClipLayout) -> None:
+    def __init__(self, sizes: ClipSizes) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(_Layer(layout) for _ in range(layout.layers))
+        self.layers = nn.ModuleList(_Layer(sizes) for _ in range(sizes.layers))
 
 
 class _Layer(nn.Module):
-    def __init__(self, layout: ClipLayout) -> None:
+    def __init__(self, sizes: ClipSizes) -> None:
         super().__init__()
-        self.layer_norm1 = nn.LayerNorm(layout.width)
-        self.self_attn = _Attention(layout.width)
-        self.layer_norm2 = nn.LayerNorm(layout.width)
-        self.mlp = _FeedForward(layout)
+        self.layer_norm1 = nn.LayerNorm(sizes.width)
+        self.self_attn = _Attention(sizes.width)
+        self.layer_norm2 = nn.LayerNorm(sizes.width)
+        self.mlp = _FeedForward(sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.self_attn(self.layer_norm1(x))
@@ -119,11 +119,13 @@ class _Attention(nn.Module):
 
 
 class _FeedForward(nn.Module):
-    def __init__(self, layout: ClipLayout) -> None:
+    def __init__(self, sizes: ClipSizes) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(layout.width, layout.hidden)
-        self.fc2 = nn.Linear(layout.hidden, layout.width)
+        self.fc1 = nn.Linear(sizes.width, sizes.hidden)
+        self.fc2 = nn.Linear(sizes.hidden, sizes.width)
+        self.quick = sizes.quick
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
-        return self.fc2(x * torch.sigmoid(1.702 * x))  # type: ignore[no-any-return]  # quick GELU, arXiv:1606.08415
+        x = x * torch.sigmoid(1.702 * x) if self.quick else F.gelu(x)  # arXiv:1606.08415
+        return self.fc2(x)  # type: ignore[no-any-return]  # nn.Module's call

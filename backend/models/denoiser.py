@@ -53,25 +53,29 @@ class Denoiser:
     ) -> Tensor:
         """The model's raw output for R rows.
 
-        Args: x [R, C, H, W], scaled for the model's input; timesteps [R]; tokens [R, T, context width];
-            extra: what the family takes beside them; adapters: each row's LoRAs, or () for none at all;
+        Args: x [R, C, *dims], scaled for the model's input; timesteps [R]; tokens [R, T, context width];
+            extra: what the family takes beside them (`layout.conditioning`);
+            adapters: each row's LoRAs, or () for none at all;
             additions: ControlNets' residuals, and the rows' alterations of the network's blocks.
-        Returns: float32 [R, C, H, W] on the denoiser's device: the noise, or v, as `layout.prediction` says.
+        Returns: float32, as x, on the denoiser's device: what `layout.prediction` says.
         Raises: ValueError where the rows of the arguments do not agree.
         """
         if len({len(x), len(timesteps), len(tokens), len(adapters) or len(x)}) != 1:
             counts = f"x {len(x)}, timesteps {len(timesteps)}, tokens {len(tokens)}, adapters {len(adapters)}"
             raise ValueError(f"the rows of a forward pass must agree: {counts}")
         given = {name: self._placed(value) for name, value in (extra or {}).items()}
-        # maps with their channels last are matrices to the transformers, and what oneDNN convolves fastest
-        x = self._placed(x).contiguous(memory_format=torch.channels_last)
+        x = self._placed(x)
+        if (
+            x.ndim == 4
+        ):  # maps with their channels last are matrices to the transformers, and convolve fastest
+            x = x.contiguous(memory_format=torch.channels_last)
         tokens, time = self._placed(tokens), timesteps.to(self.device)
         places = len(x) * math.prod(x.shape[2:])
         with torch.no_grad(), applied(sites_of(adapters, places, self.device, self.copies)):
             return self.layout.call(self.module, x, time, tokens, given, additions).float().contiguous()
 
     def working_bytes(self, rows: int, shape: Sequence[int]) -> int:
-        """What a forward pass of so many rows takes beside the weights, about. shape: of x, [.., H, W]."""
+        """What a forward pass of so many rows takes beside the weights, about. shape: of x, [.., *dims]."""
         return rows * self.layout.activations(math.prod(shape[2:])) * self.dtype.itemsize
 
     @property

@@ -2,25 +2,27 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol
 
 from torch import Tensor, nn
 
 from backend.errors import UnknownFamily
 from backend.models.additions import NO_ADDITIONS, Additions
+from backend.models.conditioning import Given, Inputs
 from backend.models.families import sd15
 from backend.models.header import Header
 from backend.models.latent import LatentFormat
 from backend.models.parts import DENOISER_PREFIXES
-
-Prediction: TypeAlias = Literal["eps", "v"]
+from backend.sampling.prediction import Prediction
 
 
 class Layout(Protocol):
     """One model as its header describes it: what family code must say of it.
 
-    prediction: what the raw output is; in_channels: latent channels, and those of a masked image beside them;
-    context: width of the text tokens.
+    prediction: its noise range, and what the raw output means, where no node says otherwise; in_channels:
+    latent channels, and those of a masked image beside them; context: width of the tokens; mixes_lengths:
+    tokens may be repeated to the length of another row's (plain cross attention), so that rows with texts of
+    different lengths share a pass.
     """
 
     @property
@@ -35,11 +37,20 @@ class Layout(Protocol):
     @property
     def context(self) -> int: ...
 
+    @property
+    def mixes_lengths(self) -> bool: ...
+
     def build(self) -> nn.Module:
         """The network on the meta device, without weights."""
 
     def convert(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
         """One tensor of the file -> the network's tensors it becomes; none where it isn't needed."""
+
+    def conditioning(self, given: Given) -> Inputs:
+        """What the network is given for a condition, beside its tokens. Done once per run.
+
+        Raises: UnsupportedOption for an option that can't be honoured.
+        """
 
     def call(
         self,
@@ -50,10 +61,14 @@ class Layout(Protocol):
         extra: Mapping[str, Tensor],
         additions: Additions = NO_ADDITIONS,
     ) -> Tensor:
-        """One forward pass. x [R, C, H, W], timesteps [R], tokens [R, T, context], in the module's dtype."""
+        """One forward pass.
+
+        x [R, C, *dims], timesteps [R], tokens [R, T, context], extra: the `Inputs` by name, R rows each, all
+        in the module's dtype.
+        """
 
     def activations(self, area: int) -> int:
-        """Numbers alive at the peak of a forward pass for one row of `area` latent pixels."""
+        """Numbers alive at the peak of a forward pass for one row of `area` latent pixels (of all frames)."""
 
     def lora_names(self, site: str) -> tuple[str, ...]:
         """What LoRA files may call a layer of the network, without the endings (`.lora_up.weight` ...)."""
@@ -61,13 +76,19 @@ class Layout(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """detect: the layout of a header (names without prefix) if it is of this family, and None if it isn't."""
+    """detect: the layout of a header (names without prefix) if it is of this family, and None if it isn't.
+
+    options: of conditions, that the family reads. Others ignore them, as ComfyUI does; an option that no
+    family reads is refused.
+    """
 
     name: str
     detect: Callable[[Header], Layout | None]
+    options: frozenset[str] = frozenset()
 
 
-FAMILIES: tuple[Family, ...] = (Family("sd15", sd15.detect),)
+FAMILIES: tuple[Family, ...] = (Family("sd15", sd15.detect, sd15.OPTIONS),)
+OPTIONS = frozenset(option for family in FAMILIES for option in family.options)
 
 
 def identify(header: Header) -> tuple[Family, Layout, str]:

@@ -18,6 +18,7 @@ from backend.errors import BadFile
 from backend.models.header import Header, TensorInfo, check_unchanged, read_header
 from backend.models.parts import RULES_VERSION, Place, places
 from backend.models.pickles import is_pickle, named_tensors
+from backend.models.text_places import checkpoint_encoding
 from backend.references import Component, Contents, File
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def identify(file: File, progress: Progress = lambda nbytes: None) -> Contents:
             digests = dict(_of_stream(header, stream, progress))
     whole = Place("denoiser", {name: name for name in header}, contained=False)
     components = [_component(place, digests) for place in places(header)]
-    return Contents(_identity(whole, digests), sum(d.nbytes for d in digests.values()), tuple(components))
+    nbytes = sum(d.nbytes for d in digests.values())
+    return Contents(_identity(whole, digests), nbytes, tuple(components), checkpoint_encoding(header))
 
 
 @contextmanager
@@ -105,7 +107,7 @@ def _hasher(nbytes: int) -> blake3:
 
 def _component(place: Place, digests: Digests) -> Component:
     nbytes = sum(digests[name].nbytes for name in place.names.values())
-    return Component(place.kind, _identity(place, digests), nbytes, place.contained)
+    return Component(place.kind, _identity(place, digests), nbytes, place.contained, place.part)
 
 
 def _identity(place: Place, digests: Digests) -> str:

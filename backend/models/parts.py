@@ -1,42 +1,42 @@
 """Where components stand in model files, by names alone: what is stripped, what left out. Without torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from backend.models.header import Header
+from backend.models.text_places import text_places
 from backend.references import ComponentKind
 
-RULES_VERSION = 1  # raise it when a rule below changes: identities are computed anew then
+RULES_VERSION = 2  # raise it when a rule below changes: identities are computed anew then
 
 DENOISER_PREFIXES = ("model.diffusion_model.", "")  # in a checkpoint; in a file of its own
 VAE_PREFIXES = ("first_stage_model.", "vae.", "")
 VAE_NAMES = ("encoder.", "decoder.", "quant_", "post_quant_")  # all else in a VAE's file is of its training
-# The prefix of a text model, and what its names lack there: a checkpoint; one that was saved without
-# `text_model`; a file of its own, bare or as ComfyUI saves it.
-TEXT_PREFIXES = (
-    ("cond_stage_model.transformer.", ""),
-    ("cond_stage_model.transformer.", "text_model."),
-    ("", ""),
-    ("clip_l.transformer.", ""),
-)
-TEXT_UNUSED = (".position_ids", "text_projection.weight", "logit_scale")  # SD 1.x uses none of them
 MARKS = frozenset({"v_pred", "ztsnr"})  # empty tensors that say what a denoiser predicts
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A component in a file. names: canonical name -> name in the file; marks: those that belong to it."""
+    """A component in a file. names: canonical name -> name in the file; marks: those that belong to it;
+    part: which of several of its kind.
+    """
 
     kind: ComponentKind
     names: Mapping[str, str]
     contained: bool
     marks: tuple[str, ...] = ()
+    part: str = ""
 
 
 def places(header: Header) -> tuple[Place, ...]:
     """The components that a whole file may be asked for, each where its loader looks for it."""
-    found = (_denoiser(header), _text_encoder(header), _vae(header))
+    found = (_denoiser(header), *_text_encoders(header), _vae(header))
     return tuple(place for place in found if place.names)
+
+
+def place_of(header: Header, kind: ComponentKind, part: str) -> Place | None:
+    """A component's place in a file. part: "" for the first of its kind. None: it is all of the file."""
+    return next((p for p in places(header) if p.kind == kind and part in ("", p.part)), None)
 
 
 def _denoiser(header: Header) -> Place:
@@ -46,12 +46,11 @@ def _denoiser(header: Header) -> Place:
     return Place("denoiser", names, prefix != "", tuple(marks))
 
 
-def _text_encoder(header: Header) -> Place:
-    prefix = next((p for p, _ in TEXT_PREFIXES if p and _any(header, p)), "")
-    names = {n: f for n, f in _under(header, prefix).items() if not n.endswith(TEXT_UNUSED)}
-    if "embeddings.token_embedding.weight" in names:
-        names = {f"text_model.{n}": f for n, f in names.items()}
-    return Place("text_encoder", names, prefix not in ("", "clip_l.transformer."))
+def _text_encoders(header: Header) -> Iterator[Place]:
+    for place in text_places(header):
+        lacking = len(place.added)
+        names = {name: place.prefix + name[lacking:] for name in place.named(header)}
+        yield Place("text_encoder", names, place.contained, part=place.part)
 
 
 def _vae(header: Header) -> Place:

@@ -6,23 +6,25 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from backend.errors import BadFile, UnknownFamily
 from backend.models.adapters import adapt
 from backend.models.families import kl_vae
-from backend.models.families.kl_vae import KlLayout
+from backend.models.header import Header
 from backend.models.hostcopy import Form, HostCopies
 from backend.models.parts import VAE_PREFIXES
 from backend.models.residual import install_residuals
 from backend.models.tiling import tiled
 from backend.models.upsampler import fold_upsamplers, install_upsamplers
+from backend.models.vae_layout import VaeLayout
 from backend.models.weights import ModelFile, fill, open_file
 from backend.ops import Tiles
 from backend.references import File, Weights
 from backend.types import Latent
 
+# An autoencoder's header (names without prefix) -> its layout, None if it is of another kind.
+VAES: tuple[Callable[[Header], VaeLayout | None], ...] = (kl_vae.detect,)
 _IMAGES = 12  # numbers per pixel of an image and its copies: parts of a batch, sums and weights of tiles
 
 
@@ -30,27 +32,30 @@ _IMAGES = 12  # numbers per pixel of an image and its copies: parts of a batch, 
 class VaeModel:
     """An autoencoder. nbytes: of its weights."""
 
-    layout: KlLayout
-    module: AutoencoderKL
+    layout: VaeLayout
+    module: nn.Module
     nbytes: int
     device: torch.device
     dtype: torch.dtype
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] in 0..1 -> the mean of its latent, float32 [B, C, H / 8, W / 8] on the CPU."""
+        """[B, 3, (T,) H, W] in 0..1 -> the mean of its latent, float32 [B, C, (T',) h, w] on the CPU."""
         with torch.no_grad():
-            inner = self._placed(pixels * 2.0 - 1.0)
-            return self.module.encode(inner).latent_dist.mode().float().cpu()  # type: ignore[no-any-return]
+            inner = pixels * 2.0 - 1.0 if self.layout.signed else pixels
+            return self.layout.encode(self.module, self._placed(inner)).float().cpu()
 
     def decode(self, latent: Tensor) -> Tensor:
-        """[B, C, h, w] -> float32 [B, 3, h * 8, w * 8], about -1..1, on the CPU."""
+        """[B, C, (T',) h, w] -> float32 [B, 3, (T,) H, W], about 0..1, on the CPU."""
         with torch.no_grad():
-            (out,) = self.module.decode(self._placed(latent), return_dict=False)
-            return out.float().cpu()  # type: ignore[no-any-return]
+            pixels = self.layout.decode(self.module, self._placed(latent)).float().cpu()
+            return (pixels + 1.0) / 2.0 if self.layout.signed else pixels
 
     def decoding_bytes(self, shape: Sequence[int], tiles: Tiles | None) -> int:
-        """What decoding latents of a shape [B, C, h, w] takes beside the weights, about. tiles: in pixels."""
-        return self._working_bytes(shape, shape[2] * shape[3], tiles, self.layout.decoding)
+        """What decoding latents of a shape [B, C, (T',) h, w] takes beside the weights, about.
+
+        tiles: in pixels.
+        """
+        return self._working_bytes(shape, math.prod(shape[2:]), tiles, self.layout.decoding)
 
     def encoding_bytes(self, shape: Sequence[int], tiles: Tiles | None) -> int:
         """What encoding pixels of a shape [B, H, W, C] takes beside the weights, about. tiles: in pixels."""
@@ -66,7 +71,8 @@ class VaeModel:
         return images * 4 + peak(most) * self.dtype.itemsize
 
     def _placed(self, value: Tensor) -> Tensor:
-        return value.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
+        value = value.to(self.device, self.dtype)
+        return value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
 
 
 def load_vae(
@@ -96,6 +102,8 @@ def encode_pixels(vae: VaeModel, pixels: Tensor, tiles: Tiles | None = None) -> 
     Raises: ValueError where the image is smaller than one latent pixel, or the tiles can't overlap so.
     """
     rows = _cropped(pixels[..., :3], vae.layout.downscale).movedim(-1, 1)
+    if vae.layout.dimensions == 3:  # the images are the frames of one video
+        return Latent(vae.encode(rows.movedim(0, 1)[None]))
     if tiles is None:
         return Latent(torch.cat([vae.encode(row[None]) for row in rows]))
     return Latent(_three_ways(rows, vae.encode, tiles, 1 / vae.layout.downscale))
@@ -131,32 +139,36 @@ def encode_inpaint(
 
 
 def decode_latent(vae: VaeModel, latent: Latent, tiles: Tiles | None = None) -> Tensor:
-    """A latent -> pixels, float32 [B, H, W, 3] in 0..1 on the CPU.
+    """A latent -> pixels, float32 [B, H, W, 3] in 0..1 on the CPU; of one with frames, all frames in a row.
 
     tiles: sizes in pixels; the overlap is at most a quarter of the size. A tiled decoding is the mean
     over square, wide and high tiles. Raises: ValueError where the latent has other channels than the VAE.
     """
     samples = latent.samples
-    if samples.ndim != 4 or samples.shape[1] != vae.layout.channels:
-        wants = f"[B, {vae.layout.channels}, h, w]"
+    frames = vae.layout.dimensions == 3
+    if samples.ndim != 2 + vae.layout.dimensions or samples.shape[1] != vae.layout.channels:
+        wants = f"[B, {vae.layout.channels}, {'T, ' if frames else ''}h, w]"
         raise ValueError(
             f"the VAE takes latents of shape {wants}, not {list(samples.shape)}: use its model's own"
         )
-    if tiles is None:
+    if tiles is None or frames:
         decoded = torch.cat([vae.decode(row[None]) for row in samples])
     else:
         downscale = vae.layout.downscale
         overlap = min(tiles.overlap, tiles.size // 4)
         inner = Tiles(tiles.size // downscale, overlap // downscale)
         decoded = _three_ways(samples, vae.decode, inner, downscale)
-    return ((decoded + 1.0) / 2.0).clamp(0.0, 1.0).movedim(1, -1).contiguous()
+    pixels = decoded.clamp(0.0, 1.0).movedim(1, -1)
+    return pixels.reshape(-1, *pixels.shape[-3:]).contiguous()
 
 
-def _opened(source: File) -> tuple[ModelFile, KlLayout]:
+def _opened(source: File) -> tuple[ModelFile, VaeLayout]:
     file = open_file(source)
     for prefix in VAE_PREFIXES:
-        if (layout := kl_vae.detect(file.header.under(prefix))) is not None:
-            return file.under(prefix), layout
+        part = file.header.under(prefix)
+        for detect in VAES:
+            if (layout := detect(part)) is not None:
+                return file.under(prefix), layout
     raise UnknownFamily(
         source.path, "no VAE of a known kind in it", "Use a checkpoint with a VAE, or a KL VAE's own file."
     )

@@ -106,18 +106,6 @@ def _answered(
         return end.value, last
 
 
-def to_model_space(latent: Tensor, scale: Tensor | float, shift: Tensor | float = 0.0) -> Tensor:
-    """A family's unscaled latent -> what its model works on; an all-zero latent stays zero, whatever the
-    shift.
-    """
-    return (latent - shift) * scale if torch.count_nonzero(latent) > 0 else latent
-
-
-def from_model_space(latent: Tensor, scale: Tensor | float, shift: Tensor | float = 0.0) -> Tensor:
-    """The inverse of `to_model_space` (of what is not all zero)."""
-    return latent / scale + shift
-
-
 def fit_mask(mask: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
     """A noise mask float32 [B, H, W] or [B, 1, H, W] (video: also [B, 1, T, H, W]), resized to a latent's
     `shape`.

@@ -68,7 +68,7 @@ class ModelCall:
 
     x [B, ...], scaled for the network; timesteps [B]; tokens [B, T, C]; extra: the network's other inputs,
     [B, ...] each; patches: the op's LoRAs; controls: ControlNets whose residuals are added up; alteration:
-    what its rows change in the network's blocks.
+    what its rows change in the network's blocks; mixes_lengths: its tokens may be repeated.
     """
 
     op: OpKey
@@ -80,6 +80,7 @@ class ModelCall:
     patches: tuple[Patch, ...] = ()
     controls: tuple[Control, ...] = ()
     alteration: Alteration = UNALTERED
+    mixes_lengths: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,9 @@ class Pass:
 def groups(calls: Sequence[ModelCall]) -> list[list[int]]:
     """Indices of calls that may run in one pass, each index once, in order of first call.
 
-    The same network, dtype and shape of a row and of its extra inputs. Tokens may differ in number where
-    repeating each to their common multiple is cheap: attention over repeated tokens gives equal results.
+    The same network, dtype and shape of a row and of its extra inputs. Tokens may differ in number where the
+    model allows it and repeating each to their common multiple is cheap: cross attention over repeated tokens
+    gives equal results.
     LoRAs, ControlNets and most alterations may differ: they apply per row.
     """
     found: list[tuple[object, list[int]]] = []
@@ -143,10 +145,11 @@ def run(
 
 
 def layout(call: ModelCall) -> object:
-    """Equal for calls whose rows may stand in one pass: network, shape, dtype, extra inputs."""
+    """Equal for calls whose rows may stand in one pass: network, shape, dtype, tokens, extra inputs."""
     extra = tuple(sorted((name, tuple(value.shape[1:]), value.dtype) for name, value in call.extra.items()))
     shape = tuple(call.x.shape[1:])
-    return id(call.network), shape, call.x.dtype, call.tokens.shape[2], extra, call.alteration.layout
+    tokens = call.tokens.shape[2:] if call.mixes_lengths else call.tokens.shape[1:]
+    return id(call.network), shape, call.x.dtype, tuple(tokens), extra, call.alteration.layout
 
 
 def _additions(

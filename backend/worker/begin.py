@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from backend.errors import UnsupportedOption
+from backend.models.conditioning import rows_of
 from backend.models.family import Layout
 from backend.models.latent import LatentFormat
 from backend.ops import Denoise
@@ -15,12 +16,12 @@ from backend.references import ControlNet, Schedule
 from backend.sampling.discretization import distilled, scaled_linear
 from backend.sampling.noise import initial_noise
 from backend.sampling.prediction import Prediction
-from backend.sampling.run import fit_mask, sample, to_model_space
+from backend.sampling.run import fit_mask, sample
 from backend.sampling.sigmas import schedule_sigmas
 from backend.sampling.steer import sides_of
 from backend.types import Latent, OpKey
 from backend.worker.batch import ControlNetwork
-from backend.worker.conditions import Setting, resolve, rows_of
+from backend.worker.conditions import Setting, resolve
 from backend.worker.denoise import Denoising, Target, finisher
 
 
@@ -46,7 +47,7 @@ def begin(
     if op.noise.enabled:
         noise = initial_noise(samples.shape, op.noise.seed, latent.batch_index)
     mask = None if latent.noise_mask is None else fit_mask(latent.noise_mask, samples.shape)
-    initial = to_model_space(samples, target.format.scale, target.format.shift)
+    initial = in_model_units(samples, target.format)
     setting = Setting(layout, target.prediction.range, initial, mask, control)
     guider = op.guider
     sides = resolve({side: getattr(guider, side) for side in sides_of(guider)}, setting)
@@ -64,10 +65,10 @@ def begin(
 
 
 def prediction_of(layout: Layout, patches: Sequence[ModelPatch] = ()) -> Prediction:
-    """What the model's output means, over Stable Diffusion's range of noise; the last patch of it decides."""
+    """What the model's output means, and over which range of noise; the last patch of it decides."""
     sampling = next((patch for patch in reversed(patches) if isinstance(patch, DiscreteSampling)), None)
     if sampling is None:
-        return Prediction(layout.prediction, scaled_linear())
+        return layout.prediction
     noise = scaled_linear(zero_terminal=sampling.zsnr)
     match sampling.kind:
         case "eps" | "x0" | "img_to_img" as kind:
@@ -79,10 +80,12 @@ def prediction_of(layout: Layout, patches: Sequence[ModelPatch] = ()) -> Predict
 
 
 def fitted(samples: Tensor, format: LatentFormat) -> Tensor:
-    """A latent with the channels of the model: an empty one takes any number, another must have them.
+    """A latent with the channels of the model, and frames where it has them.
 
-    Raises: UnsupportedOption.
+    An empty one takes any number of channels, another must have them. Raises: UnsupportedOption.
     """
+    if format.dimensions == 3 and samples.ndim == 4:
+        samples = samples.unsqueeze(2)
     if samples.shape[1] == format.channels:
         return samples
     if not samples.any():
@@ -92,6 +95,11 @@ def fitted(samples: Tensor, format: LatentFormat) -> Tensor:
         f"{samples.shape[1]} channels",
         f"This model's latents have {format.channels}: encode the image with the VAE that belongs to it.",
     )
+
+
+def in_model_units(samples: Tensor, format: LatentFormat) -> Tensor:
+    """A latent in the units that are sampled in; an empty one stays zero, whatever the shift."""
+    return format.to_model(samples) if samples.any() else samples
 
 
 def sigmas_of(op: Denoise, prediction: Prediction) -> Tensor:

@@ -4,18 +4,17 @@ Done once, before the first step, as far as the latent's size and the model's no
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
 
 from backend.errors import UnsupportedOption
+from backend.models.conditioning import NO_INPUTS, Given, Inputs, rows_of
 from backend.models.controlnet import fitted_hint
+from backend.models.family import OPTIONS as FAMILY_OPTIONS
 from backend.models.family import Layout
-from backend.models.latent import LatentFormat
 from backend.references import ControlNet, ControlUse
-from backend.resize import resize
 from backend.sampling.discretization import NoiseRange
 from backend.sampling.region import OPTIONS, Region, region_of
 from backend.types import Cond
@@ -23,8 +22,7 @@ from backend.worker.batch import Control, ControlNetwork
 
 CONTROL, FOR_BOTH = "control", "control_apply_to_uncond"  # ComfyUI's names of the options
 CONTROL_TOKENS = "cross_attn_controlnet"
-CONCAT_IMAGE, CONCAT_MASK = "concat_latent_image", "concat_mask"
-HONOURED = OPTIONS | {CONTROL, FOR_BOTH, CONTROL_TOKENS, CONCAT_IMAGE, CONCAT_MASK, "prompt_type"}
+HONOURED = OPTIONS | FAMILY_OPTIONS | {CONTROL, FOR_BOTH, CONTROL_TOKENS, "prompt_type"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,11 +43,11 @@ class ActiveControl:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Condition:
-    """extra: the network's other inputs; those with as many axes as the latent are cropped to the region."""
+    """inputs: what the family makes of the condition for the network."""
 
     tokens: Tensor
     region: Region
-    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    inputs: Inputs = NO_INPUTS
     controls: tuple[ActiveControl, ...] = ()
     control_tokens: Tensor | None = None
     for_both: bool = False  # its ControlNets are for the negative side as well
@@ -78,7 +76,7 @@ def resolve(sides: Mapping[str, Sequence[Cond]], setting: Setting) -> dict[str, 
 
     Raises: UnsupportedOption for an empty first side, or an option that can't be honoured.
     """
-    found = {side: [_resolved(cond, setting) for cond in conds] for side, conds in sides.items()}
+    found = {side: [_resolved(cond, side, setting) for cond in conds] for side, conds in sides.items()}
     first = next(iter(found))
     if not found[first]:
         raise UnsupportedOption(first, (), "Connect a conditioning with at least one entry.")
@@ -113,7 +111,7 @@ def counterpart(condition: Condition, others: Sequence[Condition]) -> Condition 
     if nearest is None or nearest.region.box == box:
         return None
     return replace(
-        condition, tokens=nearest.tokens, extra=nearest.extra, control_tokens=nearest.control_tokens
+        condition, tokens=nearest.tokens, inputs=nearest.inputs, control_tokens=nearest.control_tokens
     )
 
 
@@ -130,17 +128,18 @@ def with_controls(first: Sequence[Condition], others: Sequence[Condition]) -> li
     return changed
 
 
-def _resolved(cond: Cond, setting: Setting) -> Condition:
+def _resolved(cond: Cond, side: str, setting: Setting) -> Condition:
     for name in sorted(set(cond.options) - HONOURED):
         raise UnsupportedOption(f"conditioning option {name}", cond.options[name], "Leave its node out.")
     uses = cond.options.get(CONTROL, ())
     assert isinstance(uses, tuple)
     tokens = cond.options.get(CONTROL_TOKENS)
     region = region_of(cond.options, setting.latent.shape[2:], setting.noise)
+    inputs = setting.layout.conditioning(Given(cond, side, setting.latent, setting.mask))
     return Condition(
-        cond.tokens,
+        cond.tokens if inputs.tokens is None else inputs.tokens,
         region,
-        _extra(cond.options, setting),
+        inputs,
         tuple(_active(use, region, setting) for use in uses),
         tokens if isinstance(tokens, Tensor) else None,
         bool(cond.options.get(FOR_BOTH)),
@@ -154,49 +153,3 @@ def _active(use: ControlUse, region: Region, setting: Setting) -> ActiveControl:
     times = region_of(percents, setting.latent.shape[2:], setting.noise)
     hint = fitted_hint(use.image, (dims[-2], dims[-1]))
     return ActiveControl(network, hint, use.strength, use.net.average, times)
-
-
-def _extra(options: Mapping[str, object], setting: Setting) -> dict[str, Tensor]:
-    """The mask and the masked latent of an inpainting model, [B, 1 + C, *dims]; nothing for other models."""
-    latent, layout = setting.latent, setting.layout
-    if layout.in_channels == layout.latent.channels:
-        return {}
-    mask = options.get(CONCAT_MASK, setting.mask)
-    if not isinstance(mask, Tensor):
-        return {}  # the network then sees a blank picture
-    image = options.get(CONCAT_IMAGE)
-    picture = _to_model(image, layout.latent) if isinstance(image, Tensor) else latent
-    picture = _at_size(picture, latent)
-    mask = mask[:, :1] if mask.ndim == latent.ndim else mask
-    mask = _at_size(mask.reshape(-1, 1, *mask.shape[-2:]), latent).round()
-    return {"concat": torch.cat([mask, picture.to(mask)], dim=1)}
-
-
-def _to_model(image: Tensor, format: LatentFormat) -> Tensor:
-    return (image.float() - format.shift) * format.scale
-
-
-def _at_size(value: Tensor, latent: Tensor) -> Tensor:
-    """[B, C, h, w] in the latent's size and number of rows; rows are spread evenly over the batch."""
-    if value.shape[-2:] != latent.shape[-2:]:
-        value = resize(value, latent.shape[-1], latent.shape[-2], "bilinear", "center")
-    return spread_rows(value, len(latent))
-
-
-def spread_rows(value: Tensor, rows: int) -> Tensor:
-    """[B, ...] -> [rows, ...]: each of the B for an equal stretch, or `rows` of the B at equal distances."""
-    count = len(value)
-    if count == rows or rows <= 1:
-        return value[:rows]
-    if rows < count:
-        places = [min(round(i * (count - 1) / (rows - 1)), count - 1) for i in range(rows)]
-    else:
-        places = [min(int((i + 0.5) * count / rows), count - 1) for i in range(rows)]
-    return value[torch.tensor(places, device=value.device)]
-
-
-def rows_of(value: Tensor, rows: int) -> Tensor:
-    """[B, ...] -> [rows, ...]: repeated, or cut, as ComfyUI fits a condition to a batch."""
-    if len(value) == rows:
-        return value
-    return value.repeat(-(-rows // len(value)), *[1] * (value.ndim - 1))[:rows]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from backend.models.additions import Alteration, BlockPatch
+from backend.models.conditioning import rows_of
 from backend.models.latent import LatentFormat
 from backend.models.lora import Patch
 from backend.patches import Downscale, FreeU
@@ -20,22 +21,26 @@ from backend.sampling.guidance import stacked
 from backend.sampling.prediction import Prediction
 from backend.sampling.region import combined
 from backend.sampling.request import DenoiseRequest
-from backend.sampling.run import Outcome, Run, from_model_space
+from backend.sampling.run import Outcome, Run
 from backend.sampling.steer import Ask, Estimate, Steering, steer
 from backend.types import Latent, OpKey
 from backend.worker.batch import ModelCall, Network
-from backend.worker.conditions import Condition, Sides, rows_of
+from backend.worker.conditions import Condition, Sides
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
-    """The model that a run steers: the loaded network and what its outputs mean."""
+    """The model that a run steers: the loaded network and what its outputs mean.
+
+    mixes_lengths: as its layout says.
+    """
 
     network: Network
     prediction: Prediction
     format: LatentFormat
     device: torch.device
     patches: tuple[Patch, ...] = ()
+    mixes_lengths: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,9 +125,10 @@ class Denoising:
         x = region.crop(asked.x)
         rows = len(x)
         time = prediction.timestep(request.sigma).reshape(1).to(target.device, torch.float32)
+        placed = {name: region.crop(value) for name, value in condition.inputs.placed.items()}
         extra = {
-            name: rows_of(region.crop(value) if value.ndim == x.ndim else value, rows).to(target.device)
-            for name, value in condition.extra.items()
+            name: rows_of(value, rows).to(target.device)
+            for name, value in (*condition.inputs.plain.items(), *placed.items())
         }
         own = condition.control_tokens
         tokens = None if own is None else rows_of(own, rows).to(target.device)
@@ -136,6 +142,7 @@ class Denoising:
             extra=extra,
             patches=target.patches,
             controls=tuple(c.at(x, tokens) for c in condition.controls if c.times.counts(request.sigma)),
+            mixes_lengths=target.mixes_lengths,
             alteration=Alteration(
                 self._blocks(request),
                 asked.ask.perturbed,
@@ -191,10 +198,7 @@ def finisher(latent: Latent, format: LatentFormat) -> Callable[[Outcome], tuple[
 
     def finish(outcome: Outcome) -> tuple[Latent, Latent]:
         ends = (outcome.samples, outcome.samples if outcome.denoised is None else outcome.denoised)
-        samples, denoised = (
-            replace(latent, samples=from_model_space(x.float(), format.scale, format.shift).cpu())
-            for x in ends
-        )
+        samples, denoised = (replace(latent, samples=format.from_model(x.float()).cpu()) for x in ends)
         return samples, denoised
 
     return finish

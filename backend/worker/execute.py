@@ -10,9 +10,10 @@ from torch import Tensor
 
 from backend.models.controlnet import ControlModel
 from backend.models.denoiser import Denoiser, describe
+from backend.models.families.inpainting import CONCAT_IMAGE, CONCAT_MASK
 from backend.models.family import Layout
 from backend.models.lora import Patch
-from backend.models.text import encode_text
+from backend.models.text import Request, Working, encode_text
 from backend.models.vae import decode_latent, encode_inpaint, encode_pixels
 from backend.ops import (
     AddNoise,
@@ -26,18 +27,17 @@ from backend.ops import (
     PercentSigma,
     Tiles,
     WithMask,
+    WithOptions,
     WithPicture,
     field_names,
 )
 from backend.references import ControlNet, Ref, Weights
 from backend.sampling.discretization import sigma_max, sigma_min
 from backend.sampling.noise import initial_noise
-from backend.sampling.run import from_model_space, to_model_space
 from backend.sampling.sigmas import model_sigmas
 from backend.types import ComponentId, Cond, Latent, OpKey
 from backend.worker.batch import ModelCall
-from backend.worker.begin import begin, fitted, prediction_of
-from backend.worker.conditions import CONCAT_IMAGE, CONCAT_MASK
+from backend.worker.begin import begin, fitted, in_model_units, prediction_of
 from backend.worker.denoise import Denoising, Target
 from backend.worker.exchange import Outputs, Value
 from backend.worker.ladder import Ladder
@@ -106,6 +106,7 @@ def start(key: OpKey, op: Denoise, bench: Bench) -> Denoising:
             format=denoiser.layout.latent,
             device=denoiser.device,
             patches=bench.residents.patches(model.weights, model.loras),
+            mixes_lengths=denoiser.layout.mixes_lengths,
         )
         return target, denoiser.layout
 
@@ -140,10 +141,12 @@ def evaluate(loan: Loan, bench: Bench, max_rows: int) -> Tensor:
 
 def _encode_text(op: EncodeText, bench: Bench) -> tuple[Cond, ...]:
     def encode() -> tuple[Cond, ...]:
-        encoder = bench.residents.text_encoder(op.clip.weights)
-        patches = bench.residents.patches(op.clip.weights, op.clip.loras)
-        return encode_text(encoder, op.clip, op.text, bench.find_embedding, patches)
+        encoders = [bench.residents.text_encoder(weights) for weights in op.clip.weights]
+        patches = [bench.residents.patches(weights, op.clip.loras) for weights in op.clip.weights]
+        return encode_text(op.clip.family, list(map(Working, encoders, patches)), request)
 
+    images = tuple(_is(Tensor, image) for image in op.images)
+    request = Request(op.text, bench.find_embedding, op.texts, op.clip.stop_at, images)
     return bench.ladder.attempt("encoding a text", encode)
 
 
@@ -170,9 +173,9 @@ def _add_noise(op: AddNoise, bench: Bench) -> Latent:
     if op.noise.enabled:
         noise = initial_noise(samples.shape, op.noise.seed, latent.batch_index)
     level = (sigmas[0] - sigmas[-1]).abs() if len(sigmas) > 1 else sigmas[0]
-    initial = to_model_space(samples, layout.latent.scale, layout.latent.shift)
+    initial = in_model_units(samples, layout.latent)
     noised = prediction_of(layout, op.model.patches).noise_scaling(level, noise, initial)
-    noised = from_model_space(noised, layout.latent.scale, layout.latent.shift)
+    noised = layout.latent.from_model(noised)
     return dataclasses.replace(latent, samples=noised.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
 
 
@@ -198,6 +201,21 @@ def _encode_inpaint(op: EncodeInpaint, bench: Bench) -> Latent:
     return bench.ladder.tiled(_size("encoding", pixels), None, encode)
 
 
+def _with_options(op: WithOptions, bench: Bench) -> tuple[Cond, ...]:
+    made = []
+    for cond in _is(tuple, op.conditioning):
+        options = {**_is(Cond, cond).options, **{name: _tensor(value) for name, value in op.options.items()}}
+        for name, value in op.appended.items():
+            options[name] = (*_is(tuple, options.get(name, ())), _tensor(value))
+        made.append(dataclasses.replace(cond, options=options))
+    return tuple(made)
+
+
+def _tensor(value: object) -> object:
+    """Conditions hold a latent's samples."""
+    return value.samples if isinstance(value, Latent) else value
+
+
 def _with_picture(op: WithPicture, bench: Bench) -> tuple[Cond, ...]:
     picture = _is(Latent, op.picture)
     options = {CONCAT_IMAGE: picture.samples, CONCAT_MASK: picture.noise_mask}
@@ -215,7 +233,7 @@ def _decode_latent(op: DecodeLatent, bench: Bench) -> Tensor:
 
     def decode(tiles: Tiles | None) -> Tensor:
         vae = bench.residents.vae(op.vae.weights)
-        if latent.samples.ndim == 4:  # others are refused
+        if latent.samples.ndim >= 4:  # others are refused
             bench.ladder.memory.claim(what, vae.decoding_bytes(latent.samples.shape, tiles))
         return decode_latent(vae, latent, tiles)
 
@@ -233,6 +251,7 @@ _WHOLE: Mapping[type, Callable[..., object]] = {
     AddNoise: _add_noise,
     EncodePixels: _encode_pixels,
     EncodeInpaint: _encode_inpaint,
+    WithOptions: _with_options,
     WithPicture: _with_picture,
     WithMask: _with_mask,
     DecodeLatent: _decode_latent,

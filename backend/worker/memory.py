@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from backend.errors import OutOfMemory
-from backend.models.parts import places
+from backend.models.parts import place_of
 from backend.models.weights import open_model
 from backend.references import Weights
 from backend.settings import Settings
@@ -79,7 +79,7 @@ def weight_bytes(weights: Weights, dtype: torch.dtype) -> int:
     numbers = 0
     for file in weights.files:
         header = open_model(file.path).header
-        place = next((p for p in places(header) if p.kind == weights.kind), None)
+        place = place_of(header, weights.kind, weights.part)
         for name in header if place is None else place.names.values():
             size = math.prod(header.shape(name))
             numbers += size + (size * 16 // 9 if _FOLDED.search(name) else 0)

@@ -179,4 +179,5 @@ class Residents:
 
 def label(kind: ComponentKind, weights: Weights) -> str:
     """For the table and the log: the role and the files' names."""
-    return f"{kind} of {', '.join(Path(file.path).name for file in weights.files)}"
+    name = f"{kind} {weights.part}" if weights.part else kind
+    return f"{name} of {', '.join(Path(file.path).name for file in weights.files)}"

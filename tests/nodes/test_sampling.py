@@ -89,7 +89,7 @@ def test_parts_of_a_custom_sampling_are_references():
 
 
 def test_encoding_and_decoding_are_ops():
-    clip = Clip(Weights("text_encoder", "m", (FILE,)))
+    clip = Clip((Weights("text_encoder", "m", (FILE,)),))
     assert run("CLIPTextEncode", text="a cat", clip=clip) == EncodeText(clip, "a cat")
     assert run("VAEDecode", samples=LATENT, vae=VAE) == DecodeLatent(VAE, LATENT)
     assert run("VAEEncode", pixels=PIXELS, vae=VAE) == EncodePixels(VAE, PIXELS)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from backend.models.header import Header
 from backend.models.parts import VAE_NAMES
@@ -40,6 +40,14 @@ class KlLayout:
     def downscale(self) -> int:
         return 1 << (len(self.widths) - 1)
 
+    @property
+    def dimensions(self) -> int:
+        return 2
+
+    @property
+    def signed(self) -> bool:
+        return True
+
     def decoding(self, area: int) -> int:
         """Numbers alive at the peak of decoding `area` latent pixels.
 
@@ -63,6 +71,16 @@ class KlLayout:
                 use_quant_conv=self.quantised,
                 use_post_quant_conv=self.quantised,
             )
+
+    def encode(self, module: nn.Module, pixels: Tensor) -> Tensor:
+        assert isinstance(module, AutoencoderKL)
+        mean: Tensor = module.encode(pixels).latent_dist.mode()
+        return mean
+
+    def decode(self, module: nn.Module, latent: Tensor) -> Tensor:
+        assert isinstance(module, AutoencoderKL)
+        out: Tensor = module.decode(latent, return_dict=False)[0]
+        return out
 
     def convert(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
         if name.startswith(VAE_NAMES):

@@ -6,18 +6,21 @@ Source of the architecture: arXiv:2112.10752, appendix E; names as in the origin
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from backend.models.additions import NO_ADDITIONS, Additions
-from backend.models.families import mid_attention, unet
+from backend.models.conditioning import NO_INPUTS, Given, Inputs
+from backend.models.families import inpainting, mid_attention, unet
 from backend.models.families.unet_names import Level, lora_names, parts, to_diffusers
 from backend.models.header import Header
 from backend.models.latent import LatentFormat
 from backend.models.parts import MARKS
+from backend.sampling.discretization import Table, scaled_linear
+from backend.sampling.prediction import Prediction
 
 LATENT = LatentFormat(
     channels=4,
@@ -37,17 +40,34 @@ BLANK = (
     0.6364,
     0.1380,
 )  # a grey image in the model's units: what an inpainting model sees unasked
+OPTIONS = inpainting.OPTIONS
+
+
+@cache
+def noise_range(zero_terminal: bool = False) -> Table:
+    """Stable Diffusion's; a zero-terminal one for models that were trained so."""
+    return scaled_linear(zero_terminal=zero_terminal)
 
 
 @dataclass(frozen=True, slots=True)
 class Sd15:
-    """levels: from the finest resolution to the coarsest; embedding: width of the time embedding."""
+    """levels: from the finest resolution to the coarsest; embedding: width of the time embedding; v: it
+    predicts v, not the noise.
+    """
 
     levels: tuple[Level, ...]
     in_channels: int
     context: int
     embedding: int
-    prediction: Literal["eps", "v"] = "eps"
+    v: bool = False
+
+    @property
+    def prediction(self) -> Prediction:
+        return Prediction("v" if self.v else "eps", noise_range())
+
+    @property
+    def mixes_lengths(self) -> bool:
+        return True
 
     @property
     def latent(self) -> LatentFormat:
@@ -74,6 +94,13 @@ class Sd15:
         if name not in MARKS:
             yield to_diffusers(name, parts(self.levels)) or name, weight
 
+    def conditioning(self, given: Given) -> Inputs:
+        """`concat` [B, 5, h, w] for inpainting models."""
+        if self.in_channels == LATENT.channels:
+            return NO_INPUTS
+        shown = inpainting.masked_picture(given, LATENT)
+        return NO_INPUTS if shown is None else Inputs(placed={"concat": shown})
+
     def call(
         self,
         module: nn.Module,
@@ -85,7 +112,9 @@ class Sd15:
     ) -> Tensor:
         """extra: `concat` [R, 5, H, W], mask and masked latent of an inpainting model, in its units."""
         if self.in_channels > LATENT.channels:
-            x = torch.cat([x, extra["concat"] if "concat" in extra else _blank(x)], dim=1)
+            x = torch.cat(
+                [x, extra["concat"] if "concat" in extra else inpainting.blank_picture(x, BLANK)], dim=1
+            )
         assert isinstance(module, UNet2DConditionModel)
         return unet.forward(module, x, unet.time_embedding(module, timesteps, x.dtype), tokens, additions)
 
@@ -114,9 +143,9 @@ def detect(header: Header) -> Sd15 | None:
     levels = levels_of(header)
     if in_channels not in (4, 9) or cross not in header or levels is None:
         return None
-    prediction: Literal["eps", "v"] = "v" if "v_pred" in header.marks or "v_pred" in header else "eps"
+    v = "v_pred" in header.marks or "v_pred" in header
     embedding = header.shape("time_embed.0.weight")[0]
-    return Sd15(levels, in_channels, header.shape(cross)[1], embedding, prediction)
+    return Sd15(levels, in_channels, header.shape(cross)[1], embedding, v)
 
 
 def levels_of(header: Header) -> tuple[Level, ...] | None:
@@ -134,9 +163,3 @@ def levels_of(header: Header) -> tuple[Level, ...] | None:
     if any(len(set(level)) != 1 or level[0][1] > 1 for level in levels):
         return None
     return tuple(Level(level[0][0], len(level), level[0][1]) for level in levels)
-
-
-def _blank(x: Tensor) -> Tensor:
-    """Mask 1 everywhere, and grey beneath it: [R, 5, H, W]."""
-    grey = torch.tensor(BLANK, device=x.device, dtype=x.dtype)[None, :, None, None]
-    return torch.cat([torch.ones_like(x[:, :1]), grey.expand_as(x[:, :4])], dim=1)

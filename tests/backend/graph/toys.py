@@ -21,7 +21,7 @@ def loader(*, name: str) -> tuple[Model, Clip, Vae]:
     files = (a_file(name),)
     return (
         Model(Weights("denoiser", name, files)),
-        Clip(Weights("text_encoder", name, files)),
+        Clip((Weights("text_encoder", name, files),)),
         Vae(Weights("vae", name, files)),
     )
 

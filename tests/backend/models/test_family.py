@@ -73,9 +73,9 @@ def test_exactly_one_family_claims_a_header(width: int, blocks: int, context: in
 
 def test_a_mark_in_the_file_makes_it_a_v_model(tiny: Path):
     header = read_header(str(tiny))
-    assert identify(header)[1].prediction == "eps"
+    assert identify(header)[1].prediction.kind == "eps"
     marked = Header(header.path, {**header.tensors, "v_pred": TensorInfo("F32", (0,))})
-    assert identify(marked)[1].prediction == "v"
+    assert identify(marked)[1].prediction.kind == "v"
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,7 @@ from backend.models.families.unet_names import parts, to_original
 from backend.models.lora import Patch, Target, load_lora, own_weight, sites_of
 from backend.models.merged import merged as merged_weight
 from backend.models.merged import sites_changed
-from backend.models.text import TextEncoder, encode_text, load_text_encoder
-from backend.references import Clip
+from backend.models.text import Request, TextEncoder, Working, encode_text, load_text_encoder
 from tests.backend.models.conftest import CPU, file_of, relative, weights_of
 from tests.parity.reference import Reference
 
@@ -244,13 +243,12 @@ def test_text_encoders_have_loras_too(tiny: Path, tmp_path: Path):
     )
     encoder = a_text_encoder(tiny)
     lora = load_lora(file_of(path), encoder)
-    clip = Clip(encoder_weights := weights_of(tiny, "text_encoder"))
-    assert encoder_weights.kind == "text_encoder"
-    (plain,) = encode_text(encoder, clip, "a (cat:1.2)", lambda _: None)
-    (patched,) = encode_text(encoder, clip, "a (cat:1.2)", lambda _: None, (Patch(lora, 0.7),))
+    request = Request("a (cat:1.2)", lambda _: None)
+    (plain,) = encode_text("sd15", [Working(encoder)], request)
+    (patched,) = encode_text("sd15", [Working(encoder, (Patch(lora, 0.7),))], request)
     weight = encoder.module.get_parameter("text_model.encoder.layers.1.mlp.fc1.weight")
     weight.data = changed(weight, lora.changes["text_model.encoder.layers.1.mlp.fc1"], 0.7)
-    (expected,) = encode_text(encoder, clip, "a (cat:1.2)", lambda _: None)
+    (expected,) = encode_text("sd15", [Working(encoder)], request)
     assert relative(patched.tokens, expected.tokens) < 1e-5
     assert relative(patched.tokens, plain.tokens) > 1e-3
 

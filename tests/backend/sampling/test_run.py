@@ -4,7 +4,7 @@ import torch
 from backend.errors import UnsupportedOption
 from backend.references import Schedule
 from backend.sampling.noise import initial_noise, masked_noise
-from backend.sampling.run import fit_mask, from_model_space, sample, to_model_space
+from backend.sampling.run import fit_mask, sample
 from backend.sampling.sigmas import schedule_sigmas
 from tests.backend.sampling.analytic import SEED, a_prediction, denoise, drive
 
@@ -120,13 +120,6 @@ def test_sigmas_are_left_as_they_were():
 def test_an_unknown_sampler_is_refused():
     with pytest.raises(UnsupportedOption, match="sampler_name='ddpm2'"):
         run("ddpm2", sigmas=torch.tensor([1.0, 0.0]))
-
-
-def test_model_space_scales_all_latents_but_an_empty_one():
-    assert torch.allclose(from_model_space(to_model_space(LATENT, 0.36, 0.12), 0.36, 0.12), LATENT, atol=1e-6)
-    assert torch.allclose(to_model_space(LATENT, 0.5, 1.0), (LATENT - 1) * 0.5)
-    empty = torch.zeros(SHAPE)
-    assert to_model_space(empty, 0.36, 0.12) is empty
 
 
 def test_a_mask_is_resized_and_repeated_over_channels_and_rows():

@@ -3,6 +3,7 @@
 import torch
 
 from backend.models.additions import Residuals
+from backend.models.conditioning import NO_INPUTS
 from backend.models.latent import LatentFormat
 from backend.ops import Denoise
 from backend.references import BasicGuider, CfgGuider, Model, Noise, Sampler, Weights
@@ -78,6 +79,9 @@ class Plain:
     """The layout of a model that takes nothing beside its latent."""
 
     latent, in_channels = FORMAT, FORMAT.channels
+
+    def conditioning(self, given):
+        return NO_INPUTS
 
 
 def a_model(**fields):

@@ -4,16 +4,22 @@ import pytest
 import torch
 
 from backend.errors import UnsupportedOption
+from backend.models.conditioning import Inputs, rows_of, spread_rows
+from backend.models.families.inpainting import masked_picture
 from backend.references import ControlNet, ControlUse, Weights
 from backend.sampling.region import Box
-from backend.worker.conditions import Setting, resolve, rows_of, spread_rows
+from backend.worker.conditions import Setting, resolve
 from tests.backend.worker.fakes import FORMAT, PREDICTION, Plain, a_cond
 
 NET = ControlNet(Weights("controlnet", "c", ()))
 
 
-class Inpainting:
-    latent, in_channels = FORMAT, 2 * FORMAT.channels + 1
+class Inpainting(Plain):
+    in_channels = 2 * FORMAT.channels + 1
+
+    def conditioning(self, given):
+        shown = masked_picture(given, FORMAT)
+        return Inputs() if shown is None else Inputs(placed={"concat": shown})
 
 
 def a_setting(layout=None, mask=None, rows=1):
@@ -70,7 +76,7 @@ def test_an_inpainting_model_is_shown_a_rounded_mask_and_the_picture_in_its_unit
         "concat_mask": torch.full((1, 1, 128, 128), 0.6),
     }
     (condition,), _ = resolved([a_cond(1.0, **shown)], [], a_setting(Inpainting(), rows=2))
-    concat = condition.extra["concat"]
+    concat = condition.inputs.placed["concat"]
     assert tuple(concat.shape) == (2, 5, 16, 16)
     assert bool(concat[:, 0].eq(1.0).all())
     assert bool(concat[:, 1:].eq(3.0 * FORMAT.scale).all())
@@ -79,11 +85,11 @@ def test_an_inpainting_model_is_shown_a_rounded_mask_and_the_picture_in_its_unit
 def test_without_a_picture_of_its_own_it_is_shown_the_masked_latent_and_without_a_mask_nothing():
     mask = torch.zeros(1, 4, 16, 16)
     (condition,), _ = resolved([a_cond(1.0)], [], a_setting(Inpainting(), mask))
-    assert condition.extra["concat"][:, 1:].eq(0.5).all()
+    assert condition.inputs.placed["concat"][:, 1:].eq(0.5).all()
     (condition,), _ = resolved([a_cond(1.0)], [], a_setting(Inpainting()))
-    assert condition.extra == {}
+    assert condition.inputs.placed == {}
     (condition,), _ = resolved([a_cond(1.0)], [], a_setting(Plain(), mask))
-    assert condition.extra == {}
+    assert condition.inputs.placed == {}
 
 
 def test_an_empty_first_side_and_an_unknown_option_are_refused():

@@ -154,7 +154,7 @@ def sizes(desk):
 
 def test_a_worker_under_a_limit_drops_the_least_recently_used_component(tiny_settings):
     desk = limited(tiny_settings, 4096)
-    load = [LoadComponent(part.weights) for part in (desk.vae, desk.clip, desk.model)]
+    load = [LoadComponent(w) for w in (desk.vae.weights, *desk.clip.weights, desk.model.weights)]
     desk.give(*load)
     desk.turns(1)
     all_sizes = sizes(desk)

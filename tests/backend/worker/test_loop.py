@@ -50,7 +50,7 @@ class Desk:
         self.worker = Worker(self.mail, Setup(settings, 0, 1, os.getpid()))
         file = Storage(settings).file("checkpoints", "tiny.safetensors")
         self.model = Model(Weights("denoiser", "tiny", (file,)))
-        self.clip = Clip(Weights("text_encoder", "tiny", (file,)))
+        self.clip = Clip((Weights("text_encoder", "tiny", (file,)),))
         self.vae = Vae(Weights("vae", "tiny", (file,)))
 
     def denoise(self, seed=0, steps=4, **changed):
@@ -170,7 +170,7 @@ def test_unloading_drops_what_is_named_and_it_comes_back_when_needed(desk, text)
     desk.turns(1)
     desk.give(Unload((desk.model.weights.id,)))
     desk.turns(1)
-    assert [r.component for r in desk.mail.of(Table)[-1].resident] == [desk.clip.weights.id]
+    assert [r.component for r in desk.mail.of(Table)[-1].resident] == [desk.clip.weights[0].id]
     desk.turns(1)
     assert desk.result("d")  # the running op kept its own
     desk.give(Unload(), RunOp(OpKey("d2"), desk.denoise(steps=1), text))

@@ -58,7 +58,7 @@ class Case:
 
     def _text(self, name):
         text = self.nodes[self.inputs[name][0]]["inputs"]["text"]
-        ((conditioning,),) = execute(EncodeText(Clip(self.weights["text_encoder"]), text), self.bench)
+        ((conditioning,),) = execute(EncodeText(Clip((self.weights["text_encoder"],)), text), self.bench)
         return conditioning
 
     def op(self):

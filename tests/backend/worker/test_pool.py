@@ -91,7 +91,7 @@ def test_inputs_reach_the_worker_and_one_that_cannot_be_packed_fails_its_op_alon
 def test_a_worker_killed_in_mid_sampling_is_lost_once_and_what_it_gave_stays(tiny_settings):
     worker = Worker(tiny_settings)
     file = Storage(tiny_settings).file("checkpoints", "tiny.safetensors")
-    worker.process.run(OpKey("t"), EncodeText(Clip(Weights("text_encoder", "t", (file,))), "a fox"), {})
+    worker.process.run(OpKey("t"), EncodeText(Clip((Weights("text_encoder", "t", (file,)),)), "a fox"), {})
     text = worker.next(Finished).value
     guider = CfgGuider(Model(Weights("denoiser", "d", (file,))), Ref(OpKey("t")), Ref(OpKey("t")), 2.0)
     latent = Latent(torch.zeros(1, 4, 8, 8))
