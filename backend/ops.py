@@ -22,6 +22,7 @@ from backend.references import (
     Sampler,
     Schedule,
     TurboSchedule,
+    UpscaleModel,
     Vae,
 )
 from backend.types import ClientId, Conditioning, Image, Latent, Mask, NodeId, Sigmas
@@ -168,6 +169,14 @@ class DecodeLatent(Op[Image]):
     vae: Vae
     latent: Lazy[Latent]
     tiles: Tiles | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Upscale(Op[Image]):
+    """Pictures enlarged by a network."""
+
+    model: UpscaleModel
+    image: Lazy[Image]
 
 
 @dataclass(frozen=True, slots=True)

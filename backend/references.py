@@ -169,6 +169,14 @@ class Vae:
 
 
 @dataclass(frozen=True, slots=True)
+class UpscaleModel:
+    """A network that enlarges pictures."""
+
+    wire: ClassVar[str] = "UPSCALE_MODEL"
+    weights: Weights
+
+
+@dataclass(frozen=True, slots=True)
 class Noise:
     """Initial noise. A disabled noise is all zeros; its seed still drives the noise of SDE samplers."""
 
@@ -275,6 +283,7 @@ REFERENCES = (
     Clip,
     Vae,
     ControlNet,
+    UpscaleModel,
     Noise,
     Sampler,
     Schedule,

@@ -21,6 +21,7 @@ BUILTIN = (
     "nodes.image_filters",
     "nodes.preprocessors",
     "nodes.image_files",
+    "nodes.upscale",
     "nodes.animation",
     "nodes.composite",
     "nodes.mask",

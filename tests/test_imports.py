@@ -48,6 +48,7 @@ HOMES = {
     "prometheus_client": ("web/prometheus.py",),
     "ray": ("backend/worker/ray_pool.py",),
     "safetensors": ("backend/models/", "backend/media.py"),  # media: files of latents
+    "spandrel": ("backend/models/spandrel_nets.py",),
     "sqlalchemy": (
         "backend/engine/store.py",
         "backend/engine/writer.py",

@@ -24,7 +24,7 @@ from backend.references import Component, Contents, File
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION = 1000 + RULES_VERSION  # of all that an identity hangs on, but the file
+VERSION = 1001 + RULES_VERSION  # of all that an identity hangs on, but the file
 _LENGTH = 20  # bytes of an identity: two different components never share one by chance or by design
 _CHUNK = 8 << 20  # bytes read at once
 _THREADED = 1 << 20  # bytes from which several threads hash faster than one

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 # what torch raises for bytes that are no pickle: whatever its machine stumbles over first
 _DAMAGE = (OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, struct.error)
+# Keys that a file's tensors may lie under, the averaged ones of a training before the last ones.
+_WRAPPERS = ("model_state_dict", "state_dict", "params_ema", "params-ema", "params", "model", "net")
 _NAMES = {
     "float64": "F64",
     "float32": "F32",
@@ -56,7 +58,7 @@ def named_tensors(path: str) -> "tuple[Header, dict[str, Tensor]]":
     content = load_pickle(path)
     if not isinstance(content, Mapping):
         raise BadFile(path, "this file holds no named tensors", "Use a model in the safetensors format.")
-    named = content.get("state_dict", content)
+    named = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
     tensors = {str(k): v for k, v in named.items() if isinstance(v, torch.Tensor)}
     infos = {name: TensorInfo(_dtype(value), tuple(value.shape)) for name, value in tensors.items()}
     return Header(path, infos), tensors

@@ -38,6 +38,8 @@ def compute_dtype(device: torch.device, settings: Settings, kind: ComponentKind)
         return _DTYPES[settings.precision]
     if device.type == "cpu":
         return torch.float32
+    if kind == "upscaler":  # ComfyUI's choice too: half formats show in flat areas
+        return torch.float32
     if kind == "vae":  # its activations overflow fp16
         halves = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if halves else torch.float32

@@ -14,6 +14,7 @@ from backend.models.families.inpainting import CONCAT_IMAGE, CONCAT_MASK
 from backend.models.family import Layout
 from backend.models.lora import Patch
 from backend.models.text import Request, Working, encode_text
+from backend.models.upscaler import TILES, upscale_pixels
 from backend.models.vae import decode_latent, encode_inpaint, encode_pixels
 from backend.ops import (
     AddNoise,
@@ -26,6 +27,7 @@ from backend.ops import (
     Op,
     PercentSigma,
     Tiles,
+    Upscale,
     WithMask,
     WithOptions,
     WithPicture,
@@ -45,6 +47,9 @@ from backend.worker.lending import Loan
 from backend.worker.residents import Residents
 
 T = TypeVar("T")
+_SMALLER = tuple(
+    dataclasses.replace(TILES, size=TILES.size // factor) for factor in (2, 4)
+)  # where memory is short
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +245,19 @@ def _decode_latent(op: DecodeLatent, bench: Bench) -> Tensor:
     return bench.ladder.tiled(what, op.tiles, decode)
 
 
+def _upscale(op: Upscale, bench: Bench) -> Tensor:
+    pixels = _is(Tensor, op.image)
+
+    def upscale(tiles: Tiles | None) -> Tensor:
+        tiles = tiles or TILES
+        upscaler = bench.residents.upscaler(op.model.weights)
+        needed = upscaler.working_bytes(pixels.shape, tiles)
+        bench.ladder.memory.claim(_size("enlarging", pixels), needed)
+        return upscale_pixels(upscaler, pixels, tiles)
+
+    return bench.ladder.tiled(_size("enlarging", pixels), None, upscale, _SMALLER)
+
+
 def _size(what: str, pixels: Tensor) -> str:
     return f"{what} images of shape {list(pixels.shape)}"
 
@@ -255,6 +273,7 @@ _WHOLE: Mapping[type, Callable[..., object]] = {
     WithPicture: _with_picture,
     WithMask: _with_mask,
     DecodeLatent: _decode_latent,
+    Upscale: _upscale,
 }
 
 

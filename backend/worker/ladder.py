@@ -80,12 +80,18 @@ class Ladder:
             self.relief = replace(self.relief, split=self.relief.split + 1)
             _log.warning("out of memory: this model now runs at most %d rows of this size at once", rows)
 
-    def tiled(self, what: str, asked: Tiles | None, work: Callable[[Tiles | None], T]) -> T:
+    def tiled(
+        self,
+        what: str,
+        asked: Tiles | None,
+        work: Callable[[Tiles | None], T],
+        smaller: Sequence[Tiles] = TILES,
+    ) -> T:
         """Do `work(asked)`; where an op that was to run whole does not fit, in tiles, the largest that fit.
 
         Raises: OutOfMemory where the tiles asked for, or the smallest, do not fit either.
         """
-        choices = (asked,) if asked is not None else (None, *TILES)
+        choices = (asked,) if asked is not None else (None, *smaller)
         for number, tiles in enumerate(choices, 1):
             try:
                 result = self.attempt(what, partial(work, tiles))

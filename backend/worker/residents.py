@@ -14,6 +14,7 @@ from backend.models.denoiser import Denoiser, load_denoiser
 from backend.models.hostcopy import HostCopies
 from backend.models.lora import Lora, Patch, load_lora
 from backend.models.text import TextEncoder, load_text_encoder
+from backend.models.upscaler import Upscaler, load_upscaler
 from backend.models.vae import VaeModel, load_vae
 from backend.references import ComponentKind, LoraUse, Weights
 from backend.settings import Settings
@@ -22,8 +23,8 @@ from backend.worker.device import compute_dtype
 from backend.worker.memory import Memory, droppable, weight_bytes
 from backend.worker.messages import Loaded, Resident, Unloaded
 
-Component: TypeAlias = Denoiser | TextEncoder | VaeModel | ControlModel
-T = TypeVar("T", Denoiser, TextEncoder, VaeModel, ControlModel)
+Component: TypeAlias = Denoiser | TextEncoder | VaeModel | ControlModel | Upscaler
+T = TypeVar("T", Denoiser, TextEncoder, VaeModel, ControlModel, Upscaler)
 Loader: TypeAlias = Callable[[Weights, torch.device, torch.dtype, HostCopies | None], T]
 
 _MOST_LORAS = 64  # kept per component, the least recently used goes first
@@ -77,6 +78,10 @@ class Residents:
         """Raises: BadFile."""
         return self._get(weights, ControlModel, load_controlnet)
 
+    def upscaler(self, weights: Weights) -> Upscaler:
+        """Raises: BadFile."""
+        return self._get(weights, Upscaler, load_upscaler)
+
     def load(self, weights: Weights) -> None:
         """Have a component resident. Raises: BadFile, UnknownFamily, OutOfMemory."""
         match weights.kind:
@@ -88,6 +93,8 @@ class Residents:
                 self.vae(weights)
             case "controlnet":
                 self.controlnet(weights)
+            case "upscaler":
+                self.upscaler(weights)
 
     def patches(self, weights: Weights, uses: Sequence[LoraUse]) -> tuple[Patch, ...]:
         """LoRAs loaded for the component of `weights`, which must be resident. Raises: BadFile."""
@@ -165,7 +172,7 @@ class Residents:
         id, file = use.weights.id, use.file
         lora = held.loras.pop(id, None)
         if lora is None:
-            if isinstance(held.component, VaeModel | ControlModel):
+            if isinstance(held.component, VaeModel | ControlModel | Upscaler):
                 raise TypeError(f"{held.label} takes no LoRA")
             begun = perf_counter()
             self.memory.claim(f"the LoRA {Path(file.path).name}", file.size)

@@ -7,13 +7,11 @@ longer needed.
 CLASSES: frozenset[str] = frozenset(
     {
         "CLIPTextEncodeSDXL",
-        "ImageUpscaleWithModel",
         "ModelSamplingSD3",
-        "UpscaleModelLoader",
     }
 )
 
-MODELS = frozenset({"clip_g", "lora_sdxl", "sd3", "sdxl", "upscaler_esrgan"})
+MODELS = frozenset({"clip_g", "lora_sdxl", "sd3", "sdxl"})
 
 # Cases whose nodes are there and which ask them for something that is refused by name.
 CASES: dict[str, str] = {}
