@@ -177,6 +177,12 @@ class NodeSpec:
     per_id: bool = False  # its results belong to one node id and are never shared by shape
     serial: bool = False  # third-party code: one call at a time
     extra: Mapping[str, object] = field(default_factory=dict)  # deprecated, experimental, search_aliases ...
+    lazy_names: frozenset[str] = field(init=False, default=frozenset())  # of `inputs`
+    raw_names: frozenset[str] = field(init=False, default=frozenset())
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lazy_names", frozenset(i.name for i in self.inputs if i.lazy))
+        object.__setattr__(self, "raw_names", frozenset(i.name for i in self.inputs if i.raw_link))
 
     def input(self, name: str) -> InputSpec | None:
         declared = next((i for i in self.inputs if i.name == name), None)

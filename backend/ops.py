@@ -25,10 +25,11 @@ from backend.references import (
     UpscaleModel,
     Vae,
 )
-from backend.types import ClientId, Conditioning, Image, Latent, Mask, NodeId, Sigmas
+from backend.types import ClientId, Conditioning, Image, JobId, Latent, Mask, NodeId, OpKey, Sigmas
 
 T_co = TypeVar("T_co", covariant=True)
 OpKind = Literal["host", "step", "whole"]
+_NO_JOB = JobId("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,16 +188,53 @@ class Call(Op[object]):
     their last), as literals or `Ref`s. hidden (the submitted prompt and the like) and node_id are handed to
     the node but are no part of the content key; `salt` is: what makes equal inputs different work (a file's
     fingerprint, the client an output node works for).
+
+    missing: lazy inputs that have not run and are handed over as None. result: the key under which the result
+    of a node with lazy inputs is kept, whatever it asked for on the way; None: the op's own.
     """
 
     kind: ClassVar[OpKind] = "host"
-    unkeyed: ClassVar[tuple[str, ...]] = ("node_id", "client", "hidden")
+    unkeyed: ClassVar[tuple[str, ...]] = ("node_id", "client", "hidden", "job", "result")
     node: str
     inputs: Mapping[str, tuple[object, ...]]
     node_id: NodeId
     client: ClientId | None = None
     hidden: Mapping[str, object] = field(default_factory=dict)
     salt: tuple[object, ...] = ()
+    missing: tuple[str, ...] = ()
+    result: OpKey | None = None
+    job: JobId = _NO_JOB
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """A call's answer: its node wants these lazy inputs before it can run."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one call of an expanding node returned, one value per output.
+
+    nodes: the fragment, in API format; values may be links `[id, slot]` then. None: the values stand as they
+    are.
+    """
+
+    values: tuple[object, ...]
+    nodes: Mapping[str, Mapping[str, object]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expanded:
+    """A call's answer: other nodes run in place of its own.
+
+    node: the id that the call was told; fingerprints: of the new nodes, by id.
+    """
+
+    node: NodeId
+    rows: tuple[Row, ...]
+    fingerprints: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,13 @@ ROWS = (
 # library -> the files and folders (ending in /) that may name it
 HOMES = {
     "aiohttp": ("web/", "comfy_compat/shims/"),  # shims: ComfyUI's own modules hand it to packs
-    "asyncio": ("backend/engine/", "web/", "comfy_compat/shims/"),
+    "asyncio": (
+        "backend/engine/",
+        "web/",
+        "comfy_compat/shims/",
+        "backend/worker/foreign.py",  # coroutines of third-party nodes
+        "backend/worker/host.py",
+    ),
     "diffusers": ("backend/models/",),
     "networkx": ("backend/graph/",),
     "orjson": ("backend/jsontext.py",),

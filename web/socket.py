@@ -230,6 +230,10 @@ class Sockets:
                 self._hold(event)
             case ev.StepProgress():
                 self._step(event)
+            case ev.ClientMessage():
+                self.send(event.type, event.data, event.client)
+            case ev.NodeText():
+                self.send_text(event.text, event.node, event.client)
             case ev.JobInterrupted():
                 self._show_held(event.job)
                 _put(
@@ -255,6 +259,7 @@ class Sockets:
         | ev.NodesCached
         | ev.NodeExecuting
         | ev.NodeExecuted
+        | ev.NodeBlocked
         | ev.JobSucceeded
         | ev.JobFailed,
     ) -> None:
@@ -273,6 +278,8 @@ class Sockets:
                 client.put(_text("executing", wire.executing(event)))
             case ev.NodeExecuted():
                 client.put(_text("executed", wire.executed(event)))
+            case ev.NodeBlocked():
+                client.put(_text("execution_error", wire.execution_blocked(event)))
             case ev.JobSucceeded():
                 client.put(_text("execution_success", wire.execution_success(event)))
             case ev.JobFailed():

@@ -75,9 +75,24 @@ def execution_error(event: ev.JobFailed) -> Json:
         "exception_message": event.message,
         "exception_type": event.type,
         "traceback": event.traceback,
-        "current_inputs": dict(event.inputs),
+        "current_inputs": [] if event.inputs is None else dict(event.inputs),
         "current_outputs": event.outputs,
         "timestamp": event.at,
+    }
+
+
+def execution_blocked(event: ev.NodeBlocked) -> Json:
+    """A blocker's message: an error by its looks, that ends nothing."""
+    return {
+        "prompt_id": event.job,
+        "node_id": event.node,
+        "node_type": event.node_type,
+        "executed": list(event.executed),
+        "exception_message": event.message,
+        "exception_type": "ExecutionBlocked",
+        "traceback": [],
+        "current_inputs": [],
+        "current_outputs": [],
     }
 
 

@@ -72,7 +72,8 @@ class Board:
         self._weights: dict[ComponentId, Weights] = {}
         self._rejected: list[Rejected] = []
         self._deaths = Deaths()
-        self._host: HostThreads
+        self._at_once: list[LiveOp] = []
+        self._host: HostThreads | None = None
 
     def add_device(self, id: DeviceId, make: Callable[[], Worker], slots: int, max_rows: int) -> None:
         """`make` starts the device's worker, now and after each death."""
@@ -108,17 +109,26 @@ class Board:
         """Take a job's ops out, but for those that another job needs. What runs of them is cancelled."""
         self._claims.pop(job, None)
         for live in self.graph.drop_job(job):
-            self._leave(live)
-            self._deaths.forget(live.key)
-            for source in live.inputs:
-                self.results.unpin(source)
-            if live.state is State.RUNNING:
-                self.fleet.cancel(live.key)
+            self._dropped(live)
+
+    def _dropped(self, live: LiveOp) -> None:
+        """An op is out of the graph and nobody wants it."""
+        self._leave(live)
+        self._deaths.forget(live.key)
+        for source in live.inputs:
+            self.results.unpin(source)
+        if live.state is State.RUNNING:
+            self.fleet.cancel(live.key)
 
     @property
     def ready_count(self) -> int:
         """Ops that could run now, if a device were free."""
         return len(self.pool.queue)
+
+    def forget_objects(self) -> None:
+        """Third-party nodes begin anew."""
+        if self._host is not None:
+            self._host.forget()
 
     # -- what runs -------------------------------------------------------------------------------
 
@@ -129,6 +139,8 @@ class Board:
         """
         started: list[LiveOp] = []
         pool = self.pool
+        while self._at_once and self._host is not None:
+            started.append(self._start_coroutine(self._at_once.pop(0)))
         while pool.queue.ops or pool.cold or pool.over or pool.may_split:
             decisions = plan(pool, self._clock.now())
             for decision in decisions:
@@ -151,6 +163,16 @@ class Board:
             self._run_chain(live)
         else:
             seat.worker.run(live.key, live.op, self._inputs(live), preview(live), preview_size)
+        return live
+
+    def _start_coroutine(self, live: LiveOp) -> LiveOp:
+        """A coroutine mostly waits: it takes no thread, and no turn from others."""
+        self.fleet.follow(live.key)
+        self.trace.sent(live, HOST, None)
+        live.state = State.RUNNING
+        assert isinstance(live.op, Call)
+        assert self._host is not None
+        self._host.run_chain([HostCall(live.key, live.op, self._inputs(live))])
         return live
 
     def _carry_out(self, decision: Resume | Preempt | Split | Unsplit | Load | Evict | Reject) -> None:
@@ -203,7 +225,8 @@ class Board:
 
     def readmit(self, live: LiveOp) -> None:
         """An op that was refused for some of its jobs goes on for the others."""
-        if live.key in self.graph and live.state is State.READY and live.key not in self.pool.queue:
+        waits = live.key in self.pool.queue or live in self._at_once
+        if live.key in self.graph and live.state is State.READY and not waits:
             self._make_ready(live)
 
     def _run_chain(self, head: LiveOp) -> None:
@@ -219,6 +242,7 @@ class Board:
         calls = [
             HostCall(live.key, live.op, self._inputs(live)) for live in chain if isinstance(live.op, Call)
         ]
+        assert self._host is not None  # it has started something
         self._host.run_chain(calls)
 
     def _follower(self, live: LiveOp) -> LiveOp | None:
@@ -236,12 +260,19 @@ class Board:
         spec = self._registry.find(op.node) if isinstance(op, Call) else None
         return spec is not None and spec.serial
 
+    def _is_coroutine(self, op: Op[object]) -> bool:
+        spec = self._registry.find(op.node) if isinstance(op, Call) else None
+        return spec is not None and spec.is_async
+
     def finished(self, done: Finished) -> LiveOp | None:
         """Keep a result, ready what waited for it. Returns: the op, None where nobody wants it any more."""
         key = done.key
         self._off(key, done.seconds)
         self._deaths.forget(key)
-        self.results.put(key, Result(done.value, done.lengths, done.seconds, done.ui))
+        live_op = self.graph.get(key)
+        op = live_op.op if live_op is not None else None
+        kept = op.result or key if isinstance(op, Call) else key
+        self.results.put(kept, Result(done.value, done.lengths, done.seconds, done.ui))
         if key not in self.graph:
             self.trace.finished(done, ())
             return None
@@ -256,6 +287,28 @@ class Board:
         for source in live.inputs:
             self.results.unpin(source)
         return live
+
+    def unfinished(self, key: OpKey, seconds: Seconds) -> LiveOp | None:
+        """A call answered with something else than a result: it is done, and there is nothing to keep.
+
+        Returns: the op, None where nobody wants it any more.
+        """
+        self._off(key, seconds)
+        live = self.graph.get(key)
+        self.trace.gone(key, "finished", live.jobs if live is not None else ())
+        if live is None:
+            return None
+        self._leave(live)
+        self.graph.leave(key)
+        for source in live.inputs:
+            self.results.unpin(source)
+        return live
+
+    def let_go(self, job: JobKey, key: OpKey) -> None:
+        """One job doesn't want an op any more that nothing else of it reads."""
+        live = self.graph.let_go(job, key)
+        if live is not None:
+            self._dropped(live)
 
     def failed(self, key: OpKey) -> LiveOp | None:
         """The op has left its device. Returns: the op, None where nobody wants it any more."""
@@ -359,6 +412,8 @@ class Board:
         """An op is out of the graph: it waits no more, and needs nothing any more."""
         self.pool.remove(live.key)
         self._paths.pop(live.key, None)
+        if live in self._at_once:
+            self._at_once.remove(live)
         for weights in weights_of(live.op):
             self.pool.want((weights.id,), -1)
             if weights.id not in self.pool.demand:
@@ -369,6 +424,8 @@ class Board:
         self.fleet.release(key)
         held = self.pool.done(key, seconds)
         if held is None and seconds is not None and seconds > SLOW and key in self.graph:
+            if self._is_coroutine(self.graph[key].op):
+                return  # it mostly waited
             owner = first((self._claims[job] for job in self.graph[key].jobs), self.pool.shares)
             self.pool.charge(owner.user, seconds)  # a call that ran behind another
 
@@ -379,6 +436,9 @@ class Board:
     def _make_ready(self, live: LiveOp) -> None:
         if self.fleet.busy(live.key):
             return  # a device is still dropping this op for someone who cancelled; `released` comes then
+        if self._is_coroutine(live.op):
+            self._at_once.append(live)
+            return
         now = self._clock.now()
         self.pool.add(self._ready_op(live, now), now)
 

@@ -67,8 +67,8 @@ class StepProgress:
     job: JobId
     client: ClientId | None
     node: NodeId
-    value: int
-    max: int
+    value: float
+    max: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,36 @@ class NodeExecuted:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeBlocked:
+    """A blocker's message: told like an error, while the job goes on."""
+
+    job: JobId
+    client: ClientId | None
+    node: NodeId
+    node_type: str
+    executed: tuple[NodeId, ...]
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientMessage:
+    """What a node's code sends. client None: to all."""
+
+    client: ClientId | None
+    type: str
+    data: object
+
+
+@dataclass(frozen=True, slots=True)
+class NodeText:
+    """A text that a node's code shows on a node. client None: to all."""
+
+    client: ClientId | None
+    node: NodeId
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class JobSucceeded:
     job: JobId
     client: ClientId | None
@@ -108,7 +138,7 @@ class JobFailed:
     message: str
     type: str
     traceback: tuple[str, ...]
-    inputs: Mapping[str, tuple[str, ...]]
+    inputs: Mapping[str, tuple[str, ...]] | None  # None: no call was made
     outputs: tuple[NodeId, ...]
     at: int
 
@@ -132,6 +162,9 @@ Event: TypeAlias = (
     | StepProgress
     | PreviewImage
     | NodeExecuted
+    | NodeBlocked
+    | ClientMessage
+    | NodeText
     | JobSucceeded
     | JobFailed
     | JobInterrupted

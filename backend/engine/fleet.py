@@ -82,6 +82,10 @@ class HostThreads(Runner, Protocol):
 
     def run_chain(self, calls: Sequence[HostCall]) -> None: ...
 
+    def forget(self) -> None:
+        """Drop what third-party nodes keep between their calls."""
+        ...
+
 
 @dataclass(slots=True)
 class Seat:

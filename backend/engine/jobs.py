@@ -1,6 +1,6 @@
 """Jobs: what is submitted, what runs, and what is left to do of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backend.engine.narrate import Narrator
@@ -8,7 +8,7 @@ from backend.engine.ready import Claim
 from backend.engine.record import JobRecord
 from backend.graph.lower import LoweredNode, Lowering
 from backend.graph.validate import NodeErrors
-from backend.types import JobId, JobKey, NodeId, OpKey
+from backend.types import JobId, JobKey, NodeId, OpKey, Seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,11 @@ class Accepted:
 
 @dataclass(slots=True)
 class Job:
-    """An unfinished job. nodes_of: the nodes an op works for; unfinished: what a node still waits for."""
+    """An unfinished job. nodes_of: the nodes an op works for; unfinished: what a node still waits for.
+
+    resumed: nodes that begin a second time; blocked: blockers' messages to tell at a node's end; held:
+    results that stay as long as the job; spent: what an expanding node's own call took and shows.
+    """
 
     record: JobRecord
     lowering: Lowering
@@ -47,6 +51,10 @@ class Job:
     unfinished: dict[NodeId, set[OpKey]] = field(default_factory=dict)
     cached: list[NodeId] = field(default_factory=list)
     instant: list[NodeId] = field(default_factory=list)  # reference nodes, done while lowering
+    resumed: set[NodeId] = field(default_factory=set)
+    blocked: dict[NodeId, tuple[str, ...]] = field(default_factory=dict)
+    held: list[OpKey] = field(default_factory=list)
+    spent: dict[OpKey, tuple[Seconds, Mapping[str, object] | None]] = field(default_factory=dict)
 
     @property
     def key(self) -> JobKey:
@@ -76,5 +84,24 @@ class Job:
                 done.append(id)
         return done
 
+    def withdraw_op(self, key: OpKey) -> list[NodeId]:
+        """The op is gone without a result. Returns: the nodes that it worked for."""
+        ids = self.nodes_of.pop(key, [])
+        for id in ids:
+            self.unfinished[id].discard(key)
+            if not self.unfinished[id]:
+                del self.unfinished[id]
+        return ids
+
+    def expect_composed(self, ids: Sequence[NodeId], key: OpKey) -> None:
+        """The nodes are finished once the result is put together that stands for their own."""
+        self.nodes_of[key] = list(ids)
+        for id in ids:
+            self.unfinished.setdefault(id, set()).add(key)
+
+    def real(self, id: NodeId) -> NodeId:
+        """The node of the submitted prompt that a node is, or came from."""
+        return self.lowering.dynamic.place(id).real
+
     def class_of(self, id: NodeId) -> str:
-        return self.lowering.prompt.nodes[id].class_type
+        return self.lowering.dynamic.nodes[id].class_type

@@ -12,34 +12,41 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from backend.engine.asks import Asks, settle
 from backend.engine.board import Board
 from backend.engine.clock import Clock
-from backend.engine.events import Event, QueueChanged
+from backend.engine.events import ClientMessage, Event, NodeText, QueueChanged
 from backend.engine.fleet import HostThreads, Worker
 from backend.engine.jobs import Accepted, Job, Submission
 from backend.engine.metrics import Metrics
 from backend.engine.narrate import Narrator
 from backend.engine.ready import Claim
 from backend.engine.record import SECRETS, JobRecord, JobStatus, refused_error, without_secrets
+from backend.engine.results import Result
 from backend.engine.store import Store
 from backend.engine.view import PoolView, pool_view
 from backend.engine.watch import EVERY, Watch
 from backend.errors import QueueFull, TesseraError
 from backend.graph.frontier import LiveOp, State, wanted
-from backend.graph.lower import MISSING, LoweredNode, Lowering, NodeRaised, Submitter
+from backend.graph.lower import MISSING, Composed, LoweredNode, Lowering, NodeRaised, Submitter
 from backend.graph.parse import Prompt, parse_prompt
-from backend.graph.validate import Refused, validate
+from backend.graph.questions import fingerprints, is_foreign
+from backend.graph.validate import Refused, Validated, validate
+from backend.ops import Call, Expanded, Needs
 from backend.references import Ref
 from backend.registry import Registry
 from backend.schedule.rules import Rules
 from backend.types import ClientId, DeviceId, JobId, JobKey, NodeId, OpKey, Seconds
+from backend.worker.exchange import Value
 from backend.worker.failure import failed
 from backend.worker.messages import (
     Ask,
+    Asked,
     DeviceInfo,
     Evaluated,
     Failed,
     Finished,
+    HostOnly,
     Loaded,
     Lost,
     News,
@@ -48,8 +55,11 @@ from backend.worker.messages import (
     Progress,
     Ready,
     Report,
+    Said,
     Started,
+    Stopped,
     Table,
+    Unfinished,
 )
 
 log = logging.getLogger(__name__)
@@ -85,6 +95,8 @@ class Engine:
         self._watch = Watch(self._board, limits.watchdog)
         self._jobs: dict[JobKey, Job] = {}
         self._seen: OrderedDict[OpKey, None] = OrderedDict()
+        self._asks = Asks(self._board)
+        self._questions = asyncio.Lock()  # third-party classes are asked one at a time
         self._listeners: list[Callable[[Event], None]] = []
         self._inbox: deque[tuple[DeviceId, Report]] = deque()
         self._woken = False
@@ -109,7 +121,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._board.pool.profile.restore(await self.store.costs())
         for record in await self.store.unfinished():
-            self._recover(record)
+            await self._recover(record)
         self._loop.call_later(EVERY, self._look_again)
 
     def look(self) -> None:
@@ -155,7 +167,7 @@ class Engine:
             number = float(-place if request.front else place)
         else:
             number = request.number
-        checked = validate(parse_prompt(request.prompt), self._registry, self._services, request.targets)
+        checked, prints = await self._checked(parse_prompt(request.prompt), request.targets)
         now = self._clock.epoch_ms()
         record = JobRecord(
             id=JobId(request.id or str(uuid.uuid4())),
@@ -168,8 +180,29 @@ class Engine:
             extra={"create_time": now, **request.extra},
         )
         await self.store.add(record)
-        self._admit(record, checked.prompt, ahead=request.front or self._overtakes(number, request.number))
+        ahead = request.front or self._overtakes(number, request.number)
+        self._admit(record, checked.prompt, ahead, prints)
         return Accepted(record.id, number, checked.errors)
+
+    async def _checked(
+        self, prompt: Prompt, targets: Sequence[str] | None
+    ) -> tuple[Validated, Mapping[NodeId, object]]:
+        """A valid prompt, and the fingerprints of its third-party nodes.
+
+        Where third-party code answers, a thread of its own waits for it. Raises: Refused.
+        """
+        found = ((id, self._registry.find(node.class_type)) for id, node in prompt.nodes.items())
+        foreign = {id: spec for id, spec in found if spec is not None and is_foreign(spec)}
+        if not foreign:
+            return validate(prompt, self._registry, self._services, targets), {}
+
+        def ask() -> tuple[Validated, Mapping[NodeId, object]]:
+            checked = validate(prompt, self._registry, self._services, targets, settle)
+            nodes = checked.prompt.nodes
+            return checked, asyncio.run(fingerprints(nodes, foreign, checked.prompt.to_json()))
+
+        async with self._questions:
+            return await asyncio.to_thread(ask)
 
     def _overtakes(self, number: float, chosen: float | None) -> bool:
         """Whether a number that the client chose puts the job before some that is here."""
@@ -193,9 +226,12 @@ class Engine:
     async def interrupt(self, id: JobId | None) -> None:
         """Stop a running job (None: whatever runs). Pending jobs are left alone."""
         for job in [j for j in self._jobs.values() if j.started and id in (None, j.record.id)]:
-            node = job.narrator.running or next(iter(job.unfinished), job.lowering.outputs[0])
-            job.narrator.interrupted(node, job.class_of(node))
-            self._end(job, "cancelled")
+            self._interrupt(job, job.narrator.running or next(iter(job.unfinished), job.lowering.outputs[0]))
+
+    def _interrupt(self, job: Job, node: NodeId) -> None:
+        real = job.real(node)
+        job.narrator.interrupted(real, job.class_of(real))
+        self._end(job, "cancelled")
 
     async def free(self, unload_models: bool, free_memory: bool) -> None:
         """Let workers drop their weights; free_memory also forgets every result that nobody waits for."""
@@ -204,12 +240,13 @@ class Engine:
                 seat.worker.unload()
         if free_memory:
             self._board.results.clear()
+            self._board.forget_objects()
             self._seen.clear()
 
     def running_node(self, client: ClientId) -> NodeId | None:
         """The node that this client's running job is at: a reconnecting socket is told it."""
         mine = (j for j in self._jobs.values() if j.started and j.record.client == client)
-        return next((node for j in mine if (node := j.narrator.running) is not None), None)
+        return next((node for j in mine if (node := j.narrator.shown) is not None), None)
 
     def devices(self) -> list[DeviceInfo]:
         return [seat.info for seat in self._board.fleet if seat.info is not None]
@@ -222,9 +259,9 @@ class Engine:
 
     # -- a job's way -----------------------------------------------------------------------------
 
-    def _recover(self, record: JobRecord) -> None:
+    async def _recover(self, record: JobRecord) -> None:
         try:
-            checked = validate(parse_prompt(record.prompt), self._registry, self._services, record.targets)
+            checked, prints = await self._checked(parse_prompt(record.prompt), record.targets)
         except Refused as refused:  # a node pack or a file went away while the server was down
             log.warning("job %s can no longer run: %s", record.id, refused)
             error = refused_error(record, refused)
@@ -232,7 +269,7 @@ class Engine:
             messages = (("execution_error", error),)
             self.store.finish(replace(record, status="failed", ended=ended, messages=messages, error=error))
             return
-        self._admit(record, checked.prompt, ahead=record.number < 0)
+        self._admit(record, checked.prompt, record.number < 0, prints)
 
     def _claim(self, record: JobRecord, ahead: bool) -> Claim:
         """A job's place, and when it must be over: `deadline_ms` of its extra data, from its arrival."""
@@ -242,15 +279,16 @@ class Engine:
             deadline = self._clock.now() + left
         return Claim((record.number, record.sequence), record.client or "", ahead, deadline)
 
-    def _admit(self, record: JobRecord, prompt: Prompt, ahead: bool) -> None:
+    def _admit(self, record: JobRecord, prompt: Prompt, ahead: bool, prints: Mapping[NodeId, object]) -> None:
         """Take a job into the live graph: lower it as far as can be, merge its ops with everybody's.
 
-        ahead: its number was chosen so that it goes before jobs that were there already.
+        ahead: its number was chosen so that it goes before jobs that were there already. prints: fingerprints
+        of third-party nodes.
         """
         pnginfo = record.extra.get("extra_pnginfo")
         tokens = {name.upper(): value for name, value in record.extra.items() if name in SECRETS}
-        submitter = Submitter(JobKey(record.sequence), record.client, pnginfo, tokens)
-        lowering = Lowering(prompt, record.targets, self._registry, self._services, submitter)
+        submitter = Submitter(JobKey(record.sequence), record.client, pnginfo, tokens, record.id)
+        lowering = Lowering(prompt, record.targets, self._registry, self._services, submitter, prints)
         narrator = Narrator(record.id, record.client, self._emit, self._clock)
         preview = str(record.extra.get("preview_method") or self._limits.preview)
         claim = self._claim(record, ahead)
@@ -263,24 +301,62 @@ class Engine:
 
     def _grow(self, job: Job) -> None:
         """Lower what can be lowered now, and let the board have what must run for it."""
-        first = not job.lowering.nodes
         try:
-            lowered = job.lowering.advance(self._known, self._lengths)
+            while self._grow_once(job):
+                pass  # expanded nodes have results now: what reads them can be lowered
         except NodeRaised as raised:
-            self._begin(job)
-            inputs = {name: (value,) for name, value in raised.inputs.items()}
-            self._fail(job, raised.node, failed(OpKey(""), raised.cause, inputs, ()))
+            self._fail_raised(job, raised)
             return
-        want = wanted(job.lowering.targets, job.lowering.ops, self._board.results.__contains__)
-        for node in lowered:
-            self._sort(job, node, {key for key in node.ops if key in want}, first)
-        self._board.want(job.key, job.claim, want)
         if job.started:
             self._tell_lowered(job)
-        if job.done or any(self._board.graph[key].state is State.RUNNING for key in want):
+        wanted = self._board.graph.of_job(job.key)
+        if job.done or any(self._board.graph[key].state is State.RUNNING for key in wanted):
             self._begin(job)
         if job.done:
             self._succeed(job)
+        elif not wanted and (stuck := job.lowering.stuck):
+            self._begin(job)
+            self._fail_stuck(job, stuck)
+
+    def _grow_once(self, job: Job) -> bool:
+        """Returns: whether it is to be done again. Raises: NodeRaised."""
+        first = not job.lowering.nodes
+        lowered = job.lowering.advance(self._known, self._lengths)
+        want = wanted(job.lowering.targets, job.lowering.ops, self._board.results.__contains__)
+        for node in lowered:
+            pending = {key for key in node.ops if key in want or key in job.lowering.composing}
+            self._sort(job, node, pending, first)
+        self._board.want(job.key, job.claim, want)
+        for composed in job.lowering.composed:
+            self._keep_composed(job, composed)
+        return bool(job.lowering.composed)
+
+    def _keep_composed(self, job: Job, composed: Composed) -> None:
+        """An expanded node's result is complete."""
+        seconds, ui = job.spent.pop(composed.key, (0.0, None))
+        lengths = tuple(map(len, composed.outputs))
+        self._board.results.put(composed.key, Result(Value.of(composed.outputs), lengths, seconds, ui))
+        self._hold(job, composed.key)
+        self._begin(job)
+        for id in job.finish_op(composed.key):
+            job.narrator.node_finished(id, None if id in job.narrator.outputs else ui)
+
+    def _hold(self, job: Job, key: OpKey) -> None:
+        """Keep a result as long as the job: what reads it is lowered later."""
+        self._board.results.pin(key)
+        job.held.append(key)
+
+    def _fail_raised(self, job: Job, raised: NodeRaised) -> None:
+        self._begin(job)
+        inputs = {name: (value,) for name, value in raised.inputs.items()}
+        self._fail(job, raised.node, failed(OpKey(""), raised.cause, inputs, ()))
+
+    def _fail_stuck(self, job: Job, stuck: Sequence[NodeId]) -> None:
+        """Nodes wait for each other. Those of the submitted prompt did not before one of them expanded."""
+        places = (job.lowering.dynamic.place(id) for id in stuck)
+        blamed = next((p.display for p, id in zip(places, stuck, strict=True) if p.display != id), stuck[0])
+        error = Failed(OpKey(""), "graph.DependencyCycleError", "Dependency cycle detected", (), None)
+        self._fail(job, blamed, error)
 
     def _sort(self, job: Job, node: LoweredNode, pending: set[OpKey], first: bool) -> None:
         """A lowered node has ops to wait for, or was done before, or is a reference and done now."""
@@ -288,10 +364,16 @@ class Engine:
         self._board.trace.job_cached(job.key, known)
         if pending:
             job.expect(node, pending)
+            if node.blocked:
+                job.blocked[node.id] = node.blocked
         elif node.ops or (first and node.key in self._seen):
             job.cached.append(node.id)
+            if node.spec.dynamic or node.spec.lazy_names:
+                self._hold(job, node.key)
         else:
             job.instant.append(node.id)
+            if node.blocked:
+                job.blocked[node.id] = node.blocked
             self._seen[node.key] = None
             if len(self._seen) > SEEN:
                 self._seen.popitem(last=False)
@@ -317,14 +399,32 @@ class Engine:
                 self._tell_running(job, key)
 
     def _tell_lowered(self, job: Job) -> None:
-        for id in (*job.cached, *job.instant):
-            job.narrator.node_finished(id, self._ui(job, id))
+        ends = (*job.lowering.outputs, *job.lowering.inner_outputs)
+        for id in job.cached:
+            if id in ends:
+                job.narrator.node_cached(id, self._ui(job, id))
+        for id in job.instant:
+            self._tell_finished(job, id, self._ui(job, id))
         job.cached.clear()
         job.instant.clear()
 
     def _tell_running(self, job: Job, key: OpKey) -> None:
         for id in job.nodes_of.get(key, ()):
+            if id in job.resumed:
+                job.resumed.discard(id)
+                job.narrator.node_resumed(id)
+            else:
+                job.narrator.node_running(id)
+
+    def _tell_finished(
+        self, job: Job, id: NodeId, ui: Mapping[str, object] | None, blocked: Sequence[str] = ()
+    ) -> None:
+        messages = (*job.blocked.pop(id, ()), *blocked) if job.blocked else blocked
+        if messages:
             job.narrator.node_running(id)
+            for message in messages:
+                job.narrator.node_blocked(id, job.class_of(id), message)
+        job.narrator.node_finished(id, ui)
 
     def _ui(self, job: Job, id: NodeId) -> Mapping[str, object] | None:
         for key in job.lowering.nodes[id].ops:
@@ -338,7 +438,8 @@ class Engine:
         self._end(job, "completed")
 
     def _fail(self, job: Job, node: NodeId, error: Failed) -> None:
-        told = job.narrator.failed(node, job.class_of(node), error, tuple(job.lowering.prompt.nodes))
+        real = job.real(node)
+        told = job.narrator.failed(real, job.class_of(real), error, tuple(job.lowering.dynamic.nodes))
         self._end(job, "failed", told)
 
     def _end(self, job: Job, status: JobStatus, error: Mapping[str, object] | None = None) -> None:
@@ -361,8 +462,14 @@ class Engine:
 
     def _forget(self, job: Job) -> None:
         self._jobs.pop(job.key, None)
+        for key in job.held:
+            self._board.results.unpin(key)
         self._board.trace.job_ended(job.key, "cancelled")  # one that was pending; others ended before
         self._board.drop(job.key)
+        self._asks.job_left(self._claim_of)
+
+    def _claim_of(self, key: JobKey) -> Claim:
+        return self._jobs[key].claim
 
     def _dispatch(self) -> None:
         if self._closing:
@@ -425,8 +532,26 @@ class Engine:
                 self._board.loans.asked(device, report)
             case Evaluated():
                 self._board.loans.evaluated(report)
+            case Unfinished() | Stopped() | Said() | Asked():
+                self._take_answer(report)
             case _:
                 self._take_news(device, report)
+
+    def _take_answer(self, report: HostOnly) -> None:
+        """What a third-party node's call says beside its result."""
+        match report:
+            case Unfinished():
+                self._unfinished(report)
+            case Stopped(key):
+                if (live := self._board.failed(key)) is not None:
+                    for job in [self._jobs[job] for job in live.jobs]:
+                        self._interrupt(job, next(iter(job.nodes_of[key])))
+            case Said(data=data, client=client, node=None):
+                self._emit(ClientMessage(client, report.event, data))
+            case Said(data=data, client=client, node=str() as node):
+                self._emit(NodeText(client, NodeId(node), str(data)))
+            case Asked():
+                self._asks.take(report, self._claim_of)
 
     def _take_news(self, device: DeviceId, report: News | Lost) -> None:
         """What a worker says of itself."""
@@ -452,34 +577,94 @@ class Engine:
 
     def _tell(self, report: Progress | Preview | Started) -> None:
         """Tell every job that waits for an op how far it is."""
-        if report.key not in self._board.graph:
+        live = self._board.graph.get(report.key)
+        if live is None:
             return
-        for key in self._board.graph[report.key].jobs:
+        for key in live.jobs:
             job = self._jobs[key]
-            for id in job.nodes_of.get(report.key, ()):
+            for id in self._meant(job, live, report):
                 match report:
                     case Progress(value=value, max=maximum):
                         job.narrator.node_progress(id, value, maximum)
-                    case Preview(image=image, format=format):
-                        job.narrator.node_preview(id, image, format)
+                    case Preview():
+                        job.narrator.node_preview(id, report)
                     case Started():  # most were told when the op was sent; a call behind another begins now
                         job.narrator.node_running(id)
 
+    def _meant(self, job: Job, live: LiveOp, report: Progress | Preview | Started) -> Sequence[NodeId]:
+        """The nodes of a job that a report is about: those the op works for, or one that it names."""
+        named = None if isinstance(report, Started) else report.node
+        other = named is not None and isinstance(live.op, Call) and named != live.op.node_id
+        if other and named is not None and named in job.lowering.dynamic.nodes:
+            return (named,)
+        return job.nodes_of.get(report.key, ())
+
     def _finished(self, done: Finished) -> None:
         live = self._board.finished(done)
-        for job in [self._jobs[key] for key in live.jobs] if live is not None else ():
+        self._asks.finished(done.key)
+        if live is None:
+            return
+        own = self._own_result(live)
+        for job in [self._jobs[key] for key in live.jobs]:
+            if own is not None:
+                self._hold(job, own)
             for id in job.finish_op(done.key):
-                job.narrator.node_finished(id, done.ui)
+                if own is not None:
+                    job.lowering.settle(id, own)
+                self._tell_finished(job, id, done.ui, done.blocked)
             if done.key in job.lowering.waiting:
                 self._grow(job)
             elif job.done:
                 self._succeed(job)
+
+    def _own_result(self, live: LiveOp) -> OpKey | None:
+        """Where the result of a node is kept that others are lowered after; None for all other ops."""
+        spec = self._registry.find(live.op.node) if isinstance(live.op, Call) else None
+        if spec is None or not isinstance(live.op, Call) or not (spec.dynamic or spec.lazy_names):
+            return None
+        return live.op.result or live.key
+
+    def _unfinished(self, report: Unfinished) -> None:
+        """A call needs more of its inputs, or other nodes run in its place."""
+        live = self._board.unfinished(report.key, report.seconds)
+        for job in [self._jobs[key] for key in live.jobs] if live is not None else ():
+            ids = job.withdraw_op(report.key)
+            try:
+                self._go_on(job, ids, report.answer)
+            except NodeRaised as raised:
+                self._fail_raised(job, raised)
+                continue
+            for id in ids[:1]:
+                for message in report.blocked:
+                    job.narrator.node_blocked(id, job.class_of(id), message)
+                job.narrator.node_shows(id, report.ui)
+                job.spent[job.lowering.nodes[id].key] = (report.seconds, report.ui)
+            self._grow(job)
+
+    def _go_on(self, job: Job, ids: Sequence[NodeId], answer: Needs | Expanded) -> None:
+        """Raises: NodeRaised."""
+        if isinstance(answer, Needs):
+            for id in ids:
+                job.lowering.demand(id, answer)
+                job.resumed.add(id)
+            return
+        dynamic = job.lowering.dynamic
+        before = len(dynamic.nodes)
+        job.lowering.expand(ids[0], answer)
+        key = job.lowering.nodes[ids[0]].key
+        for id in ids[1:]:
+            job.lowering.settle(id, key)
+        job.expect_composed(ids, key)
+        for id in list(dynamic.nodes)[before:]:
+            job.narrator.places[id] = dynamic.place(id)
 
     def _fail_all(self, live: LiveOp, error: Failed) -> None:
         for key in list(live.jobs):
             self._fail_op(self._jobs[key], live.key, error)
 
     def _fail_op(self, job: Job, key: OpKey, error: Failed) -> None:
+        if self._asks.failed(job.key, key, error) and key not in job.nodes_of:
+            return  # the node that asked for it hears of it
         asked = job.lowering.asked.get(key)
         nodes = job.nodes_of.get(key) or ([asked] if asked else list(job.lowering.outputs))
         self._fail(job, nodes[0], error)

@@ -43,8 +43,8 @@ class OpenOp:
     components: tuple[ComponentId, ...] = ()
     rows: int = 0
     began: Seconds | None = None
-    value: int = 0
-    max: int = 0
+    value: float = 0
+    max: float = 0
     hung: bool = False
 
     @property
@@ -186,7 +186,7 @@ class Trace:
         if op is not None and op.label.kind != "host":
             op.began = self._clock.now()
 
-    def progress(self, key: OpKey, value: int, maximum: int) -> None:
+    def progress(self, key: OpKey, value: float, maximum: float) -> None:
         op = self.open.get(key)
         if op is not None:
             op.value, op.max = value, maximum

@@ -34,8 +34,8 @@ class OpView:
     component: str
     sent: Seconds
     began: Seconds | None
-    value: int
-    max: int
+    value: float
+    max: float
     rows: int
     jobs: tuple[JobId, ...]
     users: tuple[ClientId | None, ...]

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class _Life:
     """What was last seen of an op. at: when its progress last changed; step: the longest time between."""
 
-    seen: tuple[Seconds | None, int]
+    seen: tuple[Seconds | None, float]
     at: Seconds
     step: Seconds = 0.0
 

@@ -10,7 +10,7 @@ from enum import Enum
 
 import networkx as nx
 
-from backend.graph.lower import inputs_of
+from backend.graph.flatten import inputs_of
 from backend.ops import Op
 from backend.types import JobKey, OpKey
 
@@ -91,6 +91,22 @@ class LiveGraph:
                 ready.append(live)
         self._remove(key)
         return ready
+
+    def leave(self, key: OpKey) -> None:
+        """Take out an op that has no result; nothing in the graph reads it."""
+        self._remove(key)
+
+    def let_go(self, job: JobKey, key: OpKey) -> LiveOp | None:
+        """The job doesn't want this op any more. Returns: the op, if nobody does."""
+        live = self._live.get(key)
+        if live is None or job not in live.jobs:
+            return None
+        live.jobs.discard(job)
+        self._by_job[job].discard(key)
+        if live.jobs:
+            return None
+        self._remove(key)
+        return live
 
     def drop_job(self, job: JobKey) -> list[LiveOp]:
         """Forget a job. Returns: the ops that nobody wants any more, taken out of the graph."""

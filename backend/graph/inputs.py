@@ -3,12 +3,14 @@
 import logging
 import math
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import isawaitable
 from typing import TypeAlias
 
 from backend.errors import NodeError
 from backend.graph.parse import BadLink, Input, Link, Prompt, PromptNode
+from backend.graph.questions import hidden, listed, literals
 from backend.node import InputSpec, NodeSpec
 from backend.references import REFERENCES
 from backend.storage import Storage
@@ -26,6 +28,7 @@ _CASTS: Mapping[str, Callable[[object], object]] = {
 # What only a node can make: no literal stands for it.
 _NO_WIDGET = DATA_WIRES | {kind.wire for kind in REFERENCES if hasattr(kind, "wire")}
 Types: TypeAlias = str | tuple[str, ...]
+Settle: TypeAlias = Callable[[Awaitable[object]], object]  # runs a coroutine to its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class Surroundings:
     specs: Mapping[NodeId, NodeSpec]
     services: Mapping[type, object]
     choices: dict[int, list[str]] = field(default_factory=dict)
+    settle: Settle | None = None
 
     def choices_of(self, wants: InputSpec) -> list[str]:
         """The options of a combo as of now; none for other inputs."""
@@ -142,7 +146,7 @@ def _check_input(
             _check_type(node, wants, value, received[name], around)
         return
     inputs[name] = coerced = _coerced(node, wants, value, around)
-    if name not in spec.validates:
+    if not spec.handles(name):
         _check_range(node, wants, coerced, around)
         if wants.choice is not None:
             _check_choice(node, wants, coerced, around)
@@ -200,7 +204,8 @@ def _matches(wants: InputSpec, choices: Sequence[str], got: Types) -> bool:
         return list(got) == list(choices) if listed else wants.type == "COMBO"
     if listed:
         return False
-    if got == wants.type:
+    differ = got != wants.type  # never, for the wildcards of packs: strings that are unequal to nothing
+    if not differ:
         return True
     ours, theirs = ({part.strip() for part in types.split(",")} for types in (wants.type, got))
     return "*" in ours | theirs or not ours.isdisjoint(theirs)
@@ -266,16 +271,17 @@ def _own_validator(
     around: Surroundings,
 ) -> tuple[list[NodeError], list[Fault]]:
     """Ask the class. It gets literals, None for links, and its services."""
-    handled = {
-        name: None if isinstance(inputs[name], Link) else inputs[name]
-        for name in spec.validates
-        if name in inputs
-    }
+    shown = literals(spec, inputs)
+    if spec.dynamic:
+        shown |= hidden(spec, node.id, None)
+    handled = {name: value for name, value in shown.items() if spec.handles(name)}
     if "input_types" in spec.validates:
         handled["input_types"] = dict(received)
     services = {name: around.services[kind] for name, kind in spec.services.items()}
     try:
-        answer = spec.validate(**handled, **services)  # type: ignore[misc]  # the caller saw that it is there
+        answer = spec.validate(**listed(spec, handled), **services)  # type: ignore[misc]  # it is there
+        if around.settle is not None and isawaitable(answer):
+            answer = around.settle(answer)
     except Exception as error:  # a node's own code
         log.warning("The validator of %s raised on node %s", spec.name, node.id, exc_info=True)
         name = type(error).__qualname__

@@ -12,7 +12,7 @@ from backend.errors import (
     OutputsFailed,
     Refused,
 )
-from backend.graph.inputs import Checked, Fault, Surroundings, check
+from backend.graph.inputs import Checked, Fault, Settle, Surroundings, check
 from backend.graph.parse import Link, Prompt, PromptNode
 from backend.node import NodeSpec
 from backend.registry import Registry
@@ -36,10 +36,11 @@ def validate(
     registry: Registry,
     services: Mapping[type, object],
     targets: Sequence[str] | None = None,
+    settle: Settle | None = None,
 ) -> Validated:
     """Find what can run. Classes are looked up for all nodes; inputs are checked where an output needs them.
 
-    targets: the only outputs wanted; None: all.
+    targets: the only outputs wanted; None: all. settle: waits for what a validator that is a coroutine says.
     Raises: InvalidPrompt, NoOutputs, OutputsFailed (all Refused) where nothing can run.
     Source: contract, "POST /prompt" and "Which nodes run".
     """
@@ -49,7 +50,7 @@ def validate(
     if not outputs:
         raise NoOutputs
     walk = _walk(prompt, outputs)
-    around = Surroundings(prompt, specs, services)
+    around = Surroundings(prompt, specs, services, settle=settle)
     checked = {id: check(prompt.nodes[id], specs[id], around) for id in walk.order}
     roots = frozenset(outputs)
     own: dict[NodeId, tuple[GraphError, ...]] = {}

@@ -29,7 +29,10 @@ def failed(
 
 
 def type_name(kind: type) -> str:
-    """Builtins by their bare name, others as `module.Name`."""
+    """Builtins by their bare name, others as `module.Name`; our own may stand for one that clients know."""
+    shown = getattr(kind, "shown_as", None)
+    if isinstance(shown, str):
+        return shown
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 

@@ -4,13 +4,14 @@ Tensors never travel in a message: a `Segment` names the shared memory that hold
 """
 
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
-from backend.ops import Call, Op
+from backend.ops import Call, Expanded, Needs, Op
 from backend.references import Weights
 from backend.settings import Settings
-from backend.types import ComponentId, DeviceId, OpKey, Seconds
+from backend.types import ClientId, ComponentId, DeviceId, NodeId, OpKey, Seconds
 
 PictureFormat = Literal["JPEG", "PNG"]
 
@@ -175,18 +176,25 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
+    """node: a node of the job that is meant instead of those that the op works for."""
+
     key: OpKey
-    value: int
-    max: int
+    value: float
+    max: float
+    node: NodeId | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """An encoded image: of the current denoised estimate (JPEG), or one that a node sends (PNG)."""
+    """An encoded image: of the current denoised estimate (JPEG), or one that a node sends.
+
+    node: as in Progress.
+    """
 
     key: OpKey
     image: bytes
     format: PictureFormat = "JPEG"
+    node: NodeId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,14 +236,15 @@ class Done:
 class Failed:
     """What an op raised.
 
-    type: bare name for builtins, `module.Name` otherwise; node_inputs: texts by name.
+    type: bare name for builtins, `module.Name` otherwise; inputs: texts by name, None where nothing was
+    called.
     """
 
     key: OpKey
     type: str
     message: str
     traceback: tuple[str, ...]
-    inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    inputs: Mapping[str, tuple[str, ...]] | None = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +328,10 @@ class Stored(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """`Done` as the engine sees it: what the server-side end of a worker, or the host, reports."""
+    """`Done` as the engine sees it: what the server-side end of a worker, or the host, reports.
+
+    blocked: messages of blockers that the node met.
+    """
 
     key: OpKey
     value: Stored
@@ -328,6 +340,50 @@ class Finished:
     ui: Mapping[str, object] | None = None
     load: Seconds = 0.0
     transfer: Seconds = 0.0
+    blocked: tuple[str, ...] = ()
+
+
+# -- from the host alone -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A call answered, but with no result yet: it needs lazy inputs, or other nodes run in its place.
+
+    ui, blocked: as in `Finished`.
+    """
+
+    key: OpKey
+    answer: Needs | Expanded
+    seconds: Seconds = 0.0
+    ui: Mapping[str, object] | None = None
+    blocked: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A node's code raised the interrupt by itself."""
+
+    key: OpKey
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A node's code sends a message to a client, or to all. node: data is a text to show on it."""
+
+    event: str
+    data: object
+    client: ClientId | None = None
+    node: NodeId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A running call wants an op's result; it waits for `reply`."""
+
+    key: OpKey
+    op: Op[object]
+    reply: "Future[tuple[tuple[object, ...], ...]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +395,7 @@ class Lost:
 
 News: TypeAlias = Ready | Table | Loaded | Unloaded  # what a worker says of itself
 FromWorker: TypeAlias = Started | Progress | Preview | Done | Failed | OpCancelled | Ask | Evaluated | News
+HostOnly: TypeAlias = Unfinished | Stopped | Said | Asked
 Report: TypeAlias = (
-    Started | Progress | Preview | Finished | Failed | OpCancelled | Ask | Evaluated | News | Lost
+    Started | Progress | Preview | Finished | Failed | OpCancelled | Ask | Evaluated | News | Lost | HostOnly
 )
