@@ -7,7 +7,7 @@ BASE   ?= .
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check lint types fast test test-all fix shape bench parity
+.PHONY: help setup run check lint types fast test test-all fix shape bench parity templates
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -53,3 +53,6 @@ parity: setup ## the table of parity cases: error, criterion, verdict (ARGS="--o
 
 bench: setup ## beside ComfyUI, in one run: make bench COMFYUI=folder [COMFYUI_PYTHON=its python]
 	@$(BIN)/python scripts/bench.py --comfyui "$(COMFYUI)" --comfyui-python "$(COMFYUI_PYTHON)" $(ARGS)
+
+templates: setup ## run ComfyUI's official templates through the real front end on small random models
+	@$(BIN)/python -m scripts.templates $(ARGS)
