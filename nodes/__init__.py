@@ -15,7 +15,6 @@ BUILTIN = (
     "nodes.sampling",
     "nodes.samplers",
     "nodes.patches",
-    "nodes.guidance",
     "nodes.schedules",
     "nodes.image",
     "nodes.image_edit",

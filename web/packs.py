@@ -5,7 +5,10 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
+from backend.engine.loop import Engine
 from backend.types import ClientId, NodeId
+from backend.worker.host import HOST
+from backend.worker.messages import Said
 from comfy_compat.bridge import Bridge
 from comfy_compat.custom_nodes import Pack, find, load, prestart
 from comfy_compat.install import install, prompt_server
@@ -15,16 +18,18 @@ from web.socket import Sockets
 
 
 class SocketMessenger:
-    """What packs push, from whatever thread, handed to the websockets on the loop's thread."""
+    """What packs push, from whatever thread, handed to the websockets on the loop's thread. Events and texts
+    go through the engine: what a node says comes before the news that it has ended.
+    """
 
-    def __init__(self, sockets: Sockets, loop: asyncio.AbstractEventLoop) -> None:
-        self._sockets, self._loop = sockets, loop
+    def __init__(self, sockets: Sockets, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
+        self._sockets, self._engine, self._loop = sockets, engine, loop
 
     def send(self, event: str, data: object, sid: str | None) -> None:
-        self._soon(self._sockets.send, event, data, _client(sid))
+        self._engine.report(HOST, Said(event, data, _client(sid)))
 
     def send_text(self, text: str, node: str, sid: str | None) -> None:
-        self._soon(self._sockets.send_text, text, NodeId(node), _client(sid))
+        self._engine.report(HOST, Said("text", text, _client(sid), NodeId(node)))
 
     def send_binary(self, kind: int, data: bytes, sid: str | None) -> None:
         self._soon(self._sockets.send_binary, kind, data, _client(sid))
@@ -42,7 +47,7 @@ async def load_packs(assembly: Assembly, app: web.Application | None = None) -> 
     """Load every pack of the custom_nodes folders. app: the server that they may extend, before it starts."""
     bridge = Bridge(assembly.registry, assembly.storage, assembly.settings)
     if app is not None:
-        bridge.messenger = SocketMessenger(app[SERVICES].sockets, asyncio.get_running_loop())
+        bridge.messenger = SocketMessenger(app[SERVICES].sockets, assembly.engine, asyncio.get_running_loop())
     paths = list(find(assembly.storage.folders("custom_nodes"), assembly.settings))
     if not paths:
         return []

@@ -138,7 +138,7 @@ class JobFailed:
     message: str
     type: str
     traceback: tuple[str, ...]
-    inputs: Mapping[str, tuple[str, ...]] | None  # None: no call was made
+    inputs: Mapping[str, tuple[str | int | float | None, ...]] | None  # None: no call was made
     outputs: tuple[NodeId, ...]
     at: int
 

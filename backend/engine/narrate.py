@@ -27,6 +27,15 @@ NodeState = Literal["running", "finished"]
 Emit = Callable[[Event], None]
 
 
+def shown_type(name: str) -> str:
+    """The name of an exception's class for clients, who know ComfyUI's: its own nodes raise plain Exceptions,
+    and the front end has advice for `OOMError`. Ours says more in its message.
+    """
+    if name == "backend.errors.OutOfMemory":
+        return "OOMError"
+    return "Exception" if name.startswith("backend.") else name
+
+
 class Narrator:
     """Emits a job's events and keeps what its history entry says.
 
@@ -139,7 +148,7 @@ class Narrator:
             class_type,
             tuple(self.executed),
             message,
-            error.type,
+            shown_type(error.type),
             error.traceback,
             error.inputs,
             tuple(outputs),
@@ -153,7 +162,7 @@ class Narrator:
             "node_type": class_type,
             "executed": list(event.executed),
             "exception_message": message,
-            "exception_type": error.type,
+            "exception_type": shown_type(error.type),
             "traceback": list(error.traceback),
             "current_inputs": [] if inputs is None else {name: list(texts) for name, texts in inputs.items()},
             "current_outputs": list(outputs),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from backend.types import OpKey
-from backend.worker.messages import Failed
+from backend.worker.messages import Failed, Shown
 
 _LONGEST = 2000  # characters of one input's text
 
@@ -24,7 +24,7 @@ def failed(
         type=type_name(type(error)),
         message=str(error),
         traceback=tuple(traceback.format_tb(frames)),
-        inputs={name: tuple(map(text, items)) for name, items in inputs.items()},
+        inputs={name: tuple(map(shown, items)) for name, items in inputs.items()},
     )
 
 
@@ -36,20 +36,30 @@ def type_name(kind: type) -> str:
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
+def shown(value: object) -> Shown:
+    """An input for a reader, as ComfyUI's clients have it: plain values stay what they are."""
+    return value if value is None or isinstance(value, (int, float)) else text(value)
+
+
 def text(value: object) -> str:
     """A value for a reader: tensors and arrays by dtype and shape, anything long cut."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None and dtype is not None:
         return f"{type(value).__name__}({dtype}, {list(shape)})"
     if isinstance(value, (tuple, list)):
-        shown = ", ".join(map(text, value[:20])) + (", ..." if len(value) > 20 else "")
+        shown = ", ".join(map(_inner, value[:20])) + (", ..." if len(value) > 20 else "")
         return _cut(f"[{shown}]")
     if isinstance(value, Mapping):
-        return _cut("{" + ", ".join(f"{k!r}: {text(v)}" for k, v in list(value.items())[:50]) + "}")
+        return _cut("{" + ", ".join(f"{k!r}: {_inner(v)}" for k, v in list(value.items())[:50]) + "}")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = ", ".join(f"{f.name}={text(getattr(value, f.name))}" for f in dataclasses.fields(value))
+        fields = ", ".join(f"{f.name}={_inner(getattr(value, f.name))}" for f in dataclasses.fields(value))
         return _cut(f"{type(value).__name__}({fields})")
     return _cut(str(value))
+
+
+def _inner(value: object) -> str:
+    """A part of a value: a text has its quotes there."""
+    return _cut(repr(value)) if isinstance(value, str) else text(value)
 
 
 def _cut(line: str) -> str:

@@ -232,19 +232,22 @@ class Done:
     transfer: Seconds = 0.0
 
 
+Shown: TypeAlias = str | int | float | None  # an input for a reader: plain values as they are, others as text
+
+
 @dataclass(frozen=True, slots=True)
 class Failed:
     """What an op raised.
 
-    type: bare name for builtins, `module.Name` otherwise; inputs: texts by name, None where nothing was
-    called.
+    type: bare name for builtins, `module.Name` otherwise; inputs: what the node was given, by name, None
+    where nothing was called.
     """
 
     key: OpKey
     type: str
     message: str
     traceback: tuple[str, ...]
-    inputs: Mapping[str, tuple[str, ...]] | None = field(default_factory=dict)
+    inputs: Mapping[str, tuple[Shown, ...]] | None = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

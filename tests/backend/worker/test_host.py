@@ -139,7 +139,7 @@ def test_a_failure_tells_its_inputs_and_only_the_nodes_own_frames(bench):
 
     failure = bench.answer("Fail", {"image": [torch.zeros(1, 2, 2, 3)], "value": [5]})
     assert (failure.type, failure.message) == ("KeyError", "'no 5'")
-    assert failure.inputs == {"image": ("Tensor(torch.float32, [1, 2, 2, 3])",), "value": ("5",)}
+    assert failure.inputs == {"image": ("Tensor(torch.float32, [1, 2, 2, 3])",), "value": (5,)}
     assert len(failure.traceback) == 1
     assert "test_host.py" in failure.traceback[0]
 
