@@ -15,7 +15,8 @@ from torch import Tensor
 from backend.errors import BadFile, UnsupportedOption
 from backend.models.adapters import adapt
 from backend.models.additions import Residuals
-from backend.models.families.sd15 import HEADS, levels_of
+from backend.models.families.sd15 import HEADS
+from backend.models.families.unet_layout import levels_of
 from backend.models.families.unet_names import Level, parts, to_diffusers
 from backend.models.header import Header
 from backend.models.hostcopy import Form, HostCopies

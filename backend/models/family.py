@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from backend.errors import UnknownFamily
 from backend.models.additions import NO_ADDITIONS, Additions
 from backend.models.conditioning import Given, Inputs
-from backend.models.families import sd15
+from backend.models.families import sd15, sdxl
 from backend.models.header import Header
 from backend.models.latent import LatentFormat
 from backend.models.parts import DENOISER_PREFIXES
@@ -87,7 +87,10 @@ class Family:
     options: frozenset[str] = frozenset()
 
 
-FAMILIES: tuple[Family, ...] = (Family("sd15", sd15.detect, sd15.OPTIONS),)
+FAMILIES: tuple[Family, ...] = (
+    Family("sd15", sd15.detect, sd15.OPTIONS),
+    Family("sdxl", sdxl.detect, sdxl.OPTIONS),
+)
 OPTIONS = frozenset(option for family in FAMILIES for option in family.options)
 
 

@@ -47,7 +47,7 @@ class Header:
     """What a model file holds, or a part of it.
 
     prefix: stands before every name of the part, and is left out of `tensors`; marks: names of the whole file
-    that have no dot (`v_pred` and the like say what the model is).
+    that have no dot, or begin with `edm_vpred.` (`v_pred` and the like say what the model is).
     """
 
     path: str
@@ -71,7 +71,9 @@ class Header:
     def under(self, prefix: str) -> "Header":
         """The tensors whose names begin with `prefix`, without it."""
         kept = {n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)}
-        marks = self.marks | {name for name in self.tensors if "." not in name}
+        marks = self.marks | {
+            name for name in self.tensors if "." not in name or name.startswith("edm_vpred.")
+        }
         return Header(self.path, kept, self.metadata, self.prefix + prefix, marks)
 
     def count(self, pattern: str) -> int:

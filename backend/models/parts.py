@@ -12,7 +12,8 @@ RULES_VERSION = 2  # raise it when a rule below changes: identities are computed
 DENOISER_PREFIXES = ("model.diffusion_model.", "")  # in a checkpoint; in a file of its own
 VAE_PREFIXES = ("first_stage_model.", "vae.", "")
 VAE_NAMES = ("encoder.", "decoder.", "quant_", "post_quant_")  # all else in a VAE's file is of its training
-MARKS = frozenset({"v_pred", "ztsnr"})  # empty tensors that say what a denoiser predicts
+# Tensors that say what a denoiser predicts, by being there.
+MARKS = frozenset({"v_pred", "ztsnr", "edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ def place_of(header: Header, kind: ComponentKind, part: str) -> Place | None:
 def _denoiser(header: Header) -> Place:
     prefix = next(p for p in DENOISER_PREFIXES if _any(header, p))
     names = {n: f for n, f in _under(header, prefix).items() if n not in MARKS}
-    marks = sorted({name.rpartition(".")[2] for name in header if _is_mark(name, prefix)})
+    marks = sorted({name.removeprefix(prefix) for name in header if name.removeprefix(prefix) in MARKS})
     return Place("denoiser", names, prefix != "", tuple(marks))
 
 
@@ -65,7 +66,3 @@ def _under(header: Header, prefix: str) -> dict[str, str]:
 
 def _any(header: Header, prefix: str) -> bool:
     return prefix == "" or any(name.startswith(prefix) for name in header)
-
-
-def _is_mark(name: str, prefix: str) -> bool:
-    return name in MARKS or (name.startswith(prefix) and name.removeprefix(prefix) in MARKS)

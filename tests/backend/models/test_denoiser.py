@@ -7,7 +7,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from backend.errors import BadFile, UnknownFamily
+from backend.models.conditioning import Given
 from backend.models.denoiser import Denoiser, describe, load_denoiser
+from backend.types import Cond
 from tests.backend.models.conftest import CPU, relative, weights_of
 from tests.parity.reference import Reference
 
@@ -97,3 +99,27 @@ def test_an_inpainting_model_sees_a_grey_image_unless_it_is_given_one(model: Cal
     unasked = denoiser.forward(x, timesteps, tokens)
     assert torch.equal(denoiser.forward(x, timesteps, tokens, {"concat": grey}), unasked)
     assert not torch.allclose(denoiser.forward(x, timesteps, tokens, {"concat": grey * 0}), unasked)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("sigma", ["0.3", "14.6146"])
+def test_one_call_of_sdxl_gives_what_comfyui_gives(
+    reference: Reference, model: Callable[[str], Path], sigma: str
+):
+    facts = load_file(reference.folder / "facts" / "model_sdxl.safetensors")
+    text = load_file(reference.folder / "facts" / "text_sdxl.safetensors")
+    denoiser = loaded(model("sdxl"))
+    level = torch.tensor(float(sigma))
+    x = facts["x"] * level / (level**2 + 1) ** 0.5
+    time = denoiser.layout.prediction.timestep(level).reshape(1).float()
+    out = denoiser.forward(x, time, text["plain.cond"], {"y": facts["y"]})
+    assert relative(out, facts[f"sigma{sigma}.eps"]) < 1e-5
+
+
+@pytest.mark.parity
+def test_the_sizes_are_told_to_sdxl_as_comfyui_tells_them(reference: Reference, model: Callable[[str], Path]):
+    facts = load_file(reference.folder / "facts" / "model_sdxl.safetensors")
+    _, layout = describe(weights_of(model("sdxl"), "denoiser"))
+    cond = Cond(torch.zeros(1, 77, 2048), facts["adm_1024"][:, :1280])
+    made = layout.conditioning(Given(cond, "positive", torch.zeros(1, 4, 128, 128)))
+    assert relative(made.plain["y"], facts["adm_1024"]) < 1e-6

@@ -10,6 +10,7 @@ from backend.errors import UnknownFamily, UnsupportedOption
 from backend.models.encoders.clip import ClipLayout
 from backend.models.text import Request, TextEncoder, Working, encode_text, load_text_encoder
 from backend.models.text_encoder import FindEmbedding
+from backend.references import Weights
 from backend.types import Cond
 from tests.backend.models.conftest import CPU, relative, weights_of
 from tests.parity.reference import Reference
@@ -115,3 +116,19 @@ def test_a_text_encoder_of_its_own_loads_like_one_in_a_checkpoint(model: Callabl
     assert isinstance(encoder.layout, ClipLayout)
     assert (encoder.layout.sizes.width, encoder.layout.sizes.layers) == (768, 12)
     assert encoded(encoder, "a cat").isfinite().all()
+
+
+@pytest.mark.parity
+def test_every_text_fact_of_sdxl_is_met(reference: Reference, model: Callable[[str], Path]):
+    prompts = json.loads((reference.folder / "facts" / "prompts.json").read_text())
+    facts = load_file(reference.folder / "facts" / "text_sdxl.safetensors")
+    (file,) = weights_of(model("sdxl"), "text_encoder").files
+    encoders = [
+        Working(load_text_encoder(Weights("text_encoder", part, (file,), part), CPU, torch.float32))
+        for part in ("clip_l", "clip_g")
+    ]
+    for name in ("empty", "plain", "weighted", "escaped"):
+        (cond,) = encode_text("sdxl", encoders, Request(prompts[name]["text"], no_embedding))
+        assert relative(cond.tokens, facts[f"{name}.cond"]) < 1e-5, name
+        assert cond.pooled is not None
+        assert relative(cond.pooled, facts[f"{name}.pooled"]) < 1e-5, name
