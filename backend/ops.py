@@ -78,6 +78,21 @@ class WithOptions(Op[Conditioning]):
 
 
 @dataclass(frozen=True, slots=True)
+class WithControlText(Op[Conditioning]):
+    """Conditions whose ControlNets read another text: that of the first condition in `text`."""
+
+    conditioning: Lazy[Conditioning]
+    text: Lazy[Conditioning]
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyLike(Op[Latent]):
+    """A latent of zeros as large as another."""
+
+    latent: Lazy[Latent]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSigmas(Op[Sigmas]):
     """The sigmas of a model's own noise range under a schedule. Reads the model's header, not its weights."""
 

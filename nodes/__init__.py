@@ -4,6 +4,7 @@
 BUILTIN = (
     "nodes.loaders",
     "nodes.conditioning",
+    "nodes.clip_encoding",
     "nodes.controlnet",
     "nodes.picture_conditioning",
     "nodes.latent",

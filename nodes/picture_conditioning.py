@@ -7,6 +7,8 @@ import numpy as np
 
 from backend.deferred import torch
 from backend.node import Float, node
+from backend.ops import EmptyLike, EncodePixels, Op, WithOptions
+from backend.references import Vae
 from backend.resize import resize
 from backend.types import Cond, Conditioning, Image, Latent
 from nodes.conditioning import with_options
@@ -32,6 +34,21 @@ def sd_4x_upscale_conditioning(
     options = {"concat_image": shown, "noise_augmentation": noise_augmentation}
     latent = Latent(torch.zeros([images.shape[0], 4, height, width]))
     return with_options(positive, options), with_options(negative, options), latent
+
+
+@node(
+    "InstructPixToPixConditioning",
+    category="conditioning/instructpix2pix",
+    module="comfy_extras.nodes_ip2p",
+    outputs=("positive", "negative", "latent"),
+)
+def instruct_pix_to_pix_conditioning(
+    *, positive: Conditioning, negative: Conditioning, vae: Vae, pixels: Image
+) -> tuple[Op[Conditioning], Op[Conditioning], Op[Latent]]:
+    """The picture that an InstructPix2Pix model is to change, and an empty latent of its size."""
+    picture = EncodePixels(vae, pixels)
+    options = {"concat_latent_image": picture}
+    return WithOptions(positive, options), WithOptions(negative, options), EmptyLike(picture)
 
 
 @node(

@@ -21,8 +21,8 @@ from backend.types import Cond
 from backend.worker.batch import Control, ControlNetwork
 
 CONTROL, FOR_BOTH = "control", "control_apply_to_uncond"  # ComfyUI's names of the options
-CONTROL_TOKENS = "cross_attn_controlnet"
-HONOURED = OPTIONS | FAMILY_OPTIONS | {CONTROL, FOR_BOTH, CONTROL_TOKENS, "prompt_type"}
+CONTROL_TOKENS, CONTROL_POOLED = "cross_attn_controlnet", "pooled_output_controlnet"
+HONOURED = OPTIONS | FAMILY_OPTIONS | {CONTROL, FOR_BOTH, CONTROL_TOKENS, CONTROL_POOLED, "prompt_type"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

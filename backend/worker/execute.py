@@ -20,6 +20,7 @@ from backend.ops import (
     AddNoise,
     DecodeLatent,
     Denoise,
+    EmptyLike,
     EncodeInpaint,
     EncodePixels,
     EncodeText,
@@ -28,6 +29,7 @@ from backend.ops import (
     PercentSigma,
     Tiles,
     Upscale,
+    WithControlText,
     WithMask,
     WithOptions,
     WithPicture,
@@ -40,6 +42,7 @@ from backend.sampling.sigmas import model_sigmas
 from backend.types import ComponentId, Cond, Latent, OpKey
 from backend.worker.batch import ModelCall
 from backend.worker.begin import begin, fitted, in_model_units, prediction_of
+from backend.worker.conditions import CONTROL_POOLED, CONTROL_TOKENS
 from backend.worker.denoise import Denoising, Target
 from backend.worker.exchange import Outputs, Value
 from backend.worker.ladder import Ladder
@@ -221,6 +224,17 @@ def _tensor(value: object) -> object:
     return value.samples if isinstance(value, Latent) else value
 
 
+def _with_control_text(op: WithControlText, bench: Bench) -> tuple[Cond, ...]:
+    text = _is(Cond, _is(tuple, op.text)[0])
+    options = {CONTROL_TOKENS: text.tokens, CONTROL_POOLED: text.pooled}
+    conditions = (_is(Cond, cond) for cond in _is(tuple, op.conditioning))
+    return tuple(dataclasses.replace(cond, options={**cond.options, **options}) for cond in conditions)
+
+
+def _empty_like(op: EmptyLike, bench: Bench) -> Latent:
+    return Latent(torch.zeros_like(_is(Latent, op.latent).samples))
+
+
 def _with_picture(op: WithPicture, bench: Bench) -> tuple[Cond, ...]:
     picture = _is(Latent, op.picture)
     options = {CONCAT_IMAGE: picture.samples, CONCAT_MASK: picture.noise_mask}
@@ -270,6 +284,8 @@ _WHOLE: Mapping[type, Callable[..., object]] = {
     EncodePixels: _encode_pixels,
     EncodeInpaint: _encode_inpaint,
     WithOptions: _with_options,
+    WithControlText: _with_control_text,
+    EmptyLike: _empty_like,
     WithPicture: _with_picture,
     WithMask: _with_mask,
     DecodeLatent: _decode_latent,

@@ -6,12 +6,11 @@ longer needed.
 
 CLASSES: frozenset[str] = frozenset(
     {
-        "CLIPTextEncodeSDXL",
         "ModelSamplingSD3",
     }
 )
 
-MODELS = frozenset({"clip_g", "lora_sdxl", "sd3", "sdxl"})
+MODELS = frozenset({"clip_g", "sd3"})
 
 # Cases whose nodes are there and which ask them for something that is refused by name.
 CASES: dict[str, str] = {}
