@@ -7,6 +7,8 @@ the others act one after the other.
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from backend.latent_operations import LatentOperation
+
 DiscreteKind = Literal["eps", "v_prediction", "lcm", "x0", "img_to_img"]
 ResizeMethod = Literal["bicubic", "nearest-exact", "bilinear", "area", "bislerp"]
 
@@ -81,4 +83,212 @@ class SelfAttention:
     blur: float
 
 
-ModelPatch: TypeAlias = DiscreteSampling | RescaleCfg | FreeU | Downscale | PerturbedAttention | SelfAttention
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Numbers of a transformer's blocks: of those with two streams (joint attention), and with one."""
+
+    double: tuple[int, ...] = ()
+    single: tuple[int, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.double or self.single)
+
+
+NO_BLOCKS = Blocks()
+
+
+@dataclass(frozen=True, slots=True)
+class SkipLayers:
+    """Guidance away from the prediction without some of a transformer's blocks (Stability AI, for SD3.5).
+
+    start, end: percent of the run, 0..1; rescale: how far the result's deviation goes back to that of the
+    prediction, 0..1.
+    """
+
+    blocks: Blocks
+    scale: float
+    start: float
+    end: float
+    rescale: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SkipLayersInNegative:
+    """The negative prediction itself is made without some of a transformer's blocks."""
+
+    blocks: Blocks
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectedGuidance:
+    """Guidance with its part along the prediction scaled by eta: arXiv:2410.02416.
+
+    threshold: the guidance's greatest norm, 0: any; momentum: of its running sum, 0: none.
+    """
+
+    eta: float
+    threshold: float
+    momentum: float
+
+
+@dataclass(frozen=True, slots=True)
+class TangentialDamping:
+    """The negative prediction loses what is not along the main direction of both: arXiv:2503.18137."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrequencyGuidance:
+    """The guidance's low and high frequencies scaled apart: arXiv:2504.02154.
+
+    cutoff: how many frequencies around 0, each way, are low.
+    """
+
+    low: float
+    high: float
+    cutoff: int
+
+
+@dataclass(frozen=True, slots=True)
+class GuidanceOperation:
+    """The guidance (without one, the prediction) changed by a latent operation."""
+
+    operation: LatentOperation
+
+
+@dataclass(frozen=True, slots=True)
+class RenormCfg:
+    """Guidance at sigmas under `below` alone, the result's norm at most `limit` times the prediction's.
+
+    limit 0: any norm. Source: Lumina-Image 2.0, arXiv:2503.21758.
+    """
+
+    below: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class RowScales:
+    """Guidance whose scale differs between the rows of a batch, a video's frames: from `least` to the scale.
+
+    shape: rising to the last row, or to the middle one and back.
+    """
+
+    least: float
+    shape: Literal["linear", "triangle"]
+
+
+@dataclass(frozen=True, slots=True)
+class PerpNegative:
+    """Guidance away from what is in the negative condition alone: arXiv:2304.04968.
+
+    empty: a Conditioning, or a Ref to one.
+    """
+
+    empty: object
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class CfgNorm:
+    """The guided result's length over the channels is at most the prediction's, then times `strength`."""
+
+    strength: float
+
+
+@dataclass(frozen=True, slots=True)
+class CfgZeroStar:
+    """The negative prediction scaled to fit the positive one best: arXiv:2503.18886."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mahiro:
+    """The guided result drawn towards the scaled positive prediction, the more the less alike they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpsilonScale:
+    """The predicted noise divided by `factor`: arXiv:2308.15321."""
+
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class DifferentialMask:
+    """A noise mask of shades: each place is sampled from the time that its shade says: arXiv:2306.00950.
+
+    strength: of that, against the mask as it is; 0 and 1 mean all of it.
+    """
+
+    strength: float
+
+
+@dataclass(frozen=True, slots=True)
+class HyperTile:
+    """Self-attention in tiles of `tile` pixels, down to the `depth`-th halving of the latent.
+
+    choices: among how many tile sizes a random one is taken; grow: tiles keep their size in pixels deeper
+    down.
+    """
+
+    tile: int
+    choices: int
+    depth: int
+    grow: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TokenMerging:
+    """Self-attention asks for a part of the places only; the most alike are merged: arXiv:2303.17604."""
+
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class EasyCache:
+    """The network is left out while its output changes little: arXiv:2507.02860.
+
+    threshold: of the relative change since it last ran; start, end: percent of the run, 0..1.
+    """
+
+    threshold: float
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class LazyCache:
+    """As EasyCache, by the guided result: all of an evaluation is left out."""
+
+    threshold: float
+    start: float
+    end: float
+
+
+ModelPatch: TypeAlias = (
+    DiscreteSampling
+    | RescaleCfg
+    | FreeU
+    | Downscale
+    | PerturbedAttention
+    | SelfAttention
+    | SkipLayers
+    | SkipLayersInNegative
+    | ProjectedGuidance
+    | TangentialDamping
+    | FrequencyGuidance
+    | GuidanceOperation
+    | RenormCfg
+    | RowScales
+    | PerpNegative
+    | CfgNorm
+    | CfgZeroStar
+    | Mahiro
+    | EpsilonScale
+    | DifferentialMask
+    | HyperTile
+    | TokenMerging
+    | EasyCache
+    | LazyCache
+)

@@ -16,6 +16,7 @@ BUILTIN = (
     "nodes.sampling",
     "nodes.samplers",
     "nodes.patches",
+    "nodes.guidance",
     "nodes.schedules",
     "nodes.image",
     "nodes.image_edit",

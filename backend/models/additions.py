@@ -5,11 +5,11 @@ All of it is said per row, so rows of several users share a pass whatever each o
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from torch import Tensor
 
-from backend.patches import Downscale, FreeU
+from backend.patches import NO_BLOCKS, Blocks, Downscale, FreeU
 
 BlockPatch: TypeAlias = FreeU | Downscale
 Watcher: TypeAlias = Callable[[int, Tensor], None]
@@ -21,12 +21,14 @@ class Alteration:
 
     blocks: those that are in force at the call's noise level; perturbed: self-attention in the middle block
     hands on its values; watcher: told, for each row of the call, how much attention each place got in that
-    block, float32 [places].
+    block, float32 [places]; without: blocks of a transformer that hand on what they are given (a UNet has
+    none of them).
     """
 
     blocks: tuple[BlockPatch, ...] = ()
     perturbed: bool = False
     watcher: Watcher | None = field(default=None, compare=False)
+    without: Blocks = NO_BLOCKS
 
     @property
     def layout(self) -> Hashable:
@@ -73,6 +75,10 @@ class Additions:
     def perturbed(self) -> list[int]:
         """The rows without self-attention in the middle block."""
         return [i for i, row in enumerate(self.rows) if row.alteration.perturbed]
+
+    def without(self, kind: Literal["double", "single"], number: int) -> list[int]:
+        """The rows that a transformer's block leaves as they are."""
+        return [i for i, row in enumerate(self.rows) if number in getattr(row.alteration.without, kind)]
 
     def watchers(self) -> list[tuple[int, Callable[[Tensor], None]]]:
         """The rows whose attention is watched, and who is told of it."""

@@ -39,6 +39,7 @@ def sample(
     prediction: Prediction,
     seed: int,
     mask: Tensor | None = None,
+    differential: float | None = None,
     options: Options = (),
 ) -> Run:
     """A whole run as a generator of requests.
@@ -46,7 +47,8 @@ def sample(
     Args: latent and noise float32 [B, ...], in the model's space and on its device (zeros for a disabled
     noise);
         sigmas float32 [steps + 1]; seed drives the noise of stochastic samplers; mask as `latent`, 1 where
-        it is sampled and 0 where `latent` is kept (`fit_mask` makes it).
+        it is sampled and 0 where `latent` is kept (`fit_mask` makes it); differential: the strength of a mask
+        whose shades say from when on each place is sampled, None: an ordinary one.
     Returns: the Outcome. Without sigmas that is the latent itself, which callers then hand back untouched;
     one
         sigma noises it and runs no step.
@@ -60,12 +62,33 @@ def sample(
     kept = None
     if mask is not None:
         fill = masked_noise(noise.shape, seed).to(noise) if sampler in RENOISES_MASKED else noise
-        kept = Kept(latent, fill, mask, prediction)
+        shades = None if differential is None else Shades(differential, sigmas)
+        kept = Kept(latent, fill, mask, prediction, shades)
     samples, denoised = yield from _answered(requests, kept)
     last = sigmas[-1]
     if sampler in SHORT_OF_ZERO and last == 0:
         last = torch.full_like(last, LAST_SIGMA)
     return Outcome(prediction.inverse_noise_scaling(last, samples), denoised)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shades:
+    """Differential diffusion (arXiv:2306.00950): a place is sampled once the run is down to its shade.
+
+    strength: of that, against the mask as it is; 0 and 1 mean all of it. sigmas: the run's.
+    """
+
+    strength: float
+    sigmas: Tensor
+
+    def mask(self, mask: Tensor, sigma: Tensor, prediction: Prediction) -> Tensor:
+        """The mask at a noise level. The way down is measured in the network's time."""
+        last = self.sigmas[-1].clamp_min(float(prediction.range.sigmas[0]))
+        start, end, now = (prediction.timestep(level) for level in (self.sigmas[0], last, sigma))
+        reached = (mask >= ((now - end) / (start - end)).to(mask)).to(mask.dtype)
+        if not 0 < self.strength < 1:
+            return reached
+        return self.strength * reached + (1 - self.strength) * mask
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,16 +99,23 @@ class Kept:
     noise: Tensor
     mask: Tensor
     prediction: Prediction
+    shades: Shades | None = None
+
+    def at(self, sigma: Tensor) -> Tensor:
+        """The mask at a noise level."""
+        return self.mask if self.shades is None else self.shades.mask(self.mask, sigma, self.prediction)
 
     def before(self, request: DenoiseRequest) -> DenoiseRequest:
         """The request as the model sees it."""
+        mask = self.at(request.sigma)
         follows = self.prediction.noise_scaling(request.sigma, self.noise, self.latent)
-        return replace(request, x=request.x * self.mask + follows * (1.0 - self.mask))
+        return replace(request, x=request.x * mask + follows * (1.0 - mask))
 
-    def after(self, reply: Tensor, uncond: bool) -> Tensor:
+    def after(self, reply: Tensor, request: DenoiseRequest) -> Tensor:
         """The reply as the sampler sees it; an unconditional estimate is left as it is."""
-        guided = (reply[0] if uncond else reply) * self.mask + self.latent * (1.0 - self.mask)
-        return torch.stack([guided, reply[1]]) if uncond else guided
+        mask = self.at(request.sigma)
+        guided = (reply[0] if request.uncond else reply) * mask + self.latent * (1.0 - mask)
+        return torch.stack([guided, reply[1]]) if request.uncond else guided
 
 
 def _answered(
@@ -98,7 +128,7 @@ def _answered(
         while True:
             reply = yield request if kept is None else kept.before(request)
             if kept is not None:
-                reply = kept.after(reply, request.uncond)
+                reply = kept.after(reply, request)
             if request.step is not None:
                 last = reply[0] if request.uncond else reply
             request = requests.send(reply)

@@ -4,40 +4,56 @@
 and returns the result. A guidance that looks at one estimate before it asks for the next takes two rounds.
 """
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from backend.errors import UnsupportedOption
-from backend.patches import ModelPatch, PerturbedAttention, RescaleCfg, SelfAttention
+from backend.patches import (
+    NO_BLOCKS,
+    Blocks,
+    ModelPatch,
+    PerpNegative,
+    PerturbedAttention,
+    SelfAttention,
+    SkipLayers,
+    SkipLayersInNegative,
+)
 from backend.references import BasicGuider, CfgGuider, DualCfgGuider, Guider, PerpNegGuider
+from backend.sampling.discretization import NoiseRange
 from backend.sampling.guidance import (
     blurred_where_seen,
     cfg,
+    deviation_rescaled,
     needs_uncond,
     perp_neg,
-    rescaled_cfg,
 )
 from backend.sampling.request import DenoiseRequest
+from backend.sampling.stages import RULES, Memory, Rule, Seen, after, before, guided
+from backend.types import Cond
 
 _LEAST_TO_BLUR = 4  # latent pixels: what is no larger has no room for the blur's margin
+EMPTY = "empty"  # the side of perp-neg's third condition
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ask:
     """A prediction under one side of the guider's conditions.
 
-    side: the guider's field that holds them; x: what is to be denoised, None: the request's own; perturbed:
-    without self-attention in the middle block; watched: tell what that attention looked at.
+    side: its name in `conditions_of`; x: what is to be denoised, None: the request's own; perturbed: without
+    self-attention in the middle block; without: transformer blocks that are left out; watched: tell what the
+    middle block's attention looked at; beside: it is none of the predictions that guidance starts from.
     """
 
     side: str
     x: Tensor | None = None
     perturbed: bool = False
+    without: Blocks = NO_BLOCKS
     watched: bool = False
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +72,7 @@ class Guided:
     uncond: Tensor
 
 
+Conditions: TypeAlias = Sequence[Cond]
 Steering: TypeAlias = Generator[tuple[Ask, ...], Sequence[Estimate], Guided]
 
 
@@ -72,34 +89,86 @@ class _Plan:
     sides: tuple[str, ...]
 
 
-def steer(guider: Guider, request: DenoiseRequest) -> Steering:
-    """Answer one request.
+def steer(guider: Guider, request: DenoiseRequest, noise: NoiseRange, memory: Memory) -> Steering:
+    """Answer one request. noise: the model's range; memory: of the run.
 
     Raises: UnsupportedOption where a patch of the model needs a negative side and the guider has none.
     """
     patches = guider.model.patches
     seeing = any(isinstance(patch, SelfAttention) for patch in patches)
-    perturbing = any(isinstance(patch, PerturbedAttention) and patch.scale != 0 for patch in patches)
     plan = _plan(guider, forced=request.uncond or seeing)
     if seeing and plan.away not in plan.sides:
         remedy = "Use a guider with a negative conditioning, or leave SelfAttentionGuidance out."
         raise UnsupportedOption("guider", type(guider).__name__, remedy)
-    asks = [Ask(side, watched=seeing and side == plan.away) for side in plan.sides]
-    if perturbing:
-        asks.append(Ask(plan.to, perturbed=True))
-    replies = yield tuple(asks)
-    seen = dict(zip(plan.sides, replies, strict=False))
-    nothing = Estimate(torch.zeros_like(request.x))
-    to, away = seen.get(plan.to, nothing), seen.get(plan.away, nothing)
-    guided = _inner(guider, plan, request, {side: reply.denoised for side, reply in seen.items()})
-    for patch in patches:
-        match patch:
-            case PerturbedAttention(scale=scale) if scale != 0:
-                guided = guided + (to.denoised - replies[-1].denoised) * scale
-            case SelfAttention():
-                guided = guided + (yield from _looked_away(patch, plan.away, request, away))
-    sides = {side: reply.denoised for side, reply in seen.items()}
-    return Guided(_outer(guider, guided, sides, nothing.denoised), away.denoised)
+    rule = None if isinstance(guider, PerpNegGuider) else _rule(patches)
+    asks = {side: Ask(side, watched=seeing and side == plan.away) for side in plan.sides}
+    if plan.away in asks and isinstance(guider, CfgGuider):
+        asks[plan.away] = replace(asks[plan.away], without=_left_out(patches, request, noise))
+    if isinstance(rule, PerpNegative):
+        asks[EMPTY] = Ask(EMPTY, beside=True)
+    further = {
+        place: ask for place, patch in enumerate(patches) if (ask := _ask(patch, plan, request, noise))
+    }
+    replies = yield (*asks.values(), *further.values())
+    seen = {side: reply.denoised for side, reply in zip(asks, replies, strict=False)}
+    worse = dict(zip(further, replies[len(asks) :], strict=True))
+    result, away, facts = _guided(guider, plan, rule, request, seen, memory)
+    for place, patch in enumerate(patches):
+        if place in worse:
+            result = _from_worse(patch, result, facts.cond, worse[place].denoised)
+        elif isinstance(patch, SelfAttention):
+            attention = replies[list(asks).index(plan.away)].attention
+            result = result + (yield from _looked_away(patch, plan.away, request, away, attention))
+        else:
+            result = after(patch, result, facts)
+    return Guided(_outer(guider, result, seen, torch.zeros_like(request.x)), away)
+
+
+def _guided(
+    guider: Guider,
+    plan: _Plan,
+    rule: Rule | None,
+    request: DenoiseRequest,
+    seen: Mapping[str, Tensor],
+    memory: Memory,
+) -> tuple[Tensor, Tensor, Seen]:
+    """The guidance between the plan's two sides, the prediction it leads away from, what it was made of."""
+    nothing = torch.zeros_like(request.x)
+    three = isinstance(guider, PerpNegGuider)
+    facts = Seen(
+        request.x,
+        request.sigma,
+        plan.scale,
+        seen.get(plan.to, nothing),
+        seen.get(plan.away, nothing),
+        plan.away in seen,
+        seen.get(EMPTY, nothing) if three else None,
+    )
+    if not isinstance(guider, DualCfgGuider):
+        for place, patch in enumerate(guider.model.patches):
+            cond, uncond = before(patch, place, facts, memory)
+            facts = replace(facts, cond=cond, uncond=uncond)
+    if isinstance(guider, PerpNegGuider):
+        empty = seen.get(EMPTY, nothing)
+        result = perp_neg(facts.cond, facts.uncond, empty, guider.neg_scale, guider.cfg)
+    else:
+        result = guided(rule, replace(facts, empty=seen.get(EMPTY)))
+    return result, facts.uncond, facts
+
+
+def settled(answer: Guided) -> Steering:
+    """An answer that needs no prediction."""
+    yield ()
+    return answer
+
+
+def conditions_of(guider: Guider) -> dict[str, Conditions]:
+    """The conditionings that a guider's predictions are made under, by side."""
+    found: dict[str, Conditions] = {side: getattr(guider, side) for side in sides_of(guider)}
+    rule = _rule(guider.model.patches)
+    if isinstance(rule, PerpNegative) and EMPTY not in found:
+        found[EMPTY] = rule.empty  # type: ignore[assignment]  # its refs are values by now
+    return found
 
 
 def sides_of(guider: Guider) -> tuple[str, ...]:
@@ -112,7 +181,7 @@ def sides_of(guider: Guider) -> tuple[str, ...]:
         case DualCfgGuider():
             return ("positive", "middle", "negative")
         case PerpNegGuider():
-            return ("positive", "empty", "negative")
+            return ("positive", EMPTY, "negative")
 
 
 def _plan(guider: Guider, forced: bool) -> _Plan:
@@ -137,20 +206,42 @@ def _plan(guider: Guider, forced: bool) -> _Plan:
             return _Plan("positive", "negative", scale, sides)
 
 
-def _inner(guider: Guider, plan: _Plan, request: DenoiseRequest, sides: dict[str, Tensor]) -> Tensor:
-    """The guidance between the plan's two sides."""
-    nothing = torch.zeros_like(request.x)
-    if isinstance(guider, PerpNegGuider):
-        positive, negative, empty = (sides.get(side, nothing) for side in ("positive", "negative", "empty"))
-        return perp_neg(positive, negative, empty, guider.neg_scale, guider.cfg)
-    to, away = sides.get(plan.to, nothing), sides.get(plan.away, nothing)
-    if (rescale := _last(guider.model.patches)) is not None:
-        sigma = request.sigma.to(request.x)
-        return rescaled_cfg(to, away, plan.scale, request.x, sigma, rescale.multiplier)
-    return cfg(to, away, plan.scale) if plan.away in sides else to
+def _rule(patches: Sequence[ModelPatch]) -> Rule | None:
+    return next((patch for patch in reversed(patches) if isinstance(patch, RULES)), None)
 
 
-def _outer(guider: Guider, guided: Tensor, sides: dict[str, Tensor], nothing: Tensor) -> Tensor:
+def _within(start: float, end: float, request: DenoiseRequest, noise: NoiseRange) -> bool:
+    """The request's noise level lies between two percents of the run."""
+    return noise.percent_to_sigma(end) <= float(request.sigma) <= noise.percent_to_sigma(start)
+
+
+def _left_out(patches: Sequence[ModelPatch], request: DenoiseRequest, noise: NoiseRange) -> Blocks:
+    """The blocks that the negative prediction is made without: the last patch of this kind decides."""
+    last = next((patch for patch in reversed(patches) if isinstance(patch, SkipLayersInNegative)), None)
+    return last.blocks if last is not None and _within(last.start, last.end, request, noise) else NO_BLOCKS
+
+
+def _ask(patch: ModelPatch, plan: _Plan, request: DenoiseRequest, noise: NoiseRange) -> Ask | None:
+    """The worse prediction that a patch guides away from, if it does so by one at this noise level."""
+    match patch:
+        case PerturbedAttention(scale) if scale != 0:
+            return Ask(plan.to, perturbed=True, beside=True)
+        case SkipLayers(blocks, scale, start, end) if scale > 0 and _within(start, end, request, noise):
+            return Ask(plan.to, without=blocks, beside=True)
+    return None
+
+
+def _from_worse(patch: ModelPatch, result: Tensor, cond: Tensor, worse: Tensor) -> Tensor:
+    match patch:
+        case PerturbedAttention(scale):
+            return result + (cond - worse) * scale
+        case SkipLayers(scale=scale, rescale=rescale):
+            result = result + (cond - worse) * scale
+            return deviation_rescaled(result, cond, rescale) if rescale != 0 else result
+    return result
+
+
+def _outer(guider: Guider, guided: Tensor, sides: Mapping[str, Tensor], nothing: Tensor) -> Tensor:
     """What a guider of three sides makes of the guidance between two of them."""
     match guider:
         case DualCfgGuider(nested=True):
@@ -161,15 +252,11 @@ def _outer(guider: Guider, guided: Tensor, sides: dict[str, Tensor], nothing: Te
 
 
 def _looked_away(
-    patch: SelfAttention, side: str, request: DenoiseRequest, away: Estimate
+    patch: SelfAttention, side: str, request: DenoiseRequest, away: Tensor, attention: Tensor | None
 ) -> Generator[tuple[Ask, ...], Sequence[Estimate], Tensor]:
-    """What self-attention guidance adds."""
-    if min(request.x.shape[2:]) <= _LEAST_TO_BLUR or away.attention is None:
+    """What self-attention guidance adds. away: the prediction on that side."""
+    if min(request.x.shape[2:]) <= _LEAST_TO_BLUR or attention is None:
         return torch.zeros_like(request.x)
-    degraded = blurred_where_seen(away.denoised, away.attention, patch.blur)
-    (worse,) = yield (Ask(side, x=degraded + request.x - away.denoised),)
+    degraded = blurred_where_seen(away, attention, patch.blur)
+    (worse,) = yield (Ask(side, x=degraded + request.x - away, beside=True),)
     return (degraded - worse.denoised) * patch.scale
-
-
-def _last(patches: Sequence[ModelPatch]) -> RescaleCfg | None:
-    return next((patch for patch in reversed(patches) if isinstance(patch, RescaleCfg)), None)

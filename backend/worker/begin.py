@@ -11,14 +11,14 @@ from backend.models.conditioning import rows_of
 from backend.models.family import Layout
 from backend.models.latent import LatentFormat
 from backend.ops import Denoise
-from backend.patches import DiscreteSampling, ModelPatch
+from backend.patches import DifferentialMask, DiscreteSampling, ModelPatch
 from backend.references import ControlNet, Schedule
 from backend.sampling.discretization import distilled, scaled_linear
 from backend.sampling.noise import initial_noise
 from backend.sampling.prediction import Prediction
 from backend.sampling.run import fit_mask, sample
 from backend.sampling.sigmas import schedule_sigmas
-from backend.sampling.steer import sides_of
+from backend.sampling.steer import conditions_of
 from backend.types import Latent, OpKey
 from backend.worker.batch import ControlNetwork
 from backend.worker.conditions import Setting, resolve
@@ -50,7 +50,7 @@ def begin(
     initial = in_model_units(samples, target.format)
     setting = Setting(layout, target.prediction.range, initial, mask, control)
     guider = op.guider
-    sides = resolve({side: getattr(guider, side) for side in sides_of(guider)}, setting)
+    sides = resolve(conditions_of(guider), setting)
     run = sample(
         initial.to(target.device),
         noise.to(target.device),
@@ -59,6 +59,7 @@ def begin(
         prediction=target.prediction,
         seed=op.noise.seed,
         mask=None if mask is None else mask.to(target.device),
+        differential=_differential(guider.model.patches),
         options=op.sampler.options,
     )
     return Denoising(key, run, target, (guider, sides), max(len(sigmas) - 1, 0), finish)
@@ -77,6 +78,11 @@ def prediction_of(layout: Layout, patches: Sequence[ModelPatch] = ()) -> Predict
             return Prediction("v", noise)
         case "lcm":
             return Prediction("lcm", distilled(noise))
+
+
+def _differential(patches: Sequence[ModelPatch]) -> float | None:
+    """How strongly the noise mask's shades are times; None: not at all. The last patch of it decides."""
+    return next((p.strength for p in reversed(patches) if isinstance(p, DifferentialMask)), None)
 
 
 def fitted(samples: Tensor, format: LatentFormat) -> Tensor:

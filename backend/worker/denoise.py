@@ -22,10 +22,12 @@ from backend.sampling.prediction import Prediction
 from backend.sampling.region import combined
 from backend.sampling.request import DenoiseRequest
 from backend.sampling.run import Outcome, Run
-from backend.sampling.steer import Ask, Estimate, Steering, steer
+from backend.sampling.stages import Memory
+from backend.sampling.steer import Ask, Estimate, Steering, settled, steer
 from backend.types import Latent, OpKey
 from backend.worker.batch import ModelCall, Network
 from backend.worker.conditions import Condition, Sides
+from backend.worker.reuse import call_reuse, result_reuse
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +64,16 @@ class _Asked:
         return Estimate(combined(self.x, parts), attention)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """One condition of an ask, its call, and the call's output once it is there."""
+
+    asked: _Asked
+    condition: Condition
+    call: ModelCall
+    output: Tensor | None = None
+
+
 class Denoising:
     """A run in progress. `calls`, then `answer` with their outputs, until `result` is there.
 
@@ -82,35 +94,43 @@ class Denoising:
         self.result: tuple[Latent, Latent] | None = None
         self._run, self._target, self._finish = run, target, finish
         self._guider, self._sides = guidance
+        self._memory = Memory()
+        patches, noise = self._guider.model.patches, target.prediction.range
+        self._reuse, self._results = call_reuse(patches, noise), result_reuse(patches, noise)
+        self._reused = False  # the pending request's answer was made from an earlier one
         self._request: DenoiseRequest | None = None
         self._steering: Steering | None = None
         self._asked: list[_Asked] = []
+        self._round: list[_Part] | None = None
         self._advance(None)
 
     def calls(self) -> list[ModelCall]:
         """What the pending round needs of the model: per ask, its conditions in order. It may be nothing."""
-        request = self._pending()
-        return [
-            self._call(asked, condition, request) for asked in self._asked for condition in asked.conditions
-        ]
+        if self._round is None:
+            self._round = self._planned()
+        return [part.call for part in self._round if part.output is None]
 
     def answer(self, outputs: Sequence[Tensor]) -> int | None:
         """Hand over the raw outputs of `calls`.
 
         Returns: the step that is thereby done, if one is.
         """
-        request, left = self._pending(), list(outputs)
+        request, made = self._pending(), iter(outputs)
+        assert self._round is not None
+        done = [part if part.output is not None else replace(part, output=next(made)) for part in self._round]
+        self._learn(request, self._round, done)
         estimates = []
         for asked in self._asked:
-            count = len(asked.conditions)
-            estimates.append(asked.estimate(self._target.prediction, request.sigma, left[:count]))
-            left = left[count:]
+            parts = [part.output for part in done if part.asked is asked and part.output is not None]
+            estimates.append(asked.estimate(self._target.prediction, request.sigma, parts))
         assert self._steering is not None
         try:
             self._ask(self._steering.send(estimates))
             return None
         except StopIteration as end:
             guided = end.value
+        if self._results is not None and not self._reused:
+            self._results.learn(request, guided)
         if request.step is not None:
             self.estimate = guided.denoised
         self._advance(stacked(guided.denoised, guided.uncond) if request.uncond else guided.denoised)
@@ -119,6 +139,35 @@ class Denoising:
     def close(self) -> None:
         """Give the run up."""
         self._run.close()
+
+    def _planned(self) -> list[_Part]:
+        """The round's parts: those that an earlier output will do for have theirs already."""
+        request = self._pending()
+        parts = [
+            _Part(asked, condition, self._call(asked, condition, request))
+            for asked in self._asked
+            for condition in asked.conditions
+        ]
+        if self._reuse is None:
+            return parts
+        main = [part for part in parts if not part.asked.ask.beside]
+        known = self._reuse.outputs(float(request.sigma), [p.condition for p in main], [p.call for p in main])
+        if known is None:
+            return parts
+        outputs = dict(zip(map(id, main), known, strict=True))
+        return [replace(part, output=outputs.get(id(part))) for part in parts]
+
+    def _learn(self, request: DenoiseRequest, planned: Sequence[_Part], done: Sequence[_Part]) -> None:
+        """Tell the reuse of calls what came of those that were made."""
+        if self._reuse is None:
+            return
+        made = [part for was, part in zip(planned, done, strict=True) if was.output is None]
+        for beside in (False, True):
+            parts = [part for part in made if part.asked.ask.beside == beside]
+            outputs = [part.output for part in parts if part.output is not None]
+            self._reuse.learn(
+                float(request.sigma), [p.condition for p in parts], [p.call for p in parts], outputs, beside
+            )
 
     def _call(self, asked: _Asked, condition: Condition, request: DenoiseRequest) -> ModelCall:
         prediction, target, region = self._target.prediction, self._target, condition.region
@@ -147,6 +196,7 @@ class Denoising:
                 self._blocks(request),
                 asked.ask.perturbed,
                 asked.seen.__setitem__ if asked.ask.watched and first else None,
+                asked.ask.without,
             ),
         )
 
@@ -166,7 +216,7 @@ class Denoising:
 
     def _ask(self, asks: Sequence[Ask]) -> None:
         """Take up a round."""
-        request = self._pending()
+        request, self._round = self._pending(), None
         self._asked = [
             _Asked(
                 ask,
@@ -186,10 +236,16 @@ class Denoising:
         try:
             self._request = next(self._run) if reply is None else self._run.send(reply)
         except StopIteration as end:
-            self._request, self._steering, self._asked = None, None, []
+            self._request, self._steering, self._asked, self._round = None, None, [], None
             self.result = self._finish(end.value)
             return
-        self._steering = steer(self._guider, self._request)
+        answer = None if self._results is None else self._results.answer(self._request)
+        self._reused = answer is not None
+        if answer is not None:
+            self._steering = settled(answer)
+            self._ask(next(self._steering))
+            return
+        self._steering = steer(self._guider, self._request, self._target.prediction.range, self._memory)
         self._ask(next(self._steering))
 
 

@@ -13,8 +13,10 @@ from backend.references import (
     PerpNegGuider,
     Weights,
 )
+from backend.sampling.discretization import scaled_linear
 from backend.sampling.guidance import perp_neg, rescaled_cfg
 from backend.sampling.request import DenoiseRequest
+from backend.sampling.stages import Memory
 from backend.sampling.steer import Estimate, sides_of, steer
 
 WEIGHTS = Weights("denoiser", "fake", ())
@@ -30,7 +32,7 @@ def model(*patches):
 def guided(guider, uncond=False, given=GIVEN):
     """The result, and the rounds of asks."""
     request = DenoiseRequest(X, torch.tensor(2.0), uncond=uncond)
-    steering, rounds = steer(guider, request), []
+    steering, rounds = steer(guider, request, scaled_linear(), Memory()), []
     try:
         asks = next(steering)
         while True:

@@ -11,7 +11,7 @@ from backend.sampling.discretization import scaled_linear
 from backend.sampling.prediction import Prediction
 from backend.sampling.request import DenoiseRequest
 from backend.sampling.run import Outcome
-from backend.sampling.steer import sides_of
+from backend.sampling.steer import conditions_of
 from backend.types import Cond, Latent, OpKey
 from backend.worker.conditions import Setting, resolve
 from backend.worker.denoise import Denoising, Target
@@ -112,7 +112,7 @@ def a_run(
     x = torch.randn(batch, 4, size, size, generator=generator) * 14.6
     guider = steering or steered((a_cond(1.0),), (a_cond(-1.0),), cfg=3.0)
     setting = Setting(Plain(), PREDICTION.range, x, None, lambda net: nets[net])
-    sides = resolve({side: getattr(guider, side) for side in sides_of(guider)}, setting)
+    sides = resolve(conditions_of(guider), setting)
     target = Target(network or Formula(), PREDICTION, FORMAT, torch.device("cpu"), patches)
 
     def finish(outcome):
