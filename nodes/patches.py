@@ -8,10 +8,12 @@ from backend.patches import (
     DiscreteSampling,
     Downscale,
     FreeU,
+    HyperTile,
     PerturbedAttention,
     RescaleCfg,
     ResizeMethod,
     SelfAttention,
+    TokenMerging,
 )
 from backend.references import Model
 from backend.resize import LATENT_METHODS
@@ -109,3 +111,22 @@ def patch_model_add_downscale(
             upscale_method,
         )
     )
+
+
+@node("HyperTile", category=UNET, module="comfy_extras.nodes_hypertile")
+def hyper_tile(
+    *,
+    model: Model,
+    tile_size: Annotated[int, Int(1, 2048)] = 256,
+    swap_size: Annotated[int, Int(1, 128)] = 2,
+    max_depth: Annotated[int, Int(0, 10)] = 0,
+    scale_depth: bool = False,
+) -> Model:
+    """Self-attention in tiles."""
+    return model.with_patch(HyperTile(tile_size, swap_size, max_depth, scale_depth))
+
+
+@node("TomePatchModel", category=UNET, module="comfy_extras.nodes_tomesd")
+def tome_patch_model(*, model: Model, ratio: Annotated[float, Float(0.0, 1.0, step=0.01)] = 0.3) -> Model:
+    """Self-attention with alike places merged."""
+    return model.with_patch(TokenMerging(ratio))

@@ -7,12 +7,28 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor
 
-from backend.patches import NO_BLOCKS, Blocks, Downscale, FreeU
+from backend.patches import NO_BLOCKS, Blocks, Downscale, FreeU, HyperTile, TokenMerging
 
 BlockPatch: TypeAlias = FreeU | Downscale
+SharingPatches: TypeAlias = tuple[HyperTile | TokenMerging, ...]  # in each layer the first that applies
 Watcher: TypeAlias = Callable[[int, Tensor], None]
+
+
+class Draws:
+    """Random choices of one evaluation, the same for all its rows: in the order in which layers make them."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
+        self._made: list[Tensor] = []
+
+    def at(self, number: int, make: Callable[[torch.Generator], Tensor]) -> Tensor:
+        """Choice `number`, counted from 0; the next one is made, and earlier ones are given again."""
+        if number == len(self._made):
+            self._made.append(make(self._generator))
+        return self._made[number]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +38,14 @@ class Alteration:
     blocks: those that are in force at the call's noise level; perturbed: self-attention in the middle block
     hands on its values; watcher: told, for each row of the call, how much attention each place got in that
     block, float32 [places]; without: blocks of a transformer that hand on what they are given (a UNet has
-    none of them).
+    none of them); sharing: how a UNet's self-attention asks for less, and the random choices in it.
     """
 
     blocks: tuple[BlockPatch, ...] = ()
     perturbed: bool = False
     watcher: Watcher | None = field(default=None, compare=False)
     without: Blocks = NO_BLOCKS
+    sharing: tuple[SharingPatches, Draws] | None = None
 
     @property
     def layout(self) -> Hashable:
@@ -79,6 +96,14 @@ class Additions:
     def without(self, kind: Literal["double", "single"], number: int) -> list[int]:
         """The rows that a transformer's block leaves as they are."""
         return [i for i, row in enumerate(self.rows) if number in getattr(row.alteration.without, kind)]
+
+    def sharing(self) -> list[tuple[tuple[SharingPatches, Draws], list[int]]]:
+        """Every way to share self-attention and the rows that have it; rows that do not are left out."""
+        found: dict[tuple[SharingPatches, Draws], list[int]] = {}
+        for i, row in enumerate(self.rows):
+            if row.alteration.sharing is not None:
+                found.setdefault(row.alteration.sharing, []).append(i)
+        return list(found.items())
 
     def watchers(self) -> list[tuple[int, Callable[[Tensor], None]]]:
         """The rows whose attention is watched, and who is told of it."""

@@ -14,7 +14,7 @@ from backend.ops import Denoise
 from backend.patches import DifferentialMask, DiscreteSampling, ModelPatch
 from backend.references import ControlNet, Schedule
 from backend.sampling.discretization import distilled, scaled_linear
-from backend.sampling.noise import initial_noise
+from backend.sampling.noise import initial_noise, leftover_generator
 from backend.sampling.prediction import Prediction
 from backend.sampling.run import fit_mask, sample
 from backend.sampling.sigmas import schedule_sigmas
@@ -62,6 +62,9 @@ def begin(
         differential=_differential(guider.model.patches),
         options=op.sampler.options,
     )
+    # ComfyUI makes random choices within a model with the generator that the initial noise came from
+    generator = leftover_generator(noise.to(target.device), op.noise.seed)
+    target = dataclasses.replace(target, generator=generator)
     return Denoising(key, run, target, (guider, sides), max(len(sigmas) - 1, 0), finish)
 
 

@@ -6,16 +6,16 @@ loop, together with those of other ops.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from backend.models.additions import Alteration, BlockPatch
+from backend.models.additions import Alteration, BlockPatch, Draws, SharingPatches
 from backend.models.conditioning import rows_of
 from backend.models.latent import LatentFormat
 from backend.models.lora import Patch
-from backend.patches import Downscale, FreeU
+from backend.patches import Downscale, FreeU, HyperTile, TokenMerging
 from backend.references import Guider
 from backend.sampling.guidance import stacked
 from backend.sampling.prediction import Prediction
@@ -34,7 +34,7 @@ from backend.worker.reuse import call_reuse, result_reuse
 class Target:
     """The model that a run steers: the loaded network and what its outputs mean.
 
-    mixes_lengths: as its layout says.
+    generator: of random choices that belong to the run. mixes_lengths: as its layout says.
     """
 
     network: Network
@@ -43,6 +43,7 @@ class Target:
     device: torch.device
     patches: tuple[Patch, ...] = ()
     mixes_lengths: bool = True
+    generator: torch.Generator = field(default_factory=torch.Generator)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,6 +98,7 @@ class Denoising:
         self._memory = Memory()
         patches, noise = self._guider.model.patches, target.prediction.range
         self._reuse, self._results = call_reuse(patches, noise), result_reuse(patches, noise)
+        self._sharing: tuple[SharingPatches, Draws] | None = None  # at the pending request
         self._reused = False  # the pending request's answer was made from an earlier one
         self._request: DenoiseRequest | None = None
         self._steering: Steering | None = None
@@ -197,6 +199,7 @@ class Denoising:
                 asked.ask.perturbed,
                 asked.seen.__setitem__ if asked.ask.watched and first else None,
                 asked.ask.without,
+                self._sharing,
             ),
         )
 
@@ -239,6 +242,8 @@ class Denoising:
             self._request, self._steering, self._asked, self._round = None, None, [], None
             self.result = self._finish(end.value)
             return
+        shares = tuple(p for p in self._guider.model.patches if isinstance(p, HyperTile | TokenMerging))
+        self._sharing = (shares, Draws(self._target.generator)) if shares else None
         answer = None if self._results is None else self._results.answer(self._request)
         self._reused = answer is not None
         if answer is not None:

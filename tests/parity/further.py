@@ -102,6 +102,11 @@ PATCHES: dict[str, Chain] = {
             {"operation": lambda w: w.add("LatentOperationTonemapReinhard", multiplier=0.8)},
         ),
     ),
+    "hypertile": (("HyperTile", {"tile_size": 32, "swap_size": 2, "max_depth": 1, "scale_depth": False}),),
+    "hypertile-swapping": (
+        ("HyperTile", {"tile_size": 32, "swap_size": 4, "max_depth": 1, "scale_depth": True}),
+    ),
+    "tome": (("TomePatchModel", {"ratio": 0.4}),),
     "easy-cache": (
         ("EasyCache", {"reuse_threshold": 0.5, "start_percent": 0.0, "end_percent": 0.95, "verbose": False}),
     ),

@@ -5,6 +5,7 @@ residual block (with its transformer) and each downsampler is one more.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from backend.errors import UnsupportedOption
 from backend.models.additions import NO_ADDITIONS, Additions
-from backend.models.families.mid_attention import Sight, sight_of
+from backend.models.families.attention import Sight, sight_of
 from backend.patches import Downscale, FreeU
 from backend.resize import resize
 
@@ -29,11 +30,13 @@ def forward(
     Args: embedding [R, E], of the time and whatever else; tokens [R, T, context].
     """
     blocks = _Blocks(additions, module.config["block_out_channels"][0])
-    h, skips = _down(module, module.conv_in(x), embedding, tokens, blocks)
-    h = _middle(module, h, embedding, tokens, sight_of(additions))
+    sight = sight_of(additions, (x.shape[-2], x.shape[-1]))
+    context = _Context(embedding, tokens, None if sight is None else {"sight": sight})
+    h, skips = _down(module, module.conv_in(x), context, blocks)
+    h = _middle(module, h, context)
     if (residuals := additions.residuals) is not None:
         *skips, h = _controlled([*skips, h], [*residuals.skips, residuals.middle], blocks.shrinks)
-    h = _up(module, h, skips, embedding, tokens, blocks)
+    h = _up(module, h, skips, context, blocks)
     out: Tensor = module.conv_out(module.conv_act(module.conv_norm_out(h)))
     return out
 
@@ -42,6 +45,15 @@ def time_embedding(module: UNet2DConditionModel, timesteps: Tensor, dtype: torch
     """timesteps [R] -> [R, E]."""
     embedding: Tensor = module.time_embedding(module.time_proj(timesteps).to(dtype))
     return embedding
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Context:
+    """What every block is given beside its input. kwargs: of the attention processors."""
+
+    embedding: Tensor
+    tokens: Tensor
+    kwargs: dict[str, Sight] | None
 
 
 class _Blocks:
@@ -95,7 +107,7 @@ class _Blocks:
 
 
 def _down(
-    module: UNet2DConditionModel, h: Tensor, embedding: Tensor, tokens: Tensor, blocks: _Blocks
+    module: UNet2DConditionModel, h: Tensor, context: _Context, blocks: _Blocks
 ) -> tuple[Tensor, list[Tensor]]:
     skips: list[Tensor] = []
 
@@ -107,22 +119,18 @@ def _down(
     h = done(h)
     for level in module.down_blocks:
         for i, resnet in enumerate(level.resnets):
-            h = resnet(h, embedding)
-            h = done(_attended(level, i, h, tokens))
+            h = resnet(h, context.embedding)
+            h = done(_attended(level, i, h, context))
         for sampler in level.downsamplers or ():
             h = done(sampler(h))
     return h, skips
 
 
-def _middle(
-    module: UNet2DConditionModel, h: Tensor, embedding: Tensor, tokens: Tensor, sight: Sight | None
-) -> Tensor:
+def _middle(module: UNet2DConditionModel, h: Tensor, context: _Context) -> Tensor:
     middle = module.mid_block
-    h = middle.resnets[0](h, embedding)
-    for attention, resnet in zip(middle.attentions, middle.resnets[1:], strict=True):
-        given = None if sight is None else {"sight": sight}
-        (h,) = attention(h, encoder_hidden_states=tokens, cross_attention_kwargs=given, return_dict=False)
-        h = resnet(h, embedding)
+    h = middle.resnets[0](h, context.embedding)
+    for i, resnet in enumerate(middle.resnets[1:]):
+        h = resnet(_attended(middle, i, h, context), context.embedding)
     return h
 
 
@@ -130,15 +138,14 @@ def _up(
     module: UNet2DConditionModel,
     h: Tensor,
     skips: list[Tensor],
-    embedding: Tensor,
-    tokens: Tensor,
+    context: _Context,
     blocks: _Blocks,
 ) -> Tensor:
     skips = list(skips)
     for level in module.up_blocks:
         for i, resnet in enumerate(level.resnets):
-            h = resnet(torch.cat(blocks.output(h, skips.pop()), dim=1), embedding)
-            h = _attended(level, i, h, tokens)
+            h = resnet(torch.cat(blocks.output(h, skips.pop()), dim=1), context.embedding)
+            h = _attended(level, i, h, context)
         for sampler in level.upsamplers or ():
             h = sampler(h, tuple(skips[-1].shape[2:]))
     return h
@@ -158,11 +165,13 @@ def _controlled(values: Sequence[Tensor], residuals: Sequence[Tensor], shrunk: b
     return [value + residual if value.shape == residual.shape else value for value, residual in pairs]
 
 
-def _attended(level: torch.nn.Module, index: int, h: Tensor, tokens: Tensor) -> Tensor:
+def _attended(level: torch.nn.Module, index: int, h: Tensor, context: _Context) -> Tensor:
     attentions = getattr(level, "attentions", None)
     if attentions is None:
         return h
-    (h,) = attentions[index](h, encoder_hidden_states=tokens, return_dict=False)
+    (h,) = attentions[index](
+        h, encoder_hidden_states=context.tokens, cross_attention_kwargs=context.kwargs, return_dict=False
+    )
     return h
 
 

@@ -10,7 +10,7 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
-from backend.models.families import mid_attention
+from backend.models.families import attention
 from backend.models.families.unet_names import Level, lora_names, parts, to_diffusers
 from backend.models.header import Header
 from backend.models.parts import MARKS
@@ -61,7 +61,7 @@ class UnetLayout:
                 addition_time_embed_dim=256 if joined else None,
                 projection_class_embeddings_input_dim=self.classes,
             )
-        mid_attention.install(network)
+        attention.install(network)
         return network
 
     def convert(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from backend.models.additions import Additions, Alteration, Residuals, Row
+from backend.models.additions import Additions, Alteration, Draws, Residuals, Row
 from backend.models.denoiser import load_denoiser
-from backend.patches import Downscale, FreeU
+from backend.patches import Downscale, FreeU, HyperTile, TokenMerging
 from tests.backend.models.conftest import CPU, relative, weights_of
 
 FREE = FreeU(1.3, 1.4, 0.9, 0.2, 2)
@@ -110,3 +110,39 @@ def test_at_a_lower_resolution_residuals_of_the_shrunk_part_are_left_out(denoise
     with_early = denoiser.forward(x, timesteps, tokens, additions=Additions(early, rows))
     assert torch.equal(with_late, shrunk)
     assert relative(with_early, shrunk) > 1e-3
+
+
+def sharing(*patches, seed=5):
+    return Alteration(sharing=(patches, Draws(torch.Generator().manual_seed(seed))))
+
+
+TILED = HyperTile(32, 4, 1, False)
+MERGED = TokenMerging(0.5)
+
+
+@pytest.mark.parametrize("patches", [(TILED,), (MERGED,), (TILED, MERGED)], ids=["tiles", "merged", "both"])
+def test_a_row_that_shares_attention_is_as_if_alone_and_its_neighbours_are_as_without_it(denoiser, patches):
+    plain = denoiser.forward(*some_rows(3))
+    mixed = altered(denoiser, Alteration(), sharing(*patches), sharing(*patches, seed=9))
+    every = altered(denoiser, *[sharing(*patches)] * 3)
+    assert relative(mixed[1:2], every[1:2]) < 1e-5
+    assert relative(mixed[1:2], plain[1:2]) > 1e-4
+    assert relative(mixed[:1], plain[:1]) < 1e-6
+
+
+def test_rows_of_one_evaluation_share_its_random_choices_whichever_pass_they_are_in(denoiser):
+    shared = sharing(MERGED)
+    x, timesteps, tokens = some_rows(2)
+    both = altered(denoiser, shared, shared)
+    rows = (Row(shared),)
+    apart = [
+        denoiser.forward(
+            x[i : i + 1], timesteps[i : i + 1], tokens[i : i + 1], additions=Additions(rows=rows)
+        )
+        for i in (0, 1)
+    ]
+    assert relative(torch.cat(apart), both) < 1e-5
+
+
+def test_merging_nothing_is_no_change(denoiser):
+    assert torch.equal(altered(denoiser, sharing(TokenMerging(0.0))), denoiser.forward(*some_rows(1)))
