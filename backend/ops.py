@@ -55,7 +55,8 @@ Lazy: TypeAlias = T_co | Op[T_co] | Ref
 @dataclass(frozen=True, slots=True)
 class EncodeText(Op[Conditioning]):
     """embeddings: the files that the text names, so that an exchanged file makes another key; texts: those of
-    encoders that have their own, by the encoder's name; images: what an encoder that sees is shown.
+    encoders that have their own, by the encoder's name; images: what an encoder that sees is shown; left_out:
+    encoders that are given nothing.
     """
 
     clip: Clip
@@ -63,6 +64,16 @@ class EncodeText(Op[Conditioning]):
     embeddings: tuple[File, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
     images: tuple[Lazy[Image], ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScalePixels(Op[Image]):
+    """Images of about `total` pixels, in the same aspect ratio; sides are multiples of `multiple`."""
+
+    pixels: Lazy[Image]
+    total: int
+    multiple: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 from backend.latent_operations import LatentOperation
 
 DiscreteKind = Literal["eps", "v_prediction", "lcm", "x0", "img_to_img"]
+ContinuousKind = Literal["v_prediction", "edm", "edm_playground_v2.5", "eps", "cosmos_rflow"]
 ResizeMethod = Literal["bicubic", "nearest-exact", "bilinear", "area", "bislerp"]
 
 
@@ -22,6 +23,35 @@ class DiscreteSampling:
 
     kind: DiscreteKind
     zsnr: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FlowSampling:
+    """The network predicts the velocity of a rectified flow, over a range of noise with this shift.
+
+    multiplier: the network's time is sigma times this, where the range is not exponential.
+    """
+
+    kind: Literal["shifted", "exponential"]
+    shift: float
+    multiplier: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ContinuousSampling:
+    """What the network predicts, over a range of noise without steps. angle: its time is an angle."""
+
+    kind: ContinuousKind
+    sigma_min: float
+    sigma_max: float
+    angle: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CascadeSampling:
+    """The network predicts the noise, over a cosine's range with this shift."""
+
+    shift: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +298,9 @@ class LazyCache:
 
 ModelPatch: TypeAlias = (
     DiscreteSampling
+    | FlowSampling
+    | ContinuousSampling
+    | CascadeSampling
     | RescaleCfg
     | FreeU
     | Downscale

@@ -149,7 +149,7 @@ class Clip:
     """Text encoders that work together, each a component of its own.
 
     family: the encoding they make (`models/text.py` lists them); stop_at: CLIPSetLastLayer's negative layer
-    index.
+    index; options: of tokenizers, by ComfyUI's names.
     """
 
     wire: ClassVar[str] = "CLIP"
@@ -157,6 +157,7 @@ class Clip:
     family: str = "sd15"
     stop_at: int | None = None
     loras: tuple[LoraUse, ...] = ()
+    options: tuple[tuple[str, int], ...] = ()
 
     def with_lora(self, lora: Weights, strength: float) -> Self:
         return self if strength == 0 else replace(self, loras=(*self.loras, LoraUse(lora, strength)))

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.models import kernels
+from backend.models.blocks import Packing
 from backend.models.changes import Delta, Kron
+from backend.models.stored import Scratch, is_plain, whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,15 +68,25 @@ def _site(name: str) -> Site | None:
 
 
 class Linear(nn.Linear):
-    """nn.Linear for rows of several users."""
+    """nn.Linear for rows of several users, whose weight may be stored in another form (`stored.py`)."""
 
     site: str = ""
+    scale: Tensor | None  # a buffer
+    packing: Packing | None = None
+    scratch: Scratch | None = None
+    computes: torch.dtype | None = None  # with which dtype, where the weight is stored in another form
+
+    def own(self, dtype: torch.dtype) -> Weight:
+        """What it computes with. It may stand in memory that the next layer takes over."""
+        return _own(self, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         here = _site(self.site)
         if here is None:
-            return kernels.linear(input, self.weight, self.bias)
-        parts = [kernels.linear(input[rows], w.weight, w.bias) for rows, w in _shares(self, here, len(input))]
+            own = self.own(input.dtype)
+            return kernels.linear(input, own.weight, own.bias)
+        shares = _shares(self, here, len(input), input.dtype)
+        parts = [kernels.linear(input[rows], w.weight, w.bias) for rows, w in shares]
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
         for path in here.paths:
             _add_linear(out[path.rows], path, input[path.rows])
@@ -82,9 +94,17 @@ class Linear(nn.Linear):
 
 
 class Conv2d(nn.Conv2d):
-    """nn.Conv2d for rows of several users."""
+    """nn.Conv2d for rows of several users, whose weight may be stored in another form (`stored.py`)."""
 
     site: str = ""
+    scale: Tensor | None  # a buffer
+    packing: Packing | None = None
+    scratch: Scratch | None = None
+    computes: torch.dtype | None = None  # with which dtype, where the weight is stored in another form
+
+    def own(self, dtype: torch.dtype) -> Weight:
+        """What it computes with."""
+        return _own(self, dtype)
 
     @property
     def changed(self) -> bool:
@@ -94,8 +114,10 @@ class Conv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         here = _site(self.site)
         if here is None:
-            return self._product(input, self.weight, self.bias)
-        parts = [self._product(input[rows], w.weight, w.bias) for rows, w in _shares(self, here, len(input))]
+            own = self.own(input.dtype)
+            return self._product(input, own.weight, own.bias)
+        shares = _shares(self, here, len(input), input.dtype)
+        parts = [self._product(input[rows], w.weight, w.bias) for rows, w in shares]
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
         for path in here.paths:
             self._add(out[path.rows], path, input[path.rows])
@@ -138,12 +160,12 @@ class Conv2d(nn.Conv2d):
 
 def adapt(module: nn.Module) -> tuple[str, ...]:
     """Put the layers above in the place of a module's own, before it has weights. Returns the sites."""
-    sites = []
+    sites, scratch = [], Scratch()
     for name, layer in list(module.named_modules()):
         if type(layer) not in (nn.Linear, nn.Conv2d):
             continue
         adapted = _like(layer)
-        adapted.site = name
+        adapted.site, adapted.scratch = name, scratch
         parent, _, child = name.rpartition(".")
         module.get_submodule(parent).register_module(child, adapted)
         sites.append(name)
@@ -152,22 +174,35 @@ def adapt(module: nn.Module) -> tuple[str, ...]:
 
 def _like(layer: nn.Linear | nn.Conv2d) -> Linear | Conv2d:
     bias = layer.bias is not None
+    made: Linear | Conv2d
     if isinstance(layer, nn.Linear):
-        return Linear(layer.in_features, layer.out_features, bias, device="meta")
-    kernel = (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding)
-    return Conv2d(*kernel, dilation=layer.dilation, groups=layer.groups, bias=bias, device="meta")  # type: ignore[arg-type]
+        made = Linear(layer.in_features, layer.out_features, bias, device="meta")
+    else:
+        kernel = (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding)
+        made = Conv2d(*kernel, dilation=layer.dilation, groups=layer.groups, bias=bias, device="meta")  # type: ignore[arg-type]
+    made.register_buffer("scale", None)
+    return made
 
 
-def _shares(layer: Linear | Conv2d, here: Site, rows: int) -> Iterator[tuple[slice, Weight]]:
+def _own(layer: Linear | Conv2d, dtype: torch.dtype) -> Weight:
+    if is_plain(layer, dtype):
+        return Weight(layer.weight, layer.bias)
+    bias = None if layer.bias is None else layer.bias.to(dtype)
+    return Weight(whole(layer, dtype, layer.scratch), bias)
+
+
+def _shares(
+    layer: Linear | Conv2d, here: Site, rows: int, dtype: torch.dtype
+) -> Iterator[tuple[slice, Weight]]:
     """Which rows are multiplied by which weights, in order of rows."""
-    own, start = Weight(layer.weight, layer.bias), 0
+    start = 0
     for share, weight in here.others:
         if share.start > start:
-            yield slice(start, share.start), own
+            yield slice(start, share.start), layer.own(dtype)
         yield share, weight
         start = share.stop
     if start < rows or not rows:
-        yield slice(start, rows), own
+        yield slice(start, rows), layer.own(dtype)
 
 
 def _add_linear(out: Tensor, path: SidePath, x: Tensor) -> None:

@@ -106,6 +106,36 @@ class Rotation:
 Change: TypeAlias = Delta | Kron | Decomposed | Rotation
 
 
+def part_of(change: Change, part: tuple[int, int, int], shape: Sequence[int]) -> Change | None:
+    """The change of some of a layer's outputs, where that is a layer of its own here.
+
+    Args: part: from which share to which (not included), of how many; shape: of the whole weight.
+    Returns: None where the change hangs on all outputs together.
+    """
+    first, last, of = part
+    rows = slice(shape[0] // of * first, shape[0] // of * last)
+    match change:
+        case Delta():
+            up, weight, bias = (
+                None if t is None else t[rows] for t in (change.up, change.weight, change.bias)
+            )
+            return Delta(change.down, up, change.mid, change.scale, weight, bias)
+        case Kron(outer, inner, scale):
+            high = len(inner)
+            if rows.start % high or rows.stop % high:
+                return Delta(weight=dense(change, shape)[rows])
+            return Kron(outer[rows.start // high : rows.stop // high], inner, scale)
+        case Decomposed(direction, magnitude):
+            inner_change = part_of(direction, part, shape)
+            if magnitude.shape[0] != shape[0] or not isinstance(inner_change, Delta | Kron):
+                return None
+            return Decomposed(inner_change, magnitude[rows])
+        case Rotation(rotations):
+            high = rotations.shape[1]
+            aligned = rows.start % high == 0 and rows.stop % high == 0
+            return Rotation(rotations[rows.start // high : rows.stop // high]) if aligned else None
+
+
 def nbytes(change: Change) -> int:
     return sum(part.nbytes for part in change.tensors if part is not None)
 

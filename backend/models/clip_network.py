@@ -38,7 +38,9 @@ class ClipNetwork(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """int64 [...] -> the vocabulary's vectors [..., C], without positions."""
-        return self.text_model.embeddings.token_embedding(ids)  # type: ignore[no-any-return]  # nn.Module's call
+        embeddings = self.text_model.embeddings
+        vectors: Tensor = embeddings.token_embedding(ids)
+        return vectors.to(embeddings.position_embedding.weight.dtype)  # a large table may be stored otherwise
 
     def projected(self, pooled: Tensor) -> Tensor:
         """[N, C] -> [N, P]; itself where there is no projection."""

@@ -29,7 +29,7 @@ class ClipTokenizer:
     def __init__(self) -> None:
         lines = gzip.decompress(_MERGES.read_bytes()).decode().splitlines()[1:]
         merges = [(left, right) for left, right in (line.split() for line in lines if line)]
-        letters = _byte_letters()
+        letters = byte_letters()
         words = [*letters, *(x + _WORD_END for x in letters), *(a + b for a, b in merges), *_MARKS]
         vocabulary = {word: number for number, word in enumerate(words)}
         self._bpe = Tokenizer(BPE(vocabulary, merges, unk_token=_MARKS[1], end_of_word_suffix=_WORD_END))
@@ -60,7 +60,7 @@ def _spaced(char: str) -> str:
     return f" {char} " if any(low <= ord(char) <= high for low, high in _IDEOGRAPHS) else char
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
     """A printable letter for each byte, in CLIP's order: printable ones first, the rest from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = 256 - len(printable)

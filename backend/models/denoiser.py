@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from backend.errors import BadFile
-from backend.models.adapters import adapt, applied
+from backend.models.adapters import Conv2d, Linear, adapt, applied
 from backend.models.additions import NO_ADDITIONS, Additions
 from backend.models.family import Family, Layout, identify
 from backend.models.hostcopy import Form, HostCopies
+from backend.models.layer_name import LayerName
 from backend.models.lora import Patch, own_weight, sites_of
 from backend.models.merged import Copies
 from backend.models.residual import install_residuals
+from backend.models.stored import shape_of
 from backend.models.upsampler import fold_upsamplers, install_upsamplers
 from backend.models.weights import ModelFile, fill, open_file
 from backend.references import Weights
@@ -83,9 +85,11 @@ class Denoiser:
         return False
 
     def weight_shape(self, site: str) -> tuple[int, ...]:
-        return tuple(self.module.get_parameter(f"{site}.weight").shape)
+        layer = self.module.get_submodule(site)
+        assert isinstance(layer, Linear | Conv2d)
+        return shape_of(layer)
 
-    def lora_names(self, site: str) -> tuple[str, ...]:
+    def lora_names(self, site: str) -> tuple[str | LayerName, ...]:
         return self.layout.lora_names(site)
 
     def _placed(self, value: Tensor) -> Tensor:
@@ -111,7 +115,8 @@ def load_denoiser(
     install_upsamplers(module)
     sites = adapt(module)
     form = Form(dtype, channels_last=True)  # as x is, or its weights would be turned in every pass
-    nbytes = fill(module, file, layout.convert, device, form, copies.of(weights) if copies else None)
+    copy = copies.of(weights) if copies else None
+    nbytes = fill(module, file, layout.convert, device, form, copy, frugal=True)
     nbytes += fold_upsamplers(module)
     merged = Copies(partial(own_weight, module), budget=nbytes)
     return Denoiser(family, layout, module, sites, nbytes, merged, device, dtype)

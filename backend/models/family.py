@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from backend.errors import UnknownFamily
 from backend.models.additions import NO_ADDITIONS, Additions
 from backend.models.conditioning import Given, Inputs
-from backend.models.families import sd15, sdxl
+from backend.models.families import flux, qwen_image, sd3, sd15, sdxl, wan, z_image
 from backend.models.header import Header
 from backend.models.latent import LatentFormat
+from backend.models.layer_name import LayerName
 from backend.models.parts import DENOISER_PREFIXES
 from backend.sampling.prediction import Prediction
 
@@ -70,7 +71,7 @@ class Layout(Protocol):
     def activations(self, area: int) -> int:
         """Numbers alive at the peak of a forward pass for one row of `area` latent pixels (of all frames)."""
 
-    def lora_names(self, site: str) -> tuple[str, ...]:
+    def lora_names(self, site: str) -> tuple[str | LayerName, ...]:
         """What LoRA files may call a layer of the network, without the endings (`.lora_up.weight` ...)."""
 
 
@@ -90,6 +91,11 @@ class Family:
 FAMILIES: tuple[Family, ...] = (
     Family("sd15", sd15.detect, sd15.OPTIONS),
     Family("sdxl", sdxl.detect, sdxl.OPTIONS),
+    Family("sd3", sd3.detect),
+    Family("flux", flux.detect, flux.OPTIONS),
+    Family("qwen_image", qwen_image.detect, qwen_image.OPTIONS),
+    Family("z_image", z_image.detect),
+    Family("wan", wan.detect),
 )
 OPTIONS = frozenset(option for family in FAMILIES for option in family.options)
 

@@ -44,21 +44,29 @@ Source: TypeAlias = Callable[[], Iterator[tuple[str, Tensor]]]  # a module's ten
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What weights are computed with. channels_last: the memory format of tensors of four dimensions."""
+    """What weights are computed with. channels_last: the memory format of tensors of four dimensions; kept:
+    names of those that stay in the file's form (`stored.py`).
+    """
 
     dtype: torch.dtype
     channels_last: bool = False
+    kept: frozenset[str] = frozenset()
 
-    def fits(self, value: Tensor) -> bool:
+    def fits(self, name: str, value: Tensor) -> bool:
         """Whether a tensor has this form already."""
-        return (value.dtype == self.dtype or not value.is_floating_point()) and value.is_contiguous(
-            memory_format=self._order(value)
-        )
+        if name in self.kept:
+            return value.is_contiguous()
+        return value.dtype == self._dtype(value) and value.is_contiguous(memory_format=self._order(value))
 
-    def made(self, value: Tensor, device: torch.device) -> Tensor:
+    def made(self, name: str, value: Tensor, device: torch.device) -> Tensor:
         """The tensor in this form on a device: itself where it is so already."""
-        dtype = self.dtype if value.is_floating_point() else value.dtype
-        return value.to(device, dtype).contiguous(memory_format=self._order(value))
+        if name in self.kept:
+            return value.to(device).contiguous()
+        return value.to(device, self._dtype(value)).contiguous(memory_format=self._order(value))
+
+    def _dtype(self, value: Tensor) -> torch.dtype:
+        """A lone number is no weight: it stays as exact as it is."""
+        return self.dtype if value.is_floating_point() and value.ndim else value.dtype
 
     def _order(self, value: Tensor) -> torch.memory_format:
         last = self.channels_last and value.ndim == 4
@@ -120,7 +128,8 @@ class HostCopy:
             return _mapped(path)
 
     def _path(self, form: Form) -> Path:
-        return Path(f"{self.stem}-{_name(form.dtype)}{'-last' if form.channels_last else ''}")
+        ends = ("-last" if form.channels_last else "", "-rest" if form.kept else "")
+        return Path(f"{self.stem}-{_name(form.dtype)}{''.join(ends)}")
 
 
 def _write(path: Path, form: Form, source: Source) -> None:
@@ -130,8 +139,8 @@ def _write(path: Path, form: Form, source: Source) -> None:
         os.fchmod(file.fileno(), 0o600)
         end = 0
         for name, value in source():
-            ready = form.made(value, torch.device("cpu"))
-            last = form.channels_last and ready.ndim == 4
+            ready = form.made(name, value, torch.device("cpu"))
+            last = form.channels_last and ready.ndim == 4 and name not in form.kept
             flat = (ready.movedim(1, -1) if last else ready).reshape(-1)
             start = -(-end // _ALIGN) * _ALIGN
             _write_all(file.fileno(), flat.view(torch.uint8).numpy().data, start)

@@ -8,10 +8,12 @@ from typing import Protocol
 import torch
 
 from backend.errors import BadFile
-from backend.models.adapters import SidePath, Site, Weight, runs
-from backend.models.changes import Change, Delta, Kron
+from backend.models.adapters import Conv2d, Linear, SidePath, Site, Weight, runs
+from backend.models.changes import Change, Delta, Kron, part_of
 from backend.models.dialects import Part, foreign, read_change
+from backend.models.layer_name import LayerName
 from backend.models.merged import Copies, Lora, Patch, Stack, sites_changed
+from backend.models.stored import whole
 from backend.models.weights import open_model
 from backend.references import File
 
@@ -39,7 +41,7 @@ class Target(Protocol):
 
     def weight_shape(self, site: str) -> tuple[int, ...]: ...
 
-    def lora_names(self, site: str) -> tuple[str, ...]:
+    def lora_names(self, site: str) -> tuple[str | LayerName, ...]:
         """What a file may call the layer, without endings."""
 
 
@@ -59,7 +61,11 @@ def load_lora(file: File, target: Target) -> Lora:
     for site in target.sites:
         shape = target.weight_shape(site)
         for name in target.lora_names(site):
-            change = read_change(Part(file.path, name, tensors, used), shape)
+            named = name if isinstance(name, LayerName) else LayerName(name)
+            whole_shape = named.fused(shape)
+            change = read_change(Part(file.path, named.name, tensors, used), whole_shape)
+            if change is not None and named.part is not None:
+                change = part_of(change, named.part, whole_shape)
             if change is not None:
                 changes[site] = change.placed(target.device, target.dtype)
     _report(
@@ -71,10 +77,11 @@ def load_lora(file: File, target: Target) -> Lora:
 
 
 def own_weight(module: torch.nn.Module, site: str) -> Weight:
-    """A layer's own weight and bias."""
+    """A layer's own weight and bias, whole; they stay what they are when other layers are asked for."""
     layer = module.get_submodule(site)
-    assert isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)
-    return Weight(layer.weight, layer.bias)
+    assert isinstance(layer, Linear | Conv2d)
+    dtype = layer.computes or layer.weight.dtype
+    return Weight(whole(layer, dtype), None if layer.bias is None else layer.bias.to(dtype))
 
 
 def sites_of(

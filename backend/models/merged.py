@@ -89,10 +89,17 @@ class Copies:
         copy = self._of(stack)
         copy.places += places
         if copy.layers is None:
-            own = [self._own(site).weight for site in sites_changed(stack)]
-            fits = sum(weight.nbytes for weight in own) <= self._budget
-            copy.layers = [(len(weight), weight[0].numel()) for weight in own] if fits else []
+            copy.layers = self._layers(stack)
         return bool(copy.layers) and pays(copy.places, copy.layers)
+
+    def _layers(self, stack: Stack) -> list[tuple[int, int]]:
+        """(outputs, inputs) of each layer that changes; none where a copy of all would not fit."""
+        layers, total = [], 0
+        for site in sites_changed(stack):
+            weight = self._own(site).weight  # one at a time: those in another form are made whole for it
+            layers.append((len(weight), weight[0].numel()))
+            total += weight.nbytes
+        return layers if total <= self._budget else []
 
     def weight(self, stack: Stack, site: str) -> Weight:
         """The site's weight with the stack in it."""

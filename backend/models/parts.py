@@ -7,11 +7,12 @@ from backend.models.header import Header
 from backend.models.text_places import text_places
 from backend.references import ComponentKind
 
-RULES_VERSION = 2  # raise it when a rule below changes: identities are computed anew then
+RULES_VERSION = 4  # raise it when a rule below changes: identities are computed anew then
 
 DENOISER_PREFIXES = ("model.diffusion_model.", "")  # in a checkpoint; in a file of its own
 VAE_PREFIXES = ("first_stage_model.", "vae.", "")
-VAE_NAMES = ("encoder.", "decoder.", "quant_", "post_quant_")  # all else in a VAE's file is of its training
+# All else in a VAE's file is of its training.
+VAE_NAMES = ("encoder.", "decoder.", "quant_", "post_quant_", "conv1.", "conv2.")
 # Tensors that say what a denoiser predicts, by being there.
 MARKS = frozenset({"v_pred", "ztsnr", "edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min"})
 

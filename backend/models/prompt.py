@@ -28,12 +28,18 @@ FindVectors: TypeAlias = Callable[[str], Tensor | None]  # an embedding's name -
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Ids around a chunk, and its length with them."""
+    """Ids around a chunk (None: no such mark), and its length with them.
 
-    start: int
-    end: int
+    length: None for one chunk of any length; then it is followed by `padding` pads, and has at least `least`
+    tokens.
+    """
+
+    start: int | None
+    end: int | None
     pad: int
-    length: int = 77
+    length: int | None = 77
+    least: int = 0
+    padding: int = 0
 
 
 def weigh(text: str) -> list[tuple[str, float]]:
@@ -57,7 +63,7 @@ def weigh(text: str) -> list[tuple[str, float]]:
 def tokenize(
     text: str, ids: Callable[[str], list[int]], marks: Marks, find: FindVectors
 ) -> tuple[Chunk, ...]:
-    """A prompt -> its chunks, at least one, each of `marks.length` tokens with its marks.
+    """A prompt -> its chunks, at least one, each as long as `marks` say.
 
     Args: ids: a text's token ids, without marks; find: the vectors of `embedding:name`, or None where
         there is no such embedding (it is logged, and left out).
@@ -134,6 +140,8 @@ def _embedding(written: str, find: FindVectors) -> tuple[Tensor | None, str]:
 
 
 def _chunks(groups: Sequence[Sequence[Token]], marks: Marks) -> tuple[Chunk, ...]:
+    if marks.length is None:
+        return (_closed([token for group in groups for token in group], marks),)
     chunks, current = list[Chunk](), list[Token]()
     room = marks.length - 2
     for group in groups:
@@ -148,5 +156,6 @@ def _chunks(groups: Sequence[Sequence[Token]], marks: Marks) -> tuple[Chunk, ...
 
 
 def _closed(tokens: Sequence[Token], marks: Marks) -> Chunk:
-    padding = [Token(marks.pad)] * (marks.length - 2 - len(tokens))
-    return (Token(marks.start), *tokens, Token(marks.end), *padding)
+    first, last = ([] if mark is None else [Token(mark)] for mark in (marks.start, marks.end))
+    whole = [*first, *tokens, *last, *[Token(marks.pad)] * (0 if marks.length else marks.padding)]
+    return (*whole, *[Token(marks.pad)] * ((marks.length or marks.least) - len(whole)))

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from backend.errors import UnknownFamily, UnsupportedOption
 from backend.models.adapters import adapt
-from backend.models.encoders import clip
-from backend.models.encodings import sd15, sdxl
+from backend.models.encoders import clip, qwen, t5
+from backend.models.encodings import flux, qwen_image, sd3, sd15, sdxl, z_image
 from backend.models.hostcopy import Form, HostCopies
 from backend.models.lora import own_weight
 from backend.models.merged import Copies
@@ -22,9 +22,23 @@ from backend.types import Cond
 __all__ = ["ENCODERS", "ENCODINGS", "Request", "TextEncoder", "Working", "encode_text", "load_text_encoder"]
 
 # By the names of `text_places.py`.
-ENCODERS: Mapping[str, EncoderKind] = {"clip_l": clip.kind("clip_l"), "clip_g": clip.kind("clip_g")}
+ENCODERS: Mapping[str, EncoderKind] = {
+    "clip_l": clip.kind("clip_l"),
+    "clip_g": clip.kind("clip_g"),
+    "t5xxl": t5.KIND,
+    "qwen25_7b": qwen.KIND,
+    "qwen3_4b": qwen.KIND,
+}
 # By the name on `references.Clip`.
-ENCODINGS: Mapping[str, Encoding] = {"sd15": sd15.SD15, "sdxl": sdxl.SDXL, "sdxl_refiner": sdxl.REFINER}
+ENCODINGS: Mapping[str, Encoding] = {
+    "sd15": sd15.SD15,
+    "sdxl": sdxl.SDXL,
+    "sdxl_refiner": sdxl.REFINER,
+    "sd3": sd3.SD3,
+    "flux": flux.FLUX,
+    "qwen_image": qwen_image.QWEN_IMAGE,
+    "z_image": z_image.Z_IMAGE,
+}
 
 
 def load_text_encoder(
@@ -43,7 +57,9 @@ def load_text_encoder(
     module = layout.build()
     sites = adapt(module)
     part = file.under(place.prefix)
-    nbytes = fill(module, part, convert, device, Form(dtype), copies.of(weights) if copies else None)
+    dtype = torch.float32 if ENCODERS[place.part].exact else dtype
+    copy = copies.of(weights) if copies else None
+    nbytes = fill(module, part, convert, device, Form(dtype), copy, frugal=True)
     merged = Copies(partial(own_weight, module), budget=nbytes)
     tokenizer = ENCODERS[place.part].tokenizer(part)
     return TextEncoder(place.part, layout, module, tokenizer, sites, nbytes, merged, device, dtype)

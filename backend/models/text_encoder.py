@@ -8,10 +8,11 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from backend.models.adapters import applied
+from backend.models.adapters import Conv2d, Linear, applied
 from backend.models.header import Header
 from backend.models.lora import Patch, sites_of
 from backend.models.merged import Copies
+from backend.models.stored import shape_of
 from backend.models.weights import ModelFile
 from backend.types import Cond
 
@@ -42,11 +43,13 @@ class EncoderKind:
     """How encoders of a name are read.
 
     detect: the layout of a header (the encoder's own names), None if it is none of this kind; tokenizer: made
-    once for each encoder, from its file where that brings its own.
+    once for each encoder, from its file where that brings its own; exact: it computes in float32, whatever
+    the device is best at: half formats overflow in it.
     """
 
     detect: Callable[[Header], EncoderLayout | None]
     tokenizer: Callable[[ModelFile], Tokenizer]
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +78,9 @@ class TextEncoder:
         return True
 
     def weight_shape(self, site: str) -> tuple[int, ...]:
-        return tuple(self.module.get_parameter(f"{site}.weight").shape)
+        layer = self.module.get_submodule(site)
+        assert isinstance(layer, Linear | Conv2d)
+        return shape_of(layer)
 
     def lora_names(self, site: str) -> tuple[str, ...]:
         return self.layout.lora_names(site)
@@ -102,7 +107,8 @@ class Request:
     """What is to be encoded.
 
     text: for every encoder that `texts` (by the encoder's name) gives none of its own; stop_at:
-    CLIPSetLastLayer's layer, counted from the end; images: [B, H, W, 3] in 0..1, for encoders that see.
+    CLIPSetLastLayer's layer, counted from the end; images: [B, H, W, 3] in 0..1, for encoders that see;
+    left_out: encoders that are given nothing at all; options: of tokenizers, by ComfyUI's names.
     """
 
     text: str
@@ -110,9 +116,15 @@ class Request:
     texts: Mapping[str, str] = field(default_factory=dict)
     stop_at: int | None = None
     images: tuple[Tensor, ...] = ()
+    left_out: frozenset[str] = frozenset()
+    options: Mapping[str, int] = field(default_factory=dict)
 
     def for_part(self, part: str) -> str:
         return self.texts.get(part, self.text)
+
+    def number(self, option: str, default: int) -> int:
+        """A tokenizer's option."""
+        return self.options.get(option, default)
 
 
 # Encoders by their names, and what they are to encode -> conditions, float32 on the CPU.

@@ -62,6 +62,17 @@ _ALONE: Mapping[str, Mapping[str, str]] = {
 _PAIRS = frozenset({"sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image"})
 
 
+# The conversation in which Qwen-Image-Edit's text encoder is shown pictures: arXiv:2508.02324, figure 15.
+EDIT_SYSTEM = (
+    "Describe the key features of the input image (color, shape, size, texture, objects, background), then "
+    "explain how the user's text instruction should alter or modify the image. Generate a new image that "
+    "meets the user's requirements while maintaining consistency with the original input where appropriate."
+)
+EDIT_FRAME = (
+    f"<|im_start|>system\n{EDIT_SYSTEM}<|im_end|>\n<|im_start|>user\n{{}}<|im_end|>\n<|im_start|>assistant\n"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class TextPlace:
     """An encoder in a file.

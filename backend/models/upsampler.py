@@ -46,9 +46,15 @@ def fold_upsamplers(module: nn.Module) -> int:
     """
     nbytes = 0
     for layer in module.modules():
-        if isinstance(layer, Upsampler) and layer.conv.weight.device.type == "cpu":
+        if isinstance(layer, Upsampler) and _folds(layer.conv):
             kernels = fold(layer.conv.weight)
             flat = kernels.flatten(0, 2).contiguous(memory_format=torch.channels_last)
             layer.folded = flat.reshape(kernels.shape)
             nbytes += flat.nbytes
     return nbytes
+
+
+def _folds(conv: nn.Conv2d) -> bool:
+    """On a CPU, with a weight that is stored as it is computed with."""
+    stored = isinstance(conv, Conv2d) and conv.computes is not None
+    return conv.weight.device.type == "cpu" and not stored

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from backend.errors import BadFile, UnknownFamily
 from backend.models.adapters import adapt
-from backend.models.families import kl_vae
+from backend.models.families import kl_vae, wan_vae
 from backend.models.header import Header
 from backend.models.hostcopy import Form, HostCopies
 from backend.models.parts import VAE_PREFIXES
@@ -24,7 +24,7 @@ from backend.references import File, Weights
 from backend.types import Latent
 
 # An autoencoder's header (names without prefix) -> its layout, None if it is of another kind.
-VAES: tuple[Callable[[Header], VaeLayout | None], ...] = (kl_vae.detect,)
+VAES: tuple[Callable[[Header], VaeLayout | None], ...] = (kl_vae.detect, wan_vae.detect)
 _IMAGES = 12  # numbers per pixel of an image and its copies: parts of a batch, sums and weights of tiles
 
 

@@ -1,7 +1,11 @@
-"""Weights from files into modules: tensor by tensor, converted and cast on the way, once per machine."""
+"""Weights from files into modules: tensor by tensor, converted and cast on the way, once per machine.
+
+What would take more memory than it does in the file may stay in the file's form (`stored.py`): weights in
+eighth formats and in blocks always, halves where all of them together are large.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias
 
@@ -10,12 +14,23 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from backend.errors import BadFile
+from backend.models.adapters import Conv2d, Linear
+from backend.models.blocks import Packing, unpacked
 from backend.models.header import Header, check_unchanged, read_header
 from backend.models.hostcopy import Form, HostCopy, Source
 from backend.models.pickles import is_pickle, named_tensors
 from backend.references import File
 
 Convert: TypeAlias = Callable[[str, Tensor], Iterator[tuple[str, Tensor]]]
+
+LARGE = (
+    200 << 20
+)  # bytes of halves from which on they stay halves: wider ones would take twice the file's size
+_EIGHTHS = frozenset({"F8_E4M3", "F8_E5M2"})
+_HALVES = frozenset({"F16", "BF16"})
+_SCALES = (".scale_weight", ".weight_scale")  # what a layer's eighths are multiplied with
+_BESIDE = (*_SCALES, ".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")  # no weights themselves
+_TABLE = 4096  # entries from which on an embedding is worth being left in the file's form
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +40,27 @@ class ModelFile:
     header: Header
     pickled: Mapping[str, Tensor] | None = None
     file: File | None = None  # what it was when it was identified
+    packings: Mapping[str, Packing] = field(default_factory=dict)  # of those in blocks, by their names here
 
     def under(self, prefix: str) -> "ModelFile":
         """The part of the file whose names begin with `prefix`."""
-        return ModelFile(self.header.under(prefix), self.pickled, self.file)
+        packings = {n.removeprefix(prefix): p for n, p in self.packings.items() if n.startswith(prefix)}
+        return ModelFile(self.header.under(prefix), self.pickled, self.file, packings)
 
     def check(self) -> None:
         """Raises: BadFile where the file is no longer the one that was identified."""
         if self.file is not None:
             check_unchanged(self.file)
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor of `header`. Raises: BadFile."""
+        if self.pickled is not None:
+            return self.pickled[self.header.prefix + name]
+        try:
+            with safe_open(self.header.path, framework="pt", device="cpu") as file:
+                return file.get_tensor(self.header.prefix + name)  # type: ignore[no-any-return]
+        except (SafetensorError, OSError) as error:
+            raise BadFile(self.header.path, str(error), "Download or copy the file again.") from error
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of `header`, mapped from the disk: nothing is read before it is used."""
@@ -73,24 +100,74 @@ def fill(
     device: torch.device,
     form: Form | torch.dtype,
     copy: HostCopy | None = None,
+    frugal: bool = False,
 ) -> int:
     """Give a module that was made on the meta device its weights.
 
     Args: convert turns one tensor of the file into the module's tensors it becomes (none: it is not needed);
         form: what floating tensors are cast to, one at a time, and their memory format; what is already
-        right stays mapped from the disk; copy: where a CPU's workers share the rest (None: each has its own).
+        right stays mapped from the disk; copy: where a CPU's workers share the rest (None: each has its own);
+        frugal: large numbers of halves stay what they are, if they would be widened.
     Returns: the bytes of all weights. Raises: BadFile naming missing, unexpected or misshapen tensors.
     """
-    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     form = form if isinstance(form, Form) else Form(form)
+    form = replace(form, kept=_prepared(module, file, convert, frugal and form.dtype == torch.float32))
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     source = partial(_targets, file, convert, wanted)
     found = _shared(file, source, form, copy) if copy is not None and device.type == "cpu" else None
     if found is None:
-        found = {name: form.made(value, device) for name, value in source()}
+        found = {name: form.made(name, value, device) for name, value in source()}
     file.check()
     module.load_state_dict(found, strict=True, assign=True)
+    for name in form.kept:
+        if isinstance(layer := module.get_submodule(name.removesuffix(".weight")), Linear | Conv2d):
+            layer.computes = form.dtype
     module.requires_grad_(False).eval()
     return sum(value.nbytes for value in found.values())
+
+
+def _prepared(module: nn.Module, file: ModelFile, convert: Convert, frugal: bool) -> frozenset[str]:
+    """Make layers ready for weights in other forms than they compute with. Returns: those tensors' names."""
+    kept: set[str] = set()
+    halves = sum(
+        info.span[1] - info.span[0] for info in file.header.tensors.values() if info.dtype in _HALVES
+    )
+    stays = _EIGHTHS | (_HALVES if frugal and halves >= LARGE else frozenset())
+    for name, info in file.header.tensors.items():
+        packing = file.packings.get(name)
+        if name.endswith(_BESIDE) or (packing is None and info.dtype not in stays):
+            continue
+        for target, value in convert(name, torch.empty(info.shape, device="meta")):
+            if _stays(module, target, tuple(value.shape), packing, _scale_of(file, name) is not None):
+                kept.add(target)
+    return frozenset(kept)
+
+
+def _stays(
+    module: nn.Module, target: str, shape: tuple[int, ...], packing: Packing | None, scaled: bool
+) -> bool:
+    """Whether a tensor of the network may be stored otherwise than it is computed with; its layer is then
+    told.
+    """
+    site, _, end = target.rpartition(".")
+    layer = dict(module.named_modules()).get(site) if end == "weight" else None
+    if isinstance(layer, nn.Embedding):
+        return packing is None and not scaled and layer.num_embeddings >= _TABLE
+    if not isinstance(layer, Linear | Conv2d):
+        return False
+    if packing is not None:
+        whole = tuple(layer.weight.shape)
+        layer.packing = replace(packing, shape=whole)
+        layer.weight = nn.Parameter(torch.empty(shape, dtype=torch.uint8, device="meta"), requires_grad=False)
+    if scaled:
+        layer.register_buffer("scale", torch.empty((), device="meta"))
+    return True
+
+
+def _scale_of(file: ModelFile, name: str) -> str | None:
+    """The name of the number that a weight is multiplied with."""
+    layer = name.removesuffix(".weight")
+    return next((layer + end for end in _SCALES if layer + end in file.header), None)
 
 
 def _targets(
@@ -99,27 +176,55 @@ def _targets(
     """The module's tensors, in its shapes. Raises: BadFile at the end, for missing and unexpected names."""
     found: set[str] = set()
     unexpected: list[str] = []
+    scales: dict[str, Tensor] = {}
     for name, source in file.tensors():
+        if name.endswith(_BESIDE):
+            continue
+        scale = None if (beside := _scale_of(file, name)) is None else file.tensor(beside)
         for target, value in convert(name, source):
-            if target in wanted:
-                found.add(target)
-                yield target, _fit(file, name, value, wanted[target])
-            else:
+            if target not in wanted:
                 unexpected.append(file.header.prefix + name)
-    _complain(file, "is missing", [name for name in wanted if name not in found])
+                continue
+            beside = f"{target.removesuffix('.weight')}.scale"
+            if scale is not None and beside in wanted:
+                scales[beside] = scale.float().reshape(())
+            elif scale is not None:
+                value = value.float() * scale.float()
+            found.add(target)
+            yield target, _fit(file, name, _dense(file, name, value, wanted[target]), wanted[target])
+    yield from scales.items()
+    _complain(file, "is missing", [name for name in wanted if name not in found and name not in scales])
     _complain(file, "has unexpected", unexpected)
 
 
+def _dense(file: ModelFile, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """What comes in blocks, unless it is wanted so."""
+    packing = file.packings.get(name)
+    if packing is None or tuple(value.shape) == shape:
+        return value
+    return unpacked(value, replace(packing, shape=shape), torch.float32)
+
+
 def _shared(file: ModelFile, source: Source, form: Form, copy: HostCopy) -> dict[str, Tensor] | None:
-    """The tensors, where all workers have them: in the file itself, or in the copy."""
-    if (copied := copy.find(form)) is not None:
-        return copied
-    found: dict[str, Tensor] = {}
+    """The tensors, where all workers have them: in the file itself, and what has another form there in the
+    copy.
+    """
+    fitting: dict[str, Tensor] = {}
+    rest: list[str] = []
     for name, value in source():
-        if not form.fits(value):
-            return copy.make(form, source, file.check)
-        found[name] = value
-    return found
+        if form.fits(name, value):
+            fitting[name] = value
+        else:
+            rest.append(name)
+    if not rest:
+        return fitting
+    names = frozenset(rest)
+
+    def others() -> Iterator[tuple[str, Tensor]]:
+        yield from ((name, value) for name, value in source() if name in names)
+
+    copied = copy.find(form) or copy.make(form, others, file.check)
+    return None if copied is None else {**fitting, **copied}
 
 
 def _fit(file: ModelFile, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:

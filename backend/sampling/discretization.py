@@ -14,6 +14,8 @@ from torch import Tensor
 
 Time = TypeVar("Time", float, Tensor)
 BEYOND_ALL_NOISE = 999999999.9  # the sigma that ComfyUI gives to 0 percent: above every sigma of a schedule
+_COSINE = 8e-3  # keeps a cosine's first step from having next to no noise
+_COSINE_FIRST = math.cos(_COSINE / (1 + _COSINE) * math.pi * 0.5) ** 2
 LAST_ALPHA = (
     4.8973451890853435e-08  # signal left at the last step of a zero-terminal-SNR range, in place of 0
 )
@@ -174,6 +176,34 @@ def continuous(low: float, high: float, angle: bool = False) -> Continuous:
     return Continuous(torch.linspace(math.log(low), math.log(high), 1000).exp(), angle)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Cosine:
+    """Stable Cascade's range, whose signal follows a cosine; the network's time goes from 0 to 1.
+
+    Source: arXiv:2102.09672, eq. (17); the shift, in the logarithm of the signal's share: arXiv:2301.11093.
+    """
+
+    sigmas: Tensor
+    shift: float
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        signal = (1 / (sigma * sigma + 1)).clamp(0, 1.0)
+        return ((signal * _COSINE_FIRST) ** 0.5).acos() / (math.pi * 0.5) * (1 + _COSINE) - _COSINE
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        return _cosine(self.shift, timestep)
+
+    def percent_to_sigma(self, percent: float) -> float:
+        if percent <= 0.0:
+            return BEYOND_ALL_NOISE
+        return 0.0 if percent >= 1.0 else float(_cosine(self.shift, torch.tensor(1.0 - percent)))
+
+
+def cascade(shift: float = 1.0, steps: int = 10000) -> Cosine:
+    """Stable Cascade's range: shift 2 as a rule."""
+    return Cosine(_cosine(shift, torch.arange(1, steps + 1) / steps), shift)
+
+
 def shifted_flow(shift: float, multiplier: float = 1000.0, steps: int = 1000) -> ShiftedFlow:
     """SD3: shift 3; Wan: shift 8. multiplier 1 for networks whose time is sigma itself."""
     times = (torch.arange(1, steps + 1) / steps) * multiplier / multiplier
@@ -195,6 +225,15 @@ def _zero_terminal(sigmas: Tensor) -> Tensor:
 
 def _shifted(shift: float, t: Time) -> Time:
     return t if shift == 1.0 else shift * t / (1 + (shift - 1) * t)
+
+
+def _cosine(shift: float, t: Tensor) -> Tensor:
+    """t in 0..1 -> sigma."""
+    signal = ((t + _COSINE) / (1 + _COSINE) * math.pi * 0.5).cos() ** 2 / _COSINE_FIRST
+    if shift != 1.0:
+        signal = ((signal / (1 - signal)).log() + 2 * math.log(1.0 / shift)).sigmoid()
+    signal = signal.clamp(0.0001, 0.9999)
+    return ((1 - signal) / signal) ** 0.5
 
 
 def _exponential(shift: float, t: Time) -> Time:

@@ -1,7 +1,7 @@
 """From a Denoise op and a loaded model to a run: its sigmas, noise, latent and conditions."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,9 +11,8 @@ from backend.models.conditioning import rows_of
 from backend.models.family import Layout
 from backend.models.latent import LatentFormat
 from backend.ops import Denoise
-from backend.patches import DifferentialMask, DiscreteSampling, ModelPatch
+from backend.patches import DifferentialMask, ModelPatch
 from backend.references import ControlNet, Schedule
-from backend.sampling.discretization import distilled, scaled_linear
 from backend.sampling.noise import initial_noise, leftover_generator
 from backend.sampling.prediction import Prediction
 from backend.sampling.run import fit_mask, sample
@@ -66,21 +65,6 @@ def begin(
     generator = leftover_generator(noise.to(target.device), op.noise.seed)
     target = dataclasses.replace(target, generator=generator)
     return Denoising(key, run, target, (guider, sides), max(len(sigmas) - 1, 0), finish)
-
-
-def prediction_of(layout: Layout, patches: Sequence[ModelPatch] = ()) -> Prediction:
-    """What the model's output means, and over which range of noise; the last patch of it decides."""
-    sampling = next((patch for patch in reversed(patches) if isinstance(patch, DiscreteSampling)), None)
-    if sampling is None:
-        return layout.prediction
-    noise = scaled_linear(zero_terminal=sampling.zsnr)
-    match sampling.kind:
-        case "eps" | "x0" | "img_to_img" as kind:
-            return Prediction(kind, noise)
-        case "v_prediction":
-            return Prediction("v", noise)
-        case "lcm":
-            return Prediction("lcm", distilled(noise))
 
 
 def _differential(patches: Sequence[ModelPatch]) -> float | None:

@@ -1,6 +1,7 @@
 """What each op does on a device: a function per op that runs whole; the start of one that runs in steps."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar, cast
@@ -27,6 +28,7 @@ from backend.ops import (
     ModelSigmas,
     Op,
     PercentSigma,
+    ScalePixels,
     Tiles,
     Upscale,
     WithControlText,
@@ -36,17 +38,19 @@ from backend.ops import (
     field_names,
 )
 from backend.references import ControlNet, Ref, Weights
+from backend.resize import resize
 from backend.sampling.discretization import sigma_max, sigma_min
 from backend.sampling.noise import initial_noise
 from backend.sampling.sigmas import model_sigmas
 from backend.types import ComponentId, Cond, Latent, OpKey
 from backend.worker.batch import ModelCall
-from backend.worker.begin import begin, fitted, in_model_units, prediction_of
+from backend.worker.begin import begin, fitted, in_model_units
 from backend.worker.conditions import CONTROL_POOLED, CONTROL_TOKENS
 from backend.worker.denoise import Denoising, Target
 from backend.worker.exchange import Outputs, Value
 from backend.worker.ladder import Ladder
 from backend.worker.lending import Loan
+from backend.worker.predictions import format_of, prediction_of
 from backend.worker.residents import Residents
 
 T = TypeVar("T")
@@ -111,7 +115,7 @@ def start(key: OpKey, op: Denoise, bench: Bench) -> Denoising:
         target = Target(
             network=denoiser,
             prediction=prediction_of(denoiser.layout, model.patches),
-            format=denoiser.layout.latent,
+            format=format_of(denoiser.layout, model.patches),
             device=denoiser.device,
             patches=bench.residents.patches(model.weights, model.loras),
             mixes_lengths=denoiser.layout.mixes_lengths,
@@ -154,8 +158,24 @@ def _encode_text(op: EncodeText, bench: Bench) -> tuple[Cond, ...]:
         return encode_text(op.clip.family, list(map(Working, encoders, patches)), request)
 
     images = tuple(_is(Tensor, image) for image in op.images)
-    request = Request(op.text, bench.find_embedding, op.texts, op.clip.stop_at, images)
+    request = Request(
+        op.text,
+        bench.find_embedding,
+        op.texts,
+        op.clip.stop_at,
+        images,
+        frozenset(op.left_out),
+        dict(op.clip.options),
+    )
     return bench.ladder.attempt("encoding a text", encode)
+
+
+def _scale_pixels(op: ScalePixels, bench: Bench) -> Tensor:
+    pixels = _is(Tensor, op.pixels)
+    height, width = pixels.shape[1:3]
+    factor = math.sqrt(op.total / (width * height))
+    wide, high = (round(side * factor / op.multiple) * op.multiple for side in (width, height))
+    return resize(pixels.movedim(-1, 1), wide, high, "area").movedim(1, -1)[..., :3]
 
 
 def _model_sigmas(op: ModelSigmas, bench: Bench) -> Tensor:
@@ -278,6 +298,7 @@ def _size(what: str, pixels: Tensor) -> str:
 
 _WHOLE: Mapping[type, Callable[..., object]] = {
     EncodeText: _encode_text,
+    ScalePixels: _scale_pixels,
     ModelSigmas: _model_sigmas,
     PercentSigma: _percent_sigma,
     AddNoise: _add_noise,

@@ -11,10 +11,12 @@ from typing import Any, Literal, Self
 from safetensors.numpy import load_file, save_file
 
 from tests.parity import later
+from tests.parity.direct import workflow
 from tests.parity.reference import CACHE, Case, Reference
 from tests.serving import Server, error_of, succeeded
 
-Verdict = Literal["pass", "FAIL", "note", "later", "direct"]
+Verdict = Literal["pass", "FAIL", "note", "later"]
+PACK = Path(__file__).parent / "pack"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,11 @@ class Harness:
         self._classes: frozenset[str] = frozenset()
 
     def __enter__(self) -> Self:
-        needed = {m for c in self.reference.cases.values() if not c.direct for m in c.models}
+        needed = {m for c in self.reference.cases.values() for m in c.models}
         self.reference.prepare(CACHE / "base", needed - later.MODELS)
         for shared in ("models", "input"):
             (self.folder / shared).symlink_to(CACHE / "base" / shared)
+        shutil.copytree(PACK, self.folder / "custom_nodes" / "parity")
         self.results.mkdir()
         self.server.start()
         self._classes = frozenset(self.server.get("/object_info"))
@@ -57,8 +60,6 @@ class Harness:
 
     def run(self, case: Case) -> Outcome:
         """One row of the table. A case that passes although `later.py` excuses it is a FAIL."""
-        if case.direct:
-            return self._row(case, "direct", "a call of the sampling function, not a workflow")
         if missing := self.missing(case):
             return self._row(case, "later", "needs " + ", ".join(missing))
         passed, detail = self._try(case)
@@ -73,7 +74,8 @@ class Harness:
 
     def _try(self, case: Case) -> tuple[bool, str]:
         """Run a case: whether it passed, and the errors measured or what went wrong."""
-        status, answer = self.server.post("/prompt", {"prompt": case.prompt})
+        prompt = workflow(case.name, case.prompt, self.folder / "models") if case.direct else case.prompt
+        status, answer = self.server.post("/prompt", {"prompt": prompt})
         if status != 200:
             return False, f"refused: {_refusal(answer)}"
         entry = self.server.finished(str(answer["prompt_id"]))

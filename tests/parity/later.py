@@ -4,13 +4,9 @@
 longer needed.
 """
 
-CLASSES: frozenset[str] = frozenset(
-    {
-        "ModelSamplingSD3",
-    }
-)
+CLASSES: frozenset[str] = frozenset()
 
-MODELS = frozenset({"clip_g", "sd3"})
+MODELS: frozenset[str] = frozenset()
 
 # Cases whose nodes are there and which ask them for something that is refused by name.
 CASES: dict[str, str] = {}

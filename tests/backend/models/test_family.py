@@ -98,7 +98,10 @@ def test_only_sdxl_claims_what_it_lays_out(width: int, blocks: int, depth: int, 
 
 
 # Of the reference set's layouts: those of diffusion models, and whose they are. No family claims the others.
-OWNERS = {"sd15": "sd15", "sd15_inpaint_unet": "sd15", "sdxl": "sdxl"}
+OWNERS = {
+    **{name: name for name in ("sd15", "sdxl", "sd3", "flux", "qwen_image", "wan")},
+    "sd15_inpaint_unet": "sd15",
+}
 
 
 def test_one_family_claims_each_known_model_and_none_anything_else(reference: Reference):

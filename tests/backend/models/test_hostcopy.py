@@ -56,7 +56,7 @@ def test_a_copy_holds_every_tensor_in_its_form(copy: HostCopy, form: Form):
         assert tensors.keys() == HALF.keys()
         for name, value in tensors.items():
             assert torch.equal(value.to(HALF[name].dtype), HALF[name])
-            assert form.fits(value)
+            assert form.fits(name, value)
     assert found["ids"].dtype == torch.int64
 
 

@@ -1,0 +1,88 @@
+"""What a model's output means, its noise range and its latents, as nodes may have changed them."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from backend.errors import UnsupportedOption
+from backend.models.family import Layout
+from backend.models.latent import LatentFormat
+from backend.patches import CascadeSampling, ContinuousSampling, DiscreteSampling, FlowSampling, ModelPatch
+from backend.sampling.discretization import (
+    cascade,
+    continuous,
+    distilled,
+    exponential_flow,
+    scaled_linear,
+    shifted_flow,
+)
+from backend.sampling.prediction import Prediction
+
+Sampling: TypeAlias = DiscreteSampling | FlowSampling | ContinuousSampling | CascadeSampling
+PLAYGROUND = LatentFormat(  # Playground 2.5's, where SDXL's latents are scaled by channel
+    channels=4,
+    downscale=8,
+    scale=tuple(0.5 / deviation for deviation in (8.4927, 5.9022, 6.5498, 5.2299)),
+    shift=(-1.6574, 1.886, -1.383, 2.5155),
+    rgb=(
+        (0.3920, 0.4054, 0.4549),
+        (-0.2634, -0.0196, 0.0653),
+        (0.0568, 0.1687, -0.0755),
+        (-0.3112, -0.2359, -0.2076),
+    ),
+)
+EDM_DATA = 0.5  # deviation of clean latents that EDM models were trained with
+
+
+def prediction_of(layout: Layout, patches: Sequence[ModelPatch] = ()) -> Prediction:
+    """What the model's output means, and over which range of noise; the last patch of it decides.
+
+    Raises: UnsupportedOption for a kind that no model here has.
+    """
+    match _last(patches):
+        case None:
+            return layout.prediction
+        case DiscreteSampling() as sampling:
+            return _discrete(sampling)
+        case FlowSampling("exponential", shift):
+            return Prediction("flow", exponential_flow(shift))
+        case FlowSampling(_, shift, multiplier):
+            return Prediction("flow", shifted_flow(shift, multiplier))
+        case CascadeSampling(shift):
+            return Prediction("eps", cascade(shift))
+        case ContinuousSampling() as sampling:
+            return _continuous(sampling)
+
+
+def format_of(layout: Layout, patches: Sequence[ModelPatch] = ()) -> LatentFormat:
+    """The model's latents; Playground's, where a node says that it is one."""
+    sampling = _last(patches)
+    playground = isinstance(sampling, ContinuousSampling) and sampling.kind == "edm_playground_v2.5"
+    return PLAYGROUND if playground else layout.latent
+
+
+def _last(patches: Sequence[ModelPatch]) -> Sampling | None:
+    return next((patch for patch in reversed(patches) if isinstance(patch, Sampling)), None)
+
+
+def _discrete(sampling: DiscreteSampling) -> Prediction:
+    noise = scaled_linear(zero_terminal=sampling.zsnr)
+    match sampling.kind:
+        case "eps" | "x0" | "img_to_img" as kind:
+            return Prediction(kind, noise)
+        case "v_prediction":
+            return Prediction("v", noise)
+        case "lcm":
+            return Prediction("lcm", distilled(noise))
+
+
+def _continuous(sampling: ContinuousSampling) -> Prediction:
+    noise = continuous(sampling.sigma_min, sampling.sigma_max, sampling.angle)
+    match sampling.kind:
+        case "eps":
+            return Prediction("eps", noise)
+        case "v_prediction":
+            return Prediction("v", noise)
+        case "edm" | "edm_playground_v2.5":
+            return Prediction("edm", noise, EDM_DATA)
+        case "cosmos_rflow" as kind:
+            raise UnsupportedOption("sampling", kind, "No model that is served samples so: choose another.")

@@ -1,0 +1,170 @@
+"""A pass of each family's network is what diffusers' own forward gives for the same inputs."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from backend.models.family import Layout
+from tests.backend.models.conftest import relative
+from tests.backend.models.families.originals import (
+    ALL,
+    FILL,
+    FLUX,
+    QWEN,
+    SD3,
+    SD35,
+    WAN,
+    Z_IMAGE,
+    loaded,
+    original,
+    state_of,
+)
+
+ROWS, HEIGHT, WIDTH, TOKENS = 2, 10, 12, 7
+
+
+def network(layout: Layout) -> nn.Module:
+    return loaded(layout, original(layout, state_of(layout)))
+
+
+def random(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def whole(layout: Layout) -> nn.Module:
+    """The network as diffusers builds it: with the tables that `build` leaves out."""
+    import diffusers
+
+    kinds = {"QwenImage": "QwenImageTransformer2DModel", "Wan": "WanTransformer3DModel"}
+    config = dict(layout.build().config)
+    module = getattr(diffusers, kinds[type(layout).__name__]).from_config(config)
+    module.load_state_dict(state_of(layout), strict=True)
+    return module.eval()
+
+
+def tokens_of(x: Tensor) -> Tensor:
+    rows, channels, height, width = x.shape
+    split = x.view(rows, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return split.reshape(rows, -1, channels * 4)
+
+
+def flux_ids(height: int, width: int, index: int = 0) -> Tensor:
+    ids = torch.zeros(height // 2, width // 2, 3)
+    ids[..., 0] = index
+    ids[..., 1] += torch.arange(height // 2)[:, None]
+    ids[..., 2] += torch.arange(width // 2)[None]
+    return ids.reshape(-1, 3)
+
+
+@pytest.mark.parametrize("layout", [FLUX, FILL], ids=["dev", "fill"])
+def test_flux(layout):
+    module, x = network(layout), random(ROWS, 16, HEIGHT, WIDTH)
+    text, time = random(ROWS, TOKENS, 24, seed=2), torch.tensor([0.3, 0.8])
+    extra = {"pooled": random(ROWS, 20, seed=3), "guidance": torch.tensor([3.5, 1.0])}
+    shown = x
+    if layout is FILL:
+        extra["concat"] = random(ROWS, 80, HEIGHT, WIDTH, seed=4)
+        shown = torch.cat([x, extra["concat"]], dim=1)
+    with torch.no_grad():
+        ours = layout.call(module, x, time, text, extra)
+        theirs = module(
+            tokens_of(shown),
+            text,
+            extra["pooled"],
+            time,
+            flux_ids(HEIGHT, WIDTH),
+            torch.zeros(TOKENS, 3),
+            extra["guidance"],
+            return_dict=False,
+        )[0]
+    assert relative(tokens_of(ours), theirs) < 1e-5
+
+
+def test_flux_edits_from_references_beside_the_latent():
+    module, x, picture = network(FLUX), random(1, 16, HEIGHT, WIDTH), random(1, 16, 6, 4, seed=5)
+    text, time = random(1, TOKENS, 24, seed=2), torch.tensor([0.5])
+    extra = {"pooled": random(1, 20, seed=3), "guidance": torch.tensor([2.5])}
+    with torch.no_grad():
+        ours = FLUX.call(module, x, time, text, {**extra, "reference.offset.0": picture})
+        theirs = module(
+            torch.cat([tokens_of(x), tokens_of(picture)], dim=1),
+            text,
+            extra["pooled"],
+            time,
+            torch.cat([flux_ids(HEIGHT, WIDTH), flux_ids(6, 4, index=1)]),
+            torch.zeros(TOKENS, 3),
+            extra["guidance"],
+            return_dict=False,
+        )[0]
+    assert relative(tokens_of(ours), theirs[:, : HEIGHT * WIDTH // 4]) < 1e-5
+
+
+@pytest.mark.parametrize("layout", [SD3, SD35], ids=["3", "3.5"])
+def test_sd3(layout):
+    module, x = network(layout), random(ROWS, 16, HEIGHT, WIDTH)
+    text, time, pooled = (
+        random(ROWS, TOKENS, 24, seed=2),
+        torch.tensor([300.0, 800.0]),
+        random(ROWS, 20, seed=3),
+    )
+    with torch.no_grad():
+        ours = layout.call(module, x, time, text, {"pooled": pooled})
+        theirs = module(x, text, pooled, time, return_dict=False)[0]
+    assert relative(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("references", [0, 2])
+def test_qwen_image(references: int):
+    """Of even numbers of patches: with odd ones ComfyUI, whom we follow, counts places one further than
+    diffusers.
+    """
+    height, width = 12, 16
+    module, x = network(QWEN), random(ROWS, 16, 1, height, width)
+    text, time = random(ROWS, TOKENS, 24, seed=2), torch.tensor([0.3, 0.8])
+    pictures = [random(ROWS, 16, 1, 8, 4, seed=4 + n) for n in range(references)]
+    extra = {f"reference.index.{n}": picture for n, picture in enumerate(pictures)}
+    shapes = [(1, height // 2, width // 2), *[(1, 4, 2)] * references]
+    with torch.no_grad():
+        ours = QWEN.call(module, x, time, text, extra)
+        shown = torch.cat([tokens_of(p[:, :, 0]) for p in (x, *pictures)], dim=1)
+        theirs = whole(QWEN)(shown, text, None, time, [shapes] * ROWS, return_dict=False)[0]
+    assert relative(tokens_of(ours[:, :, 0]), theirs[:, : height * width // 4]) < 1e-5
+
+
+def test_z_image():
+    module, x = network(Z_IMAGE), random(ROWS, 16, HEIGHT, WIDTH)
+    text, time = random(ROWS, 37, 24, seed=2), torch.tensor([0.3, 0.8])
+    with torch.no_grad():
+        ours = Z_IMAGE.call(module, x, time, text, {})
+        theirs = module([row[:, None] for row in x], 1 - time, list(text)).sample
+    assert relative(ours, -torch.stack(theirs)[:, :, 0]) < 1e-5
+
+
+def test_wan():
+    module, x = network(WAN), random(ROWS, 16, 3, HEIGHT, WIDTH)
+    text, time = random(ROWS, TOKENS, 24, seed=2), torch.tensor([300.0, 800.0])
+    with torch.no_grad():
+        ours = WAN.call(module, x, time, text, {})
+        theirs = whole(WAN)(x, time, text, return_dict=False)[0]
+    assert relative(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_rows_of_one_pass_are_what_they_are_alone(kind: str):
+    """Latents of odd sizes too; each row with inputs of its own."""
+    layout = ALL[kind]
+    frames = () if layout.latent.dimensions == 2 else (1,)
+    x, text = random(ROWS, 16, *frames, 7, 9), random(ROWS, TOKENS, 24, seed=2)
+    scale = layout.prediction.timestep(torch.tensor(1.0))
+    time = torch.tensor([0.3, 0.8]) * scale
+    extra = {"pooled": random(ROWS, 20, seed=3), "guidance": torch.tensor([3.5, 1.0])}
+    if layout.in_channels > 16:
+        extra["concat"] = random(ROWS, layout.in_channels - 16, 7, 9, seed=4)
+    module = network(layout)
+    with torch.no_grad():
+        together = layout.call(module, x, time, text, extra)
+        for row in range(ROWS):
+            one = slice(row, row + 1)
+            alone = layout.call(module, x[one], time[one], text[one], {n: v[one] for n, v in extra.items()})
+            assert relative(together[one], alone) < 1e-5
+    assert together.shape == x.shape
