@@ -1,7 +1,7 @@
 """From a Denoise op and a loaded model to a run: its sigmas, noise, latent and conditions."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
