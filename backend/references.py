@@ -4,6 +4,7 @@ A reference may hold `Lazy` values (results that do not exist yet); `ops.py` say
 """
 
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from backend.latent_operations import Sharpen, Tonemap
@@ -81,15 +82,17 @@ class Weights:
 
     digest: equal for equal tensors, in whatever file they are. files: one place of several, perhaps; part:
     which of the files' components of that kind ("": the only one); nbytes: of its tensors there, 0 if
-    unknown. These three are no part of what the weights are.
+    unknown; blend: how they are made of others, where no file holds them: `files` then holds the tensors they
+    begin with, and the digest is the recipe's. These are no part of what the weights are.
     """
 
-    unkeyed: ClassVar[tuple[str, ...]] = ("files", "part", "nbytes")
+    unkeyed: ClassVar[tuple[str, ...]] = ("files", "part", "nbytes", "blend")
     kind: ComponentKind
     digest: str
     files: tuple[File, ...] = field(compare=False)
     part: str = field(default="", compare=False)
     nbytes: int = field(default=0, compare=False)
+    blend: "Blend | None" = field(default=None, compare=False)
 
     @property
     def id(self) -> ComponentId:
@@ -108,6 +111,52 @@ class LoraUse:
     def file(self) -> File:
         """Where the LoRA can be read."""
         return self.weights.files[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How much of each of two weights goes into tensors whose canonical names begin with `start`."""
+
+    start: str
+    base: float
+    other: float
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Weights with their LoRAs, as a part of others."""
+
+    weights: Weights
+    loras: tuple[LoraUse, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """Weights made of others: each tensor `base` times its share, plus `other` (None: nothing) times its.
+
+    shares: of those whose start fits a name the longest counts; a tensor that none fits, or that `other`
+    lacks, is the base's.
+    """
+
+    base: Source
+    other: Source | None = None
+    shares: tuple[Share, ...] = ()
+
+
+def blended(blend: Blend) -> Weights:
+    """The weights that a recipe makes. Equal recipes make equal weights."""
+    base = blend.base.weights
+    parts = [base.kind, _source_text(blend.base)]
+    if blend.other is not None:
+        parts.append(_source_text(blend.other))
+    parts += [f"{share.start}:{share.base!r}:{share.other!r}" for share in blend.shares]
+    digest = blake2b("\n".join(parts).encode(), digest_size=20).hexdigest()
+    return replace(base, digest=digest, blend=blend)
+
+
+def _source_text(source: Source) -> str:
+    loras = (f"{use.weights.digest}*{use.strength!r}" for use in source.loras)
+    return "+".join((source.weights.digest, *loras))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 # The modules that hold them, in menu order.
 BUILTIN = (
     "nodes.loaders",
+    "nodes.merge",
+    "nodes.model_files",
     "nodes.conditioning",
     "nodes.clip_encoding",
     "nodes.controlnet",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from backend.errors import BadFile
 from backend.models.adapters import Conv2d, Linear, adapt, applied
 from backend.models.additions import NO_ADDITIONS, Additions
+from backend.models.blend import Blank, Outline, open_weights
 from backend.models.family import Family, Layout, identify
 from backend.models.hostcopy import Form, HostCopies
 from backend.models.layer_name import LayerName
@@ -19,7 +20,7 @@ from backend.models.merged import Copies
 from backend.models.residual import install_residuals
 from backend.models.stored import shape_of
 from backend.models.upsampler import fold_upsamplers, install_upsamplers
-from backend.models.weights import ModelFile, fill, open_file
+from backend.models.weights import ModelFile, fill
 from backend.references import Weights
 
 
@@ -110,10 +111,7 @@ def load_denoiser(
     Raises: UnknownFamily, BadFile (damaged, or tensors missing).
     """
     file, family, layout = _opened(weights)
-    module = layout.build()
-    install_residuals(module)
-    install_upsamplers(module)
-    sites = adapt(module)
+    module, sites = _network(layout)
     form = Form(dtype, channels_last=True)  # as x is, or its weights would be turned in every pass
     copy = copies.of(weights) if copies else None
     nbytes = fill(module, file, layout.convert, device, form, copy, frugal=True)
@@ -128,6 +126,21 @@ def _opened(weights: Weights) -> tuple[ModelFile, Family, Layout]:
         raise BadFile(
             ", ".join(f.path for f in weights.files), "a diffusion model comes from one file", remedy
         )
-    file = open_file(weights.files[0])
+    file = open_weights(weights, outline)
     family, layout, prefix = identify(file.header)
     return file.under(prefix), family, layout
+
+
+def outline(weights: Weights, file: ModelFile) -> Outline:
+    """What changes of the denoiser's tensors in a file go by."""
+    _, layout, _ = identify(file.header)
+    module, sites = _network(layout)
+    return Outline(layout.convert, Blank(module, sites, layout.lora_names, is_text=False))
+
+
+def _network(layout: Layout) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network on the meta device, and the layers that LoRAs may change."""
+    module = layout.build()
+    install_residuals(module)
+    install_upsamplers(module)
+    return module, adapt(module)

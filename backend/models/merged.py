@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from backend.models.adapters import Weight
@@ -155,6 +156,16 @@ def merged(own: Weight, stack: Stack, site: str) -> Weight:
         if (added := _bias(change)) is not None:
             bias = added * patch.strength if bias is None else bias + added * patch.strength
     return Weight(weight, bias)
+
+
+def bias_change(stack: Stack, site: str) -> Tensor | None:
+    """What the LoRAs of a stack add to a layer's bias; None for nothing."""
+    added = [
+        bias * patch.strength
+        for patch in stack
+        if (change := patch.lora.changes.get(site)) is not None and (bias := _bias(change)) is not None
+    ]
+    return None if not added else torch.stack(added).sum(0)
 
 
 def _bias(change: Change) -> Tensor | None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from backend.errors import UnknownFamily, UnsupportedOption
 from backend.models.adapters import adapt
+from backend.models.blend import Blank, Outline, open_weights
 from backend.models.encoders import clip, qwen, t5
 from backend.models.encodings import flux, qwen_image, sd3, sd15, sdxl, z_image
 from backend.models.hostcopy import Form, HostCopies
@@ -15,7 +16,7 @@ from backend.models.lora import own_weight
 from backend.models.merged import Copies
 from backend.models.text_encoder import EncoderKind, EncoderLayout, Encoding, Request, TextEncoder, Working
 from backend.models.text_places import TextPlace, text_places
-from backend.models.weights import ModelFile, fill, open_file
+from backend.models.weights import ModelFile, fill
 from backend.references import Weights
 from backend.types import Cond
 
@@ -84,7 +85,18 @@ def encode_text(encoding: str, encoders: Sequence[Working], request: Request) ->
 
 
 def _opened(weights: Weights) -> tuple[ModelFile, TextPlace, EncoderLayout]:
-    file = open_file(weights.files[0])
+    return _found(weights, open_weights(weights, outline))
+
+
+def outline(weights: Weights, file: ModelFile) -> Outline:
+    """What changes of a text encoder's tensors in a file go by."""
+    _, _, layout = _found(weights, file)
+    module = layout.build()
+    sites = adapt(module)
+    return Outline(layout.convert, Blank(module, sites, layout.lora_names, is_text=True))
+
+
+def _found(weights: Weights, file: ModelFile) -> tuple[ModelFile, TextPlace, EncoderLayout]:
     for place in text_places(file.header):
         if weights.part not in ("", place.part) or (kind := ENCODERS.get(place.part)) is None:
             continue
