@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from backend.errors import BadFile
 from backend.models.adapters import Weight
+from backend.models.layer_name import LayerName
 from backend.models.lora import Target, load_lora
 from backend.models.merged import Patch, Stack, bias_change, merged
 from backend.models.parts import place_of
@@ -29,7 +30,7 @@ class Blank:
 
     module: nn.Module
     sites: tuple[str, ...]
-    names: Callable[[str], tuple[str, ...]]
+    names: Callable[[str], tuple[str | LayerName, ...]]
     is_text: bool
     device: torch.device = _CPU
     dtype: torch.dtype = torch.float32
@@ -37,7 +38,7 @@ class Blank:
     def weight_shape(self, site: str) -> tuple[int, ...]:
         return tuple(self.module.get_parameter(f"{site}.weight").shape)
 
-    def lora_names(self, site: str) -> tuple[str, ...]:
+    def lora_names(self, site: str) -> tuple[str | LayerName, ...]:
         return self.names(site)
 
 
