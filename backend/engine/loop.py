@@ -638,7 +638,8 @@ class Engine:
                 for message in report.blocked:
                     job.narrator.node_blocked(id, job.class_of(id), message)
                 job.narrator.node_shows(id, report.ui)
-                job.spent[job.lowering.nodes[id].key] = (report.seconds, report.ui)
+                if isinstance(report.answer, Expanded):
+                    job.spent[job.lowering.nodes[id].key] = (report.seconds, report.ui)
             self._grow(job)
 
     def _go_on(self, job: Job, ids: Sequence[NodeId], answer: Needs | Expanded) -> None:
