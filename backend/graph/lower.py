@@ -28,6 +28,7 @@ __all__ = ["MISSING", "Lowering", "NodeRaised", "Submitter", "inputs_of"]
 Items = tuple[object, ...]  # what one wire carries: values, or Refs to results
 MISSING = object()
 _NO_JOB = JobId("")
+_DEEPEST = 20  # lazy inputs of lazy inputs that are looked up in the cache before anything runs
 Known = Callable[[Ref], object]  # the value of a result, or MISSING
 Lengths = Callable[[OpKey], tuple[int, ...] | None]  # items per output of a finished op, None before
 log = logging.getLogger(__name__)
@@ -100,12 +101,14 @@ class _Expansion:
 class _Wires:
     """A node's inputs. unknown: results that must exist before it can be lowered; items are a guess then.
 
-    whole: whether every input has items, guessed or not.
+    missing: lazy inputs without a value; raw: what stands behind links that are handed over as such; whole:
+    whether every input has items, guessed or not.
     """
 
     items: dict[str, Items] = field(default_factory=dict)
     unknown: dict[OpKey, None] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    raw: list[tuple[str, Items]] = field(default_factory=list)
     whole: bool = True
 
 
@@ -144,6 +147,7 @@ class Lowering:
         self._demanded: dict[NodeId, set[str]] = {}
         self._staged: dict[OpKey, OpKey] = {}  # a lazy node's key -> the op that asks and runs it
         self._expanding: dict[NodeId, _Expansion] = {}
+        self._trying: set[NodeId] = set()  # lazy sources that are being looked up in the cache
         self._pending = in_order(prompt.nodes, self.outputs, self._strict)
 
     @property
@@ -374,6 +378,7 @@ class Lowering:
             if spec.raw_names and name in spec.raw_names and items is not None:
                 keys = (item.key for item in items if isinstance(item, Ref))
                 wires.unknown.update((key, None) for key in keys if lengths(key) is None)
+                wires.raw.append((name, items))
                 wires.items[name] = ([value.node, value.slot],)
         return wires
 
@@ -399,6 +404,15 @@ class Lowering:
         """Whether a lazy input's source is there without running anything; it is lowered then."""
         if id in self.nodes:
             return all(lengths(key) is not None for key in self.nodes[id].ops)
+        if id in self._trying or len(self._trying) == _DEEPEST:
+            return False
+        self._trying.add(id)
+        try:
+            return self._lowered_from_cache(id, known, lengths)
+        finally:
+            self._trying.discard(id)
+
+    def _lowered_from_cache(self, id: NodeId, known: Known, lengths: Lengths) -> bool:
         waiting, early, taken = set(self.waiting), set(self._early), list[NodeId]()
         for each in in_order(self.dynamic.nodes, [id], self._strict, self.nodes):
             try:
@@ -425,7 +439,7 @@ class Lowering:
             node.id,
             self._submitter.client,
             {name: self._hidden(kind, node.id) for name, kind in spec.hidden.items()},
-            self._salt(node, spec),
+            (*self._salt(node, spec), *wires.raw),
             tuple(wires.missing),
             job=self._submitter.id,
         )
