@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from backend.latent_operations import Sharpen, Tonemap
 from backend.patches import ModelPatch
-from backend.types import ComponentId, Conditioning, Image, OpKey, Wire
+from backend.types import ComponentId, Conditioning, Image, Mask, OpKey, Wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,22 +175,32 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class ControlNet:
-    """A control model. average: its additions are averaged over the picture, as "shuffle" models want it."""
+    """A control model.
+
+    average: its additions are averaged over the picture, as "shuffle" models want it; kind: which of the
+    hints that a union model was trained on it gets, None where nobody says.
+    """
 
     wire: ClassVar[str] = "CONTROL_NET"
     weights: Weights
     average: bool = False
+    kind: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ControlUse:
-    """A control model at work on a condition, from percent `start` to `end` of the run (0..1)."""
+    """A control model at work on a condition, from percent `start` to `end` of the run (0..1).
+
+    vae: for models that take an encoded picture; mask: what is to be made anew, for those that are told.
+    """
 
     net: ControlNet
     image: Image
     strength: float
     start: float = 0.0
     end: float = 1.0
+    vae: "Vae | None" = None
+    mask: Mask | None = None
 
 
 @dataclass(frozen=True, slots=True)

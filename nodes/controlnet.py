@@ -7,12 +7,23 @@ from backend.library import Library
 from backend.node import Choice, Float, node
 from backend.references import ControlNet, ControlUse, Model, Vae
 from backend.storage import Storage
-from backend.types import Conditioning, Image
+from backend.types import Conditioning, Image, Mask
 
 CATEGORY = "conditioning/controlnet"
 ControlNetName = Annotated[str, Choice(lambda s: s.files("controlnet"))]
 Strength = Annotated[float, Float(0.0, 10.0, step=0.01)]
 Percent = Annotated[float, Float(0.0, 1.0, step=0.001)]
+# The kinds of pictures that union models know, in the order of their numbers.
+UNION_TYPES = (
+    "openpose",
+    "depth",
+    "hed/pidi/scribble/ted",
+    "canny/lineart/anime_lineart/mlsd",
+    "normal",
+    "segment",
+    "tile",
+    "repaint",
+)
 # The names of models that want their additions averaged over the picture end so.
 AVERAGED = ("_shuffle", "_shuffle_fp16")
 
@@ -70,9 +81,76 @@ def control_net_apply_advanced(
 
     The VAE is for models that take an encoded picture.
     """
-    if strength == 0:
+    use = ControlUse(control_net, image, strength, start_percent, end_percent, vae)
+    return _both(positive, negative, use)
+
+
+@node(
+    "ControlNetApplySD3",
+    category=CATEGORY,
+    display_name="Apply Controlnet with VAE",
+    module="comfy_extras.nodes_sd3",
+    outputs=("positive", "negative"),
+    deprecated=True,
+)
+def control_net_apply_sd3(
+    *,
+    positive: Conditioning,
+    negative: Conditioning,
+    control_net: ControlNet,
+    vae: Vae,
+    image: Image,
+    strength: Strength = 1.0,
+    start_percent: Percent = 0.0,
+    end_percent: Percent = 1.0,
+) -> tuple[Conditioning, Conditioning]:
+    """As `ControlNetApplyAdvanced`, for models that take an encoded picture."""
+    use = ControlUse(control_net, image, strength, start_percent, end_percent, vae)
+    return _both(positive, negative, use)
+
+
+@node(
+    "ControlNetInpaintingAliMamaApply",
+    category=CATEGORY,
+    display_name="ControlNetInpaintingAliMamaApply",
+    module="comfy_extras.nodes_controlnet",
+    outputs=("positive", "negative"),
+)
+def control_net_inpainting_ali_mama_apply(
+    *,
+    positive: Conditioning,
+    negative: Conditioning,
+    control_net: ControlNet,
+    vae: Vae,
+    image: Image,
+    mask: Mask,
+    strength: Strength = 1.0,
+    start_percent: Percent = 0.0,
+    end_percent: Percent = 1.0,
+) -> tuple[Conditioning, Conditioning]:
+    """A ControlNet that is shown what is to be kept of a picture, and told by the mask what is not."""
+    use = ControlUse(control_net, image, strength, start_percent, end_percent, vae, mask)
+    return _both(positive, negative, use)
+
+
+@node(
+    "SetUnionControlNetType",
+    category=CATEGORY,
+    display_name="SetUnionControlNetType",
+    module="comfy_extras.nodes_controlnet",
+)
+def set_union_control_net_type(
+    *, control_net: ControlNet, type: Annotated[str, Choice(("auto", *UNION_TYPES))]
+) -> ControlNet:
+    """A ControlNet for several kinds of pictures, told which one it gets; "auto" leaves it to itself."""
+    return replace(control_net, kind=None if type == "auto" else UNION_TYPES.index(type))
+
+
+def _both(
+    positive: Conditioning, negative: Conditioning, use: ControlUse
+) -> tuple[Conditioning, Conditioning]:
+    if use.strength == 0:
         return positive, negative
-    use = ControlUse(control_net, image, strength, start_percent, end_percent)
     return controlled(positive, use, for_both=False), controlled(negative, use, for_both=False)
 
 

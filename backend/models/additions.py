@@ -5,11 +5,13 @@ All of it is said per row, so rows of several users share a pass whatever each o
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from backend.errors import UnsupportedOption
 from backend.patches import NO_BLOCKS, Blocks, Downscale, FreeU, HyperTile, TokenMerging
 
 BlockPatch: TypeAlias = FreeU | Downscale
@@ -58,20 +60,40 @@ UNALTERED = Alteration()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Residuals:
-    """What a ControlNet adds: to each skip of a UNet, in order, and behind its middle. [R, C, h, w] each."""
+    """What control models add to a pass, [R, ...] each, and None where nothing is added.
 
-    skips: tuple[Tensor, ...]
-    middle: Tensor
+    Of UNets: skips, to what each input block hands to the other side, in order; middle, behind the middle;
+    inputs, behind each input block itself. Of transformers: blocks, singles, to the image behind each block
+    of two streams, or of one.
+    """
+
+    skips: tuple[Tensor | None, ...] = ()
+    middle: Tensor | None = None
+    inputs: tuple[Tensor | None, ...] = ()
+    blocks: tuple[Tensor | None, ...] = ()
+    singles: tuple[Tensor | None, ...] = ()
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Residuals":
+        """Every tensor changed."""
+
+        def some(values: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+            return tuple(None if value is None else change(value) for value in values)
+
+        middle = None if self.middle is None else change(self.middle)
+        return Residuals(some(self.skips), middle, some(self.inputs), some(self.blocks), some(self.singles))
 
     def spread(self, rows: Tensor, count: int) -> "Residuals":
         """For a pass of `count` rows, of which these are the ones at `rows` (int64 [R]); 0 for the others."""
-        return Residuals(
-            tuple(_spread(s, rows, count) for s in self.skips), _spread(self.middle, rows, count)
-        )
+        return self.each(lambda value: _spread(value, rows, count))
 
     def plus(self, other: "Residuals") -> "Residuals":
-        skips = tuple(a + b for a, b in zip(self.skips, other.skips, strict=True))
-        return Residuals(skips, self.middle + other.middle)
+        return Residuals(
+            _sums(self.skips, other.skips),
+            _sum(self.middle, other.middle),
+            _sums(self.inputs, other.inputs),
+            _sums(self.blocks, other.blocks),
+            _sums(self.singles, other.singles),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,6 +155,20 @@ def additions_of(rows: Sequence[Row], residuals: Residuals | None) -> Additions:
 
 def _for_row(watcher: Watcher, number: int) -> Callable[[Tensor], None]:
     return lambda attention: watcher(number, attention)
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """Raises: UnsupportedOption where they are additions to different networks."""
+    if one is None or other is None:
+        return other if one is None else one
+    if one.shape != other.shape:
+        shapes = f"additions of shapes {list(one.shape[1:])} and {list(other.shape[1:])} in one place"
+        raise UnsupportedOption("control_net", shapes, "Chain only ControlNets that are for one model.")
+    return one + other
+
+
+def _sums(ones: tuple[Tensor | None, ...], others: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(_sum(one, other) for one, other in zip_longest(ones, others))
 
 
 def _spread(value: Tensor, rows: Tensor, count: int) -> Tensor:

@@ -20,6 +20,7 @@ from backend.models.additions import (
     Row,
     additions_of,
 )
+from backend.models.control_layout import ControlInputs, HintFormat
 from backend.models.controlnet import scaled
 from backend.models.lora import Patch
 from backend.types import OpKey
@@ -46,20 +47,27 @@ class Network(Protocol):
 
 
 class ControlNetwork(Protocol):
-    """What a step loop needs of a ControlNet (`models/controlnet.py`)."""
+    """What a step loop needs of a control model (`models/controlnet.py`)."""
 
-    def forward(self, x: Tensor, hint: Tensor, timesteps: Tensor, tokens: Tensor) -> Residuals: ...
+    @property
+    def hint(self) -> HintFormat: ...
+
+    def forward(self, given: ControlInputs) -> Residuals: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Control:
-    """A ControlNet's part in a call. hint [B, C, H, W] in pixels; tokens: in place of the call's own."""
+    """A control model's part in a call.
+
+    hint [B, C, H, W]; tokens: in place of the call's own; kind: of hint.
+    """
 
     network: ControlNetwork
     hint: Tensor
     strength: float
     average: bool = False
     tokens: Tensor | None = None
+    kind: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,7 +145,7 @@ def run(
         given = {name: value[rows] for name, value in extra.items()}
         network = calls[0].network
         claim(calls[0], len(mine))
-        beside = _additions(mine, numbers[rows], x[rows], timesteps[rows], tokens[rows])
+        beside = _additions(mine, numbers[rows], _Rows(x[rows], timesteps[rows], tokens[rows], given))
         outputs.append(network.forward(x[rows], timesteps[rows], tokens[rows], given, adapters, beside))
         passes.append(Pass(len(mine), len({call.op for call in mine})))
     sizes = [len(call.x) for call in calls]
@@ -152,30 +160,52 @@ def layout(call: ModelCall) -> object:
     return id(call.network), shape, call.x.dtype, tuple(tokens), extra, call.alteration.layout
 
 
-def _additions(
-    calls: Sequence[ModelCall], numbers: Sequence[int], x: Tensor, timesteps: Tensor, tokens: Tensor
-) -> Additions:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """Of one pass."""
+
+    x: Tensor
+    timesteps: Tensor
+    tokens: Tensor
+    extra: Mapping[str, Tensor]
+
+
+def _additions(calls: Sequence[ModelCall], numbers: Sequence[int], pass_rows: _Rows) -> Additions:
     """Beside a pass of rows that belong to these calls, each under its number within its call."""
     uses: dict[object, list[tuple[int, Control]]] = {}
     for row, call in enumerate(calls):
         for control in call.controls:
             own = 0 if control.tokens is None else control.tokens.shape[1]
-            uses.setdefault((id(control.network), control.average, own), []).append((row, control))
+            alike = (id(control.network), control.average, own, tuple(control.hint.shape[1:]), control.kind)
+            uses.setdefault(alike, []).append((row, control))
     total: Residuals | None = None
     for used in uses.values():
         for rows, controls in _once_each(used):
-            index = torch.tensor(rows, device=x.device)
-            chosen = list(zip(rows, controls, strict=True))
-            hints = torch.stack([control.hint[numbers[row]] for row, control in chosen])
-            given = torch.stack(
-                [tokens[row] if c.tokens is None else c.tokens[numbers[row]] for row, c in chosen]
-            )
-            made = controls[0].network.forward(x[index], hints, timesteps[index], given)
+            made = _controlled(rows, controls, numbers, pass_rows)
             strengths = torch.tensor([control.strength for control in controls])
-            part = scaled(made, strengths, controls[0].average).spread(index, len(x))
+            index = torch.tensor(rows, device=pass_rows.x.device)
+            part = scaled(made, strengths, controls[0].average).spread(index, len(pass_rows.x))
             total = part if total is None else total.plus(part)
     rows_of_pass = [Row(call.alteration, number) for call, number in zip(calls, numbers, strict=True)]
     return additions_of(rows_of_pass, total)
+
+
+def _controlled(
+    rows: Sequence[int], controls: Sequence[Control], numbers: Sequence[int], pass_rows: _Rows
+) -> Residuals:
+    """One pass of the network that these controls share, for their rows."""
+    index = torch.tensor(rows, device=pass_rows.x.device)
+    chosen = list(zip(rows, controls, strict=True))
+    own = [pass_rows.tokens[row] if c.tokens is None else c.tokens[numbers[row]] for row, c in chosen]
+    inputs = ControlInputs(
+        pass_rows.x[index],
+        torch.stack([control.hint[numbers[row]] for row, control in chosen]),
+        pass_rows.timesteps[index],
+        torch.stack(own),
+        {name: value[index] for name, value in pass_rows.extra.items()},
+        controls[0].kind,
+    )
+    return controls[0].network.forward(inputs)
 
 
 def _once_each(used: Sequence[tuple[int, Control]]) -> Iterator[tuple[list[int], list[Control]]]:

@@ -7,14 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from backend.errors import UnsupportedOption
 from backend.models.conditioning import NO_INPUTS, Given, Inputs, rows_of
-from backend.models.controlnet import fitted_hint
+from backend.models.control_layout import HintFormat
 from backend.models.family import OPTIONS as FAMILY_OPTIONS
 from backend.models.family import Layout
-from backend.references import ControlNet, ControlUse
+from backend.references import ControlNet, ControlUse, Vae
+from backend.resize import resize
 from backend.sampling.discretization import NoiseRange
 from backend.sampling.region import OPTIONS, Region, region_of
 from backend.types import Cond
@@ -27,18 +29,19 @@ HONOURED = OPTIONS | FAMILY_OPTIONS | {CONTROL, FOR_BOTH, CONTROL_TOKENS, CONTRO
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ActiveControl:
-    """A ControlNet at work for a time. hint [B, C, H, W] in pixels, as large as its condition's region."""
+    """A control model at work for a time. hint [B, C, H, W], as large as its condition's region."""
 
     network: ControlNetwork
     hint: Tensor
     strength: float
     average: bool
     times: Region
+    kind: int | None = None
 
     def at(self, x: Tensor, tokens: Tensor | None) -> Control:
         """For a latent x [B, C, h, w] of the region."""
         hint = rows_of(self.hint, len(x)).to(x.device)
-        return Control(self.network, hint, self.strength, self.average, tokens)
+        return Control(self.network, hint, self.strength, self.average, tokens, self.kind)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +61,7 @@ class Setting:
     """What conditions are resolved for.
 
     latent [B, C, *dims] in the model's units; mask: where it is sampled, like it, or None; control: the
-    loaded network of a reference.
+    loaded network of a reference; encode: pixels [B, H, W, 3] -> a VAE's latents of them.
     """
 
     layout: Layout
@@ -66,6 +69,7 @@ class Setting:
     latent: Tensor
     mask: Tensor | None
     control: Callable[[ControlNet], ControlNetwork]
+    encode: Callable[[Vae, Tensor], Tensor]
 
 
 Sides: TypeAlias = Mapping[str, tuple[Condition, ...]]
@@ -151,5 +155,38 @@ def _active(use: ControlUse, region: Region, setting: Setting) -> ActiveControl:
     percents = {"start_percent": use.start, "end_percent": use.end}
     dims = setting.latent.shape[2:] if region.box is None else region.box.size
     times = region_of(percents, setting.latent.shape[2:], setting.noise)
-    hint = fitted_hint(use.image, (dims[-2], dims[-1]))
-    return ActiveControl(network, hint, use.strength, use.net.average, times)
+    hint = _hint(use, network.hint, (dims[-2], dims[-1]), setting)
+    return ActiveControl(network, hint, use.strength, use.net.average, times, use.net.kind)
+
+
+def _hint(use: ControlUse, format: HintFormat, dims: tuple[int, int], setting: Setting) -> Tensor:
+    """The picture as a control model takes it, for a part of the latent of these dims."""
+    kept = None if use.mask is None else 1.0 - use.mask.reshape(-1, 1, *use.mask.shape[-2:])
+    image = use.image
+    if format.masked and kept is not None:
+        over = resize(kept, image.shape[2], image.shape[1], "bilinear", "center").round()
+        image = image * over.movedim(1, -1)
+    if format.latent is None:
+        hint = format.fitted(image, dims)
+    else:
+        hint = _encoded(use, format, image, dims, setting)
+    if not format.masked:
+        return hint
+    kept = torch.ones(1, 1, 1, 1) if kept is None else kept
+    beside = resize(kept, hint.shape[-1], hint.shape[-2], "nearest-exact", "center")
+    if hint.ndim == 5:
+        beside = beside.unsqueeze(2).expand(-1, -1, hint.shape[2], -1, -1)
+    return torch.cat([hint, rows_of(beside, len(hint)).to(hint)], dim=1)
+
+
+def _encoded(
+    use: ControlUse, format: HintFormat, image: Tensor, dims: tuple[int, int], setting: Setting
+) -> Tensor:
+    """The picture's latent in the control model's units."""
+    if use.vae is None:
+        remedy = "Connect the model's VAE to the node that applies it (Apply ControlNet with a vae input)."
+        raise UnsupportedOption("control_net", "a ControlNet that takes an encoded picture", remedy)
+    assert format.latent is not None
+    pixels = replace(format, pixels=format.pixels * format.latent.downscale).fitted(image, dims)
+    latent = setting.encode(use.vae, pixels.movedim(1, -1))
+    return format.latent.to_model(latent)

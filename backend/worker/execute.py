@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
-from backend.models.controlnet import ControlModel
+from backend.models.controlnet import ControlModel, needs_model
 from backend.models.denoiser import Denoiser, describe
 from backend.models.families.inpainting import CONCAT_IMAGE, CONCAT_MASK
 from backend.models.family import Layout
@@ -37,7 +37,7 @@ from backend.ops import (
     WithPicture,
     field_names,
 )
-from backend.references import ControlNet, Ref, Weights
+from backend.references import ControlNet, Ref, Vae, Weights
 from backend.resize import resize
 from backend.sampling.discretization import sigma_max, sigma_min
 from backend.sampling.noise import initial_noise
@@ -123,10 +123,17 @@ def start(key: OpKey, op: Denoise, bench: Bench) -> Denoising:
         return target, denoiser.layout
 
     def control(net: ControlNet) -> ControlModel:
-        return bench.ladder.attempt("loading a ControlNet", lambda: bench.residents.controlnet(net.weights))
+        weights = net.weights
+        if len(weights.files) == 1 and needs_model(weights.files[0]):
+            both = f"{weights.digest}+{model.weights.digest}"
+            weights = Weights(weights.kind, both, (*weights.files, *model.weights.files))
+        return bench.ladder.attempt("loading a ControlNet", lambda: bench.residents.controlnet(weights))
+
+    def encode(vae: Vae, pixels: Tensor) -> Tensor:
+        return _encode_pixels(EncodePixels(vae, pixels), bench).samples
 
     target, layout = bench.ladder.attempt("loading a denoiser", loaded)
-    return begin(key, op, target, layout, control)
+    return begin(key, op, target, layout, control, encode)
 
 
 def evaluate(loan: Loan, bench: Bench, max_rows: int) -> Tensor:

@@ -6,16 +6,21 @@ residual block (with its transformer) and each downsampler is one more.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn, TypeAlias
 
 import torch
+from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from backend.errors import UnsupportedOption
-from backend.models.additions import NO_ADDITIONS, Additions
+from backend.models.additions import NO_ADDITIONS, Additions, Residuals
 from backend.models.families.attention import Sight, sight_of
 from backend.patches import Downscale, FreeU
 from backend.resize import resize
+
+# A UNet, or the ControlNet that has the same way down and middle.
+Trunk: TypeAlias = UNet2DConditionModel | ControlNetModel
 
 
 def forward(
@@ -30,18 +35,28 @@ def forward(
     Args: embedding [R, E], of the time and whatever else; tokens [R, T, context].
     """
     blocks = _Blocks(additions, module.config["block_out_channels"][0])
+    residuals = additions.residuals or Residuals()
+    if residuals.blocks or residuals.singles:
+        _refuse("additions to the blocks of a transformer")
     sight = sight_of(additions, (x.shape[-2], x.shape[-1]))
     context = _Context(embedding, tokens, None if sight is None else {"sight": sight})
     h, skips = _down(module, module.conv_in(x), context, blocks)
     h = _middle(module, h, context)
-    if (residuals := additions.residuals) is not None:
-        *skips, h = _controlled([*skips, h], [*residuals.skips, residuals.middle], blocks.shrinks)
+    skips = _controlled(skips, residuals.skips, blocks.shrinks)
+    (h,) = _controlled([h], [residuals.middle], blocks.shrinks)
     h = _up(module, h, skips, context, blocks)
     out: Tensor = module.conv_out(module.conv_act(module.conv_norm_out(h)))
     return out
 
 
-def time_embedding(module: UNet2DConditionModel, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
+def trunk(module: Trunk, h: Tensor, embedding: Tensor, tokens: Tensor) -> tuple[list[Tensor], Tensor]:
+    """What each input block of a network hands on, first h [R, C, H, W] itself; and the middle."""
+    context = _Context(embedding, tokens, None)
+    h, skips = _down(module, h, context, _Blocks(NO_ADDITIONS, h.shape[1]))
+    return skips, _middle(module, h, context)
+
+
+def time_embedding(module: Trunk, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
     """timesteps [R] -> [R, E]."""
     embedding: Tensor = module.time_embedding(module.time_proj(timesteps).to(dtype))
     return embedding
@@ -61,6 +76,7 @@ class _Blocks:
 
     def __init__(self, additions: Additions, width: int) -> None:
         self._stacks, self._width = additions.stacks(), width
+        self.residuals = additions.residuals or Residuals()
         # rows of one pass agree in what changes their size: batching sees to that
         first = self._stacks[0][0] if self._stacks else ()
         self._downscales = [patch for patch in first if isinstance(patch, Downscale)]
@@ -106,13 +122,12 @@ class _Blocks:
         return h, skip.index_copy(0, index, _low_frequencies_scaled(skip[index], kept))
 
 
-def _down(
-    module: UNet2DConditionModel, h: Tensor, context: _Context, blocks: _Blocks
-) -> tuple[Tensor, list[Tensor]]:
+def _down(module: Trunk, h: Tensor, context: _Context, blocks: _Blocks) -> tuple[Tensor, list[Tensor]]:
     skips: list[Tensor] = []
 
     def done(h: Tensor) -> Tensor:
         number = len(skips)
+        (h,) = _controlled([h], blocks.residuals.inputs[number : number + 1] or [None], blocks.shrinks)
         skips.append(blocks.before_skip(number, h))
         return blocks.after_skip(number, skips[-1])
 
@@ -126,7 +141,7 @@ def _down(
     return h, skips
 
 
-def _middle(module: UNet2DConditionModel, h: Tensor, context: _Context) -> Tensor:
+def _middle(module: Trunk, h: Tensor, context: _Context) -> Tensor:
     middle = module.mid_block
     h = middle.resnets[0](h, context.embedding)
     for i, resnet in enumerate(middle.resnets[1:]):
@@ -151,18 +166,28 @@ def _up(
     return h
 
 
-def _controlled(values: Sequence[Tensor], residuals: Sequence[Tensor], shrunk: bool) -> list[Tensor]:
+def _controlled(values: Sequence[Tensor], residuals: Sequence[Tensor | None], shrunk: bool) -> list[Tensor]:
     """Each value with its residual, but for those that a lower resolution inside left without a fitting one.
 
-    Raises: UnsupportedOption where a ControlNet's residuals are not those of this network.
+    Raises: UnsupportedOption where a control model's residuals are not those of this network.
     """
-    made, wanted = ([tuple(part.shape[1:]) for part in parts] for parts in (residuals, values))
-    alike = [m[0] for m in made] == [w[0] for w in wanted] if shrunk else made == wanted
-    if not alike:
-        value = f"residuals of shapes {made} where the model has {wanted}"
-        raise UnsupportedOption("control_net", value, "Use a ControlNet that was made for this model.")
-    pairs = zip(values, residuals, strict=True)
-    return [value + residual if value.shape == residual.shape else value for value, residual in pairs]
+    if not residuals:
+        return list(values)
+    made = [None if part is None else tuple(part.shape[1:]) for part in residuals]
+    wanted = [tuple(value.shape[1:]) for value in values]
+    pairs = list(zip(made, wanted, strict=False))
+    if len(made) != len(wanted) or not all(
+        m is None or m == w or (shrunk and m[0] == w[0]) for m, w in pairs
+    ):
+        _refuse(f"residuals of shapes {made} where the model has {wanted}")
+    fit = [residual if m == w else None for residual, (m, w) in zip(residuals, pairs, strict=True)]
+    return [
+        value if residual is None else value + residual for value, residual in zip(values, fit, strict=True)
+    ]
+
+
+def _refuse(value: str) -> NoReturn:
+    raise UnsupportedOption("control_net", value, "Use a ControlNet that was made for this model.")
 
 
 def _attended(level: torch.nn.Module, index: int, h: Tensor, context: _Context) -> Tensor:

@@ -3,10 +3,11 @@
 Source of the architecture: arXiv:2112.10752, appendix E; names as in the original checkpoints.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2DCrossAttn
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
@@ -16,10 +17,7 @@ from backend.models.header import Header
 from backend.models.parts import MARKS
 
 CHANNELS = 4  # of latents
-_NEEDED = ("input_blocks.0.0.weight", "middle_block.1.proj_in.weight", "time_embed.0.weight", "out.2.weight")
-_CROSS = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
-_PROJECTION = "middle_block.1.proj_in.weight"
-_CLASSES = "label_emb.0.0.weight"
+_GROUPS = 32  # of the group norms
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +36,9 @@ class UnetLayout:
     classes: int | None = None
     linear: bool = False
 
-    def build(self, heads: tuple[int, ...]) -> UNet2DConditionModel:
+    def build(self, heads: Sequence[int]) -> UNet2DConditionModel:
         """diffusers' UNet on the meta device. heads: of attention, at each level."""
         crossed = [level.depth > 0 for level in self.levels]
-        depths = [level.depth or 1 for level in self.levels]
-        if not crossed[-1]:
-            depths[-1] = self.middle  # diffusers goes by the last level there
-        joined = self.classes is not None
         with torch.device("meta"):
             network = UNet2DConditionModel(
                 in_channels=self.in_channels,
@@ -53,16 +47,30 @@ class UnetLayout:
                 layers_per_block=[level.blocks for level in self.levels],
                 down_block_types=["CrossAttnDownBlock2D" if c else "DownBlock2D" for c in crossed],
                 up_block_types=["CrossAttnUpBlock2D" if c else "UpBlock2D" for c in reversed(crossed)],
-                transformer_layers_per_block=depths,
+                transformer_layers_per_block=[level.depth or 1 for level in self.levels],
                 cross_attention_dim=self.context,
                 attention_head_dim=list(heads),  # diffusers' name for the number of heads
                 use_linear_projection=self.linear,
-                addition_embed_type="text_time" if joined else None,
-                addition_time_embed_dim=256 if joined else None,
+                addition_embed_type="text_time" if self.classes is not None else None,
+                addition_time_embed_dim=256 if self.classes is not None else None,
                 projection_class_embeddings_input_dim=self.classes,
             )
+            network.mid_block = self.middle_block(heads[-1])
         attention.install(network)
         return network
+
+    def middle_block(self, heads: int) -> UNetMidBlock2DCrossAttn:
+        """The middle: diffusers builds it as deep as the last level, which need not be so."""
+        return UNetMidBlock2DCrossAttn(
+            in_channels=self.levels[-1].channels,
+            temb_channels=self.levels[0].channels * 4,
+            transformer_layers_per_block=self.middle,
+            resnet_eps=1e-5,
+            resnet_groups=_GROUPS,
+            num_attention_heads=heads,
+            cross_attention_dim=self.context,
+            use_linear_projection=self.linear,
+        )
 
     def convert(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
         """A tensor by its checkpoint's name -> by diffusers'."""
@@ -78,22 +86,67 @@ class UnetLayout:
 
 
 def read(header: Header) -> UnetLayout | None:
-    """The UNet of a header (names without prefix); None where it is none of these kinds."""
-    if any(name not in header for name in (*_NEEDED, _CROSS)):
+    """The UNet of a header (without prefix; original or diffusers' names); None for anything else."""
+    if "out.2.weight" not in header and "conv_out.weight" not in header:
         return None
-    levels = levels_of(header)
-    middle = header.count("middle_block.1.transformer_blocks.{}.")
-    if levels is None or levels[-1].depth not in (0, middle):
+    return trunk(header)
+
+
+def trunk(header: Header) -> UnetLayout | None:
+    """The way down and the middle of a UNet, which is what ControlNets have of it."""
+    names = next((names for names in (_ORIGINAL, _DIFFUSERS) if names.first in header), None)
+    if names is None or any(name not in header for name in (names.time, names.projection)):
+        return None
+    levels = levels_of(header) if names is _ORIGINAL else _diffusers_levels(header)
+    crossed = next((name for name in sorted(header) if name.endswith(".attn2.to_k.weight")), None)
+    if levels is None or crossed is None:
         return None
     return UnetLayout(
         levels,
-        in_channels=header.shape("input_blocks.0.0.weight")[1],
-        context=header.shape(_CROSS)[1],
-        embedding=header.shape("time_embed.0.weight")[0],
-        middle=middle,
-        classes=header.shape(_CLASSES)[1] if _CLASSES in header else None,
-        linear=len(header.shape(_PROJECTION)) == 2,
+        in_channels=header.shape(names.first)[1],
+        context=header.shape(crossed)[1],
+        embedding=header.shape(names.time)[0],
+        middle=header.count(names.middle),
+        classes=header.shape(names.classes)[1] if names.classes in header else None,
+        linear=len(header.shape(names.projection)) == 2,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """Where a naming has what is read. middle: of its transformer blocks, with a place for a number."""
+
+    first: str
+    time: str
+    projection: str
+    middle: str
+    classes: str
+
+
+_ORIGINAL = _Names(
+    "input_blocks.0.0.weight",
+    "time_embed.0.weight",
+    "middle_block.1.proj_in.weight",
+    "middle_block.1.transformer_blocks.{}.",
+    "label_emb.0.0.weight",
+)
+_DIFFUSERS = _Names(
+    "conv_in.weight",
+    "time_embedding.linear_1.weight",
+    "mid_block.attentions.0.proj_in.weight",
+    "mid_block.attentions.0.transformer_blocks.{}.",
+    "add_embedding.linear_1.weight",
+)
+
+
+def _diffusers_levels(header: Header) -> tuple[Level, ...] | None:
+    levels = []
+    for number in range(header.count("down_blocks.{}.")):
+        block = f"down_blocks.{number}"
+        channels = header.shape(f"{block}.resnets.0.conv1.weight")[0]
+        depth = header.count(f"{block}.attentions.0.transformer_blocks." + "{}.")
+        levels.append(Level(channels, header.count(f"{block}.resnets." + "{}."), depth))
+    return tuple(levels) or None
 
 
 def levels_of(header: Header) -> tuple[Level, ...] | None:

@@ -4,6 +4,7 @@ import torch
 
 from backend.models.additions import Residuals
 from backend.models.conditioning import NO_INPUTS
+from backend.models.control_layout import HintFormat
 from backend.models.latent import LatentFormat
 from backend.ops import Denoise
 from backend.references import BasicGuider, CfgGuider, Model, Noise, Sampler, Weights
@@ -52,12 +53,15 @@ class Formula:
 class ControlFormula:
     """A ControlNet whose residual is the mean of each row's hint; counts its rows."""
 
+    hint = HintFormat()
+
     def __init__(self):
         self.rows = []
 
-    def forward(self, x, hint, timesteps, tokens):
-        self.rows.append(len(x))
-        middle = hint.mean((1, 2, 3)).reshape(-1, 1, 1, 1) + tokens.mean((1, 2)).reshape(-1, 1, 1, 1) * 0.1
+    def forward(self, given):
+        self.rows.append(len(given.x))
+        own = given.tokens.mean((1, 2)).reshape(-1, 1, 1, 1) * 0.1
+        middle = given.hint.mean((1, 2, 3)).reshape(-1, 1, 1, 1) + own
         return Residuals((), middle)
 
 
@@ -111,7 +115,7 @@ def a_run(
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, 4, size, size, generator=generator) * 14.6
     guider = steering or steered((a_cond(1.0),), (a_cond(-1.0),), cfg=3.0)
-    setting = Setting(Plain(), PREDICTION.range, x, None, lambda net: nets[net])
+    setting = Setting(Plain(), PREDICTION.range, x, None, lambda net: nets[net], None)
     sides = resolve(conditions_of(guider), setting)
     target = Target(network or Formula(), PREDICTION, FORMAT, torch.device("cpu"), patches)
 

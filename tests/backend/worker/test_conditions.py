@@ -5,6 +5,7 @@ import torch
 
 from backend.errors import UnsupportedOption
 from backend.models.conditioning import Inputs, rows_of, spread_rows
+from backend.models.control_layout import HintFormat
 from backend.models.families.inpainting import masked_picture
 from backend.references import ControlNet, ControlUse, Weights
 from backend.sampling.region import Box
@@ -22,9 +23,13 @@ class Inpainting(Plain):
         return Inputs() if shown is None else Inputs(placed={"concat": shown})
 
 
-def a_setting(layout=None, mask=None, rows=1):
+class Net:
+    hint = HintFormat()
+
+
+def a_setting(layout=None, mask=None, rows=1, encode=None):
     latent = torch.full((rows, 4, 16, 16), 0.5)
-    return Setting(layout or Plain(), PREDICTION.range, latent, mask, lambda net: net)
+    return Setting(layout or Plain(), PREDICTION.range, latent, mask, lambda net: Net(), encode)
 
 
 def resolved(positive, negative, setting=None):
