@@ -44,12 +44,18 @@ class Settings:
     log_stdout: bool = False
     tls_keyfile: Path | None = None
     tls_certfile: Path | None = None
+    auth_token: str | None = field(default=None, repr=False)  # what clients must show; None: nothing
     multi_user: bool = False  # a user per `comfy-user` header, each with an own folder
     compress_responses: bool = False
     cuda_devices: tuple[int, ...] | None = None  # None: all; otherwise only these are used
     disable_all_custom_nodes: bool = False
     whitelist_custom_nodes: tuple[str, ...] = ()
     argv: tuple[str, ...] = ()
+
+
+def token_from_environment() -> str | None:
+    """TESSERA_AUTH_TOKEN: unlike a flag, other users of the machine can't see it."""
+    return os.environ.get("TESSERA_AUTH_TOKEN") or None
 
 
 def yield_idle_cores() -> None:

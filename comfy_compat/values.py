@@ -5,8 +5,7 @@ LATENT is a dict, CONDITIONING a list of `[tensor, dict]`; IMAGE, MASK, SIGMAS a
 
 from collections.abc import Mapping
 
-import torch
-
+from backend.deferred import torch
 from backend.types import Cond, Latent
 
 Legacy = object  # a value in ComfyUI's shape

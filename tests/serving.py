@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -32,11 +33,12 @@ class Server:
     flags: tuple[str, ...] = ("--cpu", "--force-fp32")
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    context: ssl.SSLContext | None = None  # where it serves https
     ready_in: float = 0.0  # seconds from the start of the process to the first answer
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.context else 'http'}://127.0.0.1:{self.port}"
 
     @property
     def log(self) -> str:
@@ -90,12 +92,14 @@ class Server:
     def answers(self) -> bool:
         try:
             self.get("/system_stats", timeout=5)
+        except urllib.error.HTTPError as refusal:
+            return refusal.code == 401  # it wants a token, and so it runs
         except (urllib.error.URLError, OSError, ValueError):
             return False
         return True
 
     def get(self, path: str, timeout: float = 60.0) -> Any:
-        with urllib.request.urlopen(self.url + path, timeout=timeout) as reply:
+        with urllib.request.urlopen(self.url + path, timeout=timeout, context=self.context) as reply:
             return json.load(reply)
 
     def read(self, path: str) -> bytes:

@@ -10,6 +10,7 @@ from backend.registry import Registry
 from backend.settings import Settings
 from backend.storage import Storage
 from web import static
+from web.access import Access
 from web.assets import Templates, front_end_folder
 from web.guard import add_headers, guard
 from web.logs import LogBuffer
@@ -67,6 +68,7 @@ def build_app(
         front_end=front_end_folder(settings.front_end_root),
         templates=Templates(),
         features=features,
+        access=Access(settings.auth_token),
         packs={"tessera": OWN_PACK, **(packs or {})},
     )
     app.router.add_routes([*_twins([*TWINNED, web.get("/ws", sockets.handle)]), *ONCE, *static.ROUTES])

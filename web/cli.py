@@ -6,10 +6,12 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 from backend.errors import TesseraError
+from backend.settings import token_from_environment
 from web.flags import add_flags, settings_from, without_effect
 from web.inventory import models
 from web.logs import LogBuffer
@@ -32,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = settings_from(flags, [sys.argv[0], *arguments])
     except ValueError as error:
         parser.error(str(error))
+    if settings.auth_token is None and flags.verb == "serve":
+        settings = replace(settings, auth_token=token_from_environment())
     logs = _log(settings.verbose, to_stdout=settings.log_stdout)
     for flag in without_effect(flags):
         log.warning("%s has no effect: Tessera decides this itself, or has no such thing.", flag)

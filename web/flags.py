@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -10,6 +11,8 @@ from backend.settings import HashName, Precision, PreviewMethod, Settings
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 ALL_ADDRESSES = "0.0.0.0,::"
+SHORTEST_TOKEN = 16  # characters
+NEW_TOKEN = True  # of --auth-token without a value: one is made
 
 # Flags of ComfyUI that change nothing here, so that launch scripts go on working: exclusive switches first.
 _IGNORED_GROUPS = (
@@ -75,6 +78,14 @@ def _network(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tls-certfile", type=Path, metavar="FILE")
     group.add_argument("--enable-cors-header", nargs="?", const="*", metavar="ORIGIN")
     group.add_argument("--max-upload-size", type=float, default=100.0, metavar="MB")
+    group.add_argument(
+        "--auth-token",
+        nargs="?",
+        type=_token,
+        const=NEW_TOKEN,
+        metavar="TOKEN",
+        help="clients must show this token (also: TESSERA_AUTH_TOKEN); without a value, a new one",
+    )
     group.add_argument("--default-hashing-function", choices=get_args(HashName), default="sha256")
     group.add_argument("--enable-compress-response-body", action="store_true")
     group.add_argument("--multi-user", action="store_true", help="a user per `comfy-user` header")
@@ -199,6 +210,7 @@ def settings_from(flags: argparse.Namespace, argv: Sequence[str] = ()) -> Settin
         enable_cors_header=flags.enable_cors_header,
         max_upload_size=flags.max_upload_size,
         upload_hash=flags.default_hashing_function,
+        auth_token=secrets.token_urlsafe(24) if flags.auth_token is NEW_TOKEN else flags.auth_token,
         multi_user=flags.multi_user,
         compress_responses=flags.enable_compress_response_body,
         preview_method=flags.preview_method,
@@ -218,8 +230,13 @@ def settings_from(flags: argparse.Namespace, argv: Sequence[str] = ()) -> Settin
         whitelist_custom_nodes=tuple(flags.whitelist_custom_nodes),
         verbose=flags.verbose,
         log_stdout=flags.log_stdout,
-        argv=tuple(argv),
+        argv=_without_token(argv, flags.auth_token),
     )
+
+
+def _without_token(argv: Sequence[str], token: str | bool | None) -> tuple[str, ...]:
+    """The command line, which clients may read, without its secret."""
+    return tuple(part.replace(token, "***") if isinstance(token, str) else part for part in argv)
 
 
 def _precision(flags: argparse.Namespace) -> Precision:
@@ -235,6 +252,14 @@ def _existing_folder(text: str) -> Path:
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is no folder")
     return path
+
+
+def _token(text: str) -> str:
+    if not text.isascii() or not text.isprintable() or " " in text or len(text) < SHORTEST_TOKEN:
+        raise argparse.ArgumentTypeError(
+            f"it must have at least {SHORTEST_TOKEN} characters, all ASCII without spaces"
+        )
+    return text
 
 
 def _positive(text: str) -> int:

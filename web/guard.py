@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 from aiohttp import web
 
 from backend.storage import OutsideFolder
+from web.access import refusal
 from web.assets import cache_headers
 from web.services import SERVICES
 from web.users import UnknownUser
@@ -30,6 +31,16 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         return web.Response(status=403)
     if request.method == "OPTIONS":
         return web.Response()
+    access = request.app[SERVICES].access
+    if not access.allows(request):
+        return refusal()
+    if access.signs_in(request):
+        return access.signed_in(request)
+    return await _answered(request, handler)
+
+
+async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A handler's answer, or what there is to say of its error."""
     try:
         return compressed(request, await handler(request))
     except (web.HTTPException, ConnectionResetError, asyncio.CancelledError):

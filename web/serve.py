@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import ipaddress
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ import ssl
 import webbrowser
 from collections.abc import Iterable
 from contextlib import suppress
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -24,6 +26,20 @@ from web.packs import load_packs
 BACKLOG = 512
 ENDING = 15.0  # seconds that the orderly end may take
 INTERRUPTED = 130  # exit status after a second Ctrl-C
+OPEN_TO_ALL = """
+
+    ***  Everybody who reaches %s can use this server  ***
+
+    They can run workflows, read and change saved files, and load the models that are here. If that is not
+    what you want, stop the server and start it with one of
+
+        --listen 127.0.0.1        only this machine (the default; from elsewhere: ssh -L 8188:127.0.0.1:8188)
+        --auth-token              a new token, printed at the start with the address that signs a browser in
+        --auth-token TOKEN        your own; programs send it as `Authorization: Bearer TOKEN`
+%s"""
+HOW_TLS = """
+    and, where the network is not yours, --tls-keyfile and --tls-certfile: a token sent in the clear is seen.
+"""
 log = logging.getLogger(__name__)
 
 
@@ -68,6 +84,16 @@ def start_lines(sockets: Iterable[socket.socket], scheme: str) -> list[str]:
     return [f"To see the GUI go to: {scheme}://{f'[{a}]' if ':' in a else a}:{port}" for a, port in names]
 
 
+def sign_in(line: str, token: str | None) -> str:
+    """The address of a start line as a browser on this machine opens it, with the token, if any."""
+    address = line.rpartition(" ")[2].replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
+    return address if token is None else f"{address}/?token={quote(token, safe='')}"
+
+
+def _is_loopback(sock: socket.socket) -> bool:
+    return ipaddress.ip_address(str(sock.getsockname()[0]).partition("%")[0]).is_loopback
+
+
 async def serve(settings: Settings, logs: LogBuffer, *, quiet: bool, launch: bool, once: bool) -> int:
     """Run the server until SIGINT or SIGTERM. once: end as soon as it is up. Returns: the exit status.
 
@@ -85,12 +111,17 @@ async def serve(settings: Settings, logs: LogBuffer, *, quiet: bool, launch: boo
     tls = _tls(settings)
     for sock in sockets:
         await web.SockSite(runner, sock, ssl_context=tls, backlog=BACKLOG).start()
-    lines = start_lines(sockets, "https" if tls else "http")
+    scheme = "https" if tls else "http"
+    lines = start_lines(sockets, scheme)
     if not quiet:
         print(*lines, sep="\n", flush=True)
+    if settings.auth_token is not None:
+        print(f"Sign in with: {sign_in(lines[0], settings.auth_token)}", flush=True)
+    elif open_to := [sock.getsockname()[0] for sock in sockets if not _is_loopback(sock)]:
+        log.warning(OPEN_TO_ALL, ", ".join(open_to), "" if tls else HOW_TLS)
     assembly.start_devices()
     if launch:
-        await asyncio.to_thread(webbrowser.open, lines[0].rpartition(" ")[2].replace("0.0.0.0", "127.0.0.1"))
+        await asyncio.to_thread(webbrowser.open, sign_in(lines[0], settings.auth_token))
     if not once:
         await stop.wait()
     with suppress(TimeoutError):

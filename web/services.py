@@ -21,6 +21,7 @@ from backend.types import ClientId, JobId, NodeId
 from backend.worker.messages import DeviceInfo
 from comfy_compat.bridge import OnPrompt
 from comfy_compat.custom_nodes import Pack
+from web.access import Access
 from web.assets import Templates
 from web.logs import LogBuffer
 from web.socket import Sockets
@@ -64,6 +65,7 @@ class Services:
     packs: dict[str, Path] = field(default_factory=dict)
     loaded: list[Pack] = field(default_factory=list)
     on_prompt: list[OnPrompt] = field(default_factory=list)
+    access: Access = field(default_factory=Access)
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 

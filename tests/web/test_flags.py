@@ -144,3 +144,18 @@ def test_flags_without_effect_are_named_and_others_are_not():
     )
     assert set(without_effect(given)) == {"--lowvram", "--fast", "--reserve-vram", "--use-sage-attention"}
     assert without_effect(parsed()) == []
+
+
+def test_a_token_is_taken_made_or_refused_and_never_told():
+    given = settings("--auth-token", "a-secret-of-mine-42", "--port", "1")
+    assert given.auth_token == "a-secret-of-mine-42"
+    assert given.argv == ("--auth-token", "***", "--port", "1")
+    assert settings("--auth-token=a-secret-of-mine-42").argv == ("--auth-token=***",)
+    assert "secret" not in repr(given)
+    made = settings("--auth-token")
+    assert len(made.auth_token) >= 32
+    assert made.auth_token != settings("--auth-token").auth_token
+    assert settings().auth_token is None
+    for bad in ("short", "with spaces in it all", "ümlauts-are-no-good-here", ""):
+        with pytest.raises(SystemExit):
+            parsed("--auth-token", bad)

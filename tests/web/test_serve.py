@@ -1,7 +1,10 @@
+import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -89,3 +92,46 @@ def test_the_ci_flag_starts_and_ends(tmp_path: Path):
     command = [TESSERA, "serve", "--cpu", "--base-directory", tmp_path, "--port", "0", "--quick-test-for-ci"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, "To see the GUI" in ended.stdout) == (0, True)
+
+
+@pytest.mark.server
+def test_a_server_open_to_all_warns_and_says_how_to_close_it(tmp_path: Path):
+    with Server(tmp_path, ("--cpu", "--listen", "0.0.0.0")) as server:
+        assert "Everybody who reaches 0.0.0.0 can use this server" in server.log
+        assert "--auth-token" in server.log
+
+
+@pytest.mark.server
+def test_a_server_with_a_token_over_tls_serves_only_those_who_show_it(tmp_path: Path):
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    making = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    subprocess.run([*making, *names, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    flags = ("--cpu", "--listen", "0.0.0.0", "--tls-keyfile", str(key), "--tls-certfile", str(cert))
+    server = Server(
+        tmp_path / "base", (*flags, "--auth-token"), context=ssl.create_default_context(cafile=cert)
+    )
+    server.base.mkdir()
+    with server:
+        assert "Everybody who reaches" not in server.log
+        address, token = re.search(r"Sign in with: (https://[^?]+)\?token=(\S+)", server.log).groups()
+        assert address == f"https://127.0.0.1:{server.port}/"
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"{address}system_stats", context=server.context)
+        request = urllib.request.Request(
+            f"{address}system_stats", headers={"Authorization": f"Bearer {token}"}
+        )
+        with urllib.request.urlopen(request, context=server.context) as reply:
+            assert reply.status == 200
+            assert token not in reply.read().decode()
