@@ -1,0 +1,351 @@
+"""A fleet of devices, a day of traffic and a policy on a virtual clock: what would become of every job.
+
+`Simulation` runs the live `plan()` (or a baseline) against simulated devices. Without I/O, clock or unseeded chance:
+equal inputs give equal outcomes.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from backend.schedule.pool import Decision, Reject, Resume, Run
+from backend.schedule.simulation.catalogue import GIB, LORA_TAX, MERGE, Catalogue
+from backend.schedule.simulation.fleet import Done, Failed, Fleet, Lost, Progress, Report, Task
+from backend.schedule.simulation.host import Host
+from backend.schedule.simulation.policies import Device, Policy
+from backend.schedule.simulation.workload import Job, decode, encodes, pass_seconds, work
+from backend.types import ComponentId, OpKey, Seconds
+
+HANDOFF = 0.003  # seconds by which an op begins later because its inputs come from another
+_LOOK_AGAIN = 0.5  # seconds after which progress alone is a reason to plan again
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """memory: GiB of each device, of which `weights` may hold weights; host: GiB of host memory per device."""
+
+    devices: int = 8
+    memory: float = 79.2
+    weights: float = 0.9
+    host: float = 64.0
+
+    @property
+    def capacity(self) -> float:
+        return self.memory * self.weights * GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What became of a job. ended None: it was refused at `left`."""
+
+    job: Job
+    ended: Seconds | None
+    left: Seconds
+
+    @property
+    def in_time(self) -> bool:
+        return self.ended is not None and self.ended <= self.job.due
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """loaded: bytes that went to devices; read: from disk; peak: held at once. busy: device seconds. served: when,
+    whom and how much. backlog: for each user, the times in which an op of theirs waited.
+    """
+
+    endings: tuple[Ending, ...]
+    loaded: float
+    read: float
+    peak: float
+    busy: Seconds
+    until: Seconds
+    served: Sequence[tuple[Seconds, Seconds, str, Seconds]]
+    backlog: dict[str, list[tuple[Seconds, Seconds]]]
+    decisions: Counter[str]
+
+
+@dataclass(slots=True)
+class _Open:
+    """A job that is not over. tasks: its ops in order; behind: how many of the first must end before the next."""
+
+    job: Job
+    tasks: list[Task]
+    costs: list[Seconds]
+    first: int
+    left: int = 0
+    ended: int = 0
+    refused: bool = False
+
+
+Make = Callable[[Catalogue, Host, Sequence[Device]], Policy]
+
+
+@dataclass(slots=True)
+class Simulation:
+    """watch: is called at every event, with the fleet: the place for invariants and for faults."""
+
+    jobs: Sequence[Job]
+    catalogue: Catalogue
+    hardware: Hardware
+    make: Make
+    watch: Callable[["Simulation"], None] | None = None
+    fleet: Fleet = field(init=False)
+    policy: Policy = field(init=False)
+    now: Seconds = 0.0
+    endings: dict[int, Ending] = field(default_factory=dict)
+    open: dict[int, _Open] = field(default_factory=dict)
+    decided: Counter[str] = field(default_factory=Counter)
+    _owner: dict[OpKey, int] = field(default_factory=dict)
+    _waits: dict[OpKey, Task] = field(default_factory=dict)
+    _waiting: Counter[str] = field(default_factory=Counter)
+    _since: dict[str, Seconds] = field(default_factory=dict)
+    _backlog: dict[str, list[tuple[Seconds, Seconds]]] = field(default_factory=dict)
+    _planned: Seconds = -1.0
+
+    def __post_init__(self) -> None:
+        hardware = self.hardware
+        host = Host(self.catalogue, hardware.host * hardware.devices * GIB)
+        self.fleet = Fleet(self.catalogue, host, hardware.devices, hardware.capacity)
+        host.warm(_by_use(self.jobs))
+        devices = [Device(id, hardware.capacity) for id in self.fleet.units]
+        self.policy = self.make(self.catalogue, host, devices)
+
+    def run(self) -> Outcome:
+        """Until the last job is over."""
+        for job in self.jobs:
+            self._until(job.arrived)
+            self._arrive(job)
+        self._until(None)
+        return self.outcome()
+
+    def outcome(self) -> Outcome:
+        fleet = self.fleet
+        for user in list(self._since):
+            self._backlog.setdefault(user, []).append((self._since.pop(user), self.now))
+        endings = tuple(self.endings[job.id] for job in self.jobs)
+        busy = sum(unit.busy for unit in fleet.units.values())
+        return Outcome(
+            endings,
+            fleet.loaded,
+            fleet.host.read_bytes,
+            fleet.peak,
+            busy,
+            self.now,
+            fleet.served,
+            self._backlog,
+            self.decided,
+        )
+
+    # -- events ----------------------------------------------------------------------------------
+
+    def _until(self, end: Seconds | None) -> None:
+        """Let everything happen that happens before `end`."""
+        while (at := self.fleet.next_at) is not None and (end is None or at < end):
+            self.now = max(self.now, at)
+            self.tell(self.fleet.advance(self.now))
+
+    def tell(self, reports: Iterable[Report]) -> None:
+        """What devices report; then what the policy makes of it."""
+        news = False
+        for report in reports:
+            match report:
+                case Progress(key, fraction):
+                    self.policy.progress(key, fraction)
+                case Done(key, seconds):
+                    news = True
+                    self._done(key, seconds)
+                case Failed(key):
+                    news = True
+                    self._again(key)
+                case Lost(device, keys):
+                    news = True
+                    for key in keys:
+                        self._again(key)
+                    self.policy.lost(device, self.now)
+        if news or (self.policy.waiting and self.now - self._planned >= _LOOK_AGAIN):
+            self.decide()
+
+    def decide(self) -> None:
+        self._planned = self.now
+        while decisions := self.policy.decide(self.now):
+            for decision in decisions:
+                self._carry_out(decision)
+            reports = self.fleet.take()
+            if not reports:
+                break
+            self.tell(reports)
+        if self.watch is not None:
+            self.watch(self)
+
+    def _carry_out(self, decision: Decision) -> None:
+        self.decided[type(decision).__name__] += 1
+        if isinstance(decision, Reject):
+            if decision.key in self._owner:  # else its job was refused for another of its ops
+                self._refuse(self._owner[decision.key])
+            return
+        if isinstance(decision, (Run, Resume)):
+            self._unwait(decision.key)
+        self.fleet.obey(decision)
+
+    # -- jobs ------------------------------------------------------------------------------------
+
+    def _arrive(self, job: Job) -> None:
+        self.now = max(self.now, job.arrived)
+        self.fleet.now = self.now
+        tasks, costs, first = self._lower(job)
+        opened = self.open[job.id] = _Open(job, tasks, costs, first)
+        for task in tasks:
+            self._owner[task.key] = job.id
+            self.fleet.tasks[task.key] = task
+            for component in task.components:
+                self.fleet.host.fetch(component, self.now)  # files are read ahead
+        self.policy.arrive(job, tasks, self.now)
+        self._release(opened)
+        self.decide()
+
+    def _lower(self, job: Job) -> tuple[list[Task], list[Seconds], int]:
+        """Its ops, what each takes alone, and how many of them wait for nothing."""
+        catalogue, merged = self.catalogue, self.policy.merged
+        if self.policy.whole:
+            return [pipeline(job, catalogue)], [job.work + MERGE * bool(job.loras)], 1
+        tasks, costs = list[Task](), list[Seconds]()
+        for number, (component, seconds) in enumerate(encodes(job, catalogue)):
+            key = OpKey(f"{job.id}.encode{number}")
+            tasks.append(_whole(key, job, component, seconds + HANDOFF))
+            costs.append(seconds + HANDOFF)
+        first = len(tasks)
+        taxed = bool(job.loras) and not merged
+        base = job.base.denoiser
+        denoise = Task(
+            OpKey(f"{job.id}.denoise"),
+            job.id,
+            job.user,
+            "step",
+            (base, *job.adapters),
+            batch=f"{base} {job.adapters}" if merged and job.adapters else base,
+            rows=job.rows,
+            parts=job.rows,
+            passes=job.passes,
+            nets=job.controlnets,
+            taxed=taxed,
+            guided=job.base.family.guided,
+            due=job.due,
+        )
+        seconds = decode(job, catalogue) + 2 * HANDOFF
+        tasks += [denoise, _whole(OpKey(f"{job.id}.decode"), job, ComponentId(job.base.family.vae), seconds)]
+        costs += [job.passes * pass_seconds(job, catalogue, taxed=taxed), seconds]
+        return tasks, costs, first
+
+    def _release(self, opened: _Open) -> None:
+        """Ready the next ops of a job."""
+        begin = 0 if opened.ended == 0 else opened.ended
+        end = opened.first if begin == 0 else begin + 1
+        rest = sum(opened.costs[end:])
+        opened.left = end - begin
+        for index in range(begin, end):
+            task = opened.tasks[index]
+            self._wait(task)
+            self.policy.ready(task, opened.costs[index], opened.costs[index] + rest, self.now)
+
+    def _done(self, key: OpKey, seconds: Seconds) -> None:
+        self.policy.done(key, seconds, self.now)
+        opened = self.open.get(self._owner.pop(key))
+        if opened is None:
+            return  # refused meanwhile
+        opened.ended += 1
+        opened.left -= 1
+        if opened.ended == len(opened.tasks):
+            del self.open[opened.job.id]
+            self._end(Ending(opened.job, self.now, self.now))
+        elif not opened.left:
+            self._release(opened)
+
+    def _again(self, key: OpKey) -> None:
+        """An op was lost, and is ready once more."""
+        self.policy.done(key, None, self.now)
+        opened = self.open.get(self._owner[key])
+        if opened is None:
+            return
+        index = next(i for i, task in enumerate(opened.tasks) if task.key == key)
+        rest = sum(opened.costs[max(index + 1, opened.first) :])
+        self._wait(opened.tasks[index])
+        self.policy.ready(opened.tasks[index], opened.costs[index], opened.costs[index] + rest, self.now)
+
+    def _refuse(self, job: int) -> None:
+        """The job ends; what still runs of it runs on for nothing."""
+        opened = self.open.pop(job)
+        running = [task for task in opened.tasks if self._runs(task)]
+        gone = [task for task in opened.tasks if task.key in self.fleet.tasks and task not in running]
+        for task in gone:
+            self._unwait(task.key)
+            self.fleet.cancel(task.key)
+            del self._owner[task.key]
+        self.policy.gone(opened.job, gone)
+        self._end(Ending(opened.job, None, self.now))
+
+    def _runs(self, task: Task) -> bool:
+        unit = self.fleet.where.get(task.key)
+        return unit is not None and task.key not in unit.paused
+
+    def _end(self, ending: Ending) -> None:
+        if ending.job.id in self.endings:
+            raise AssertionError(f"job {ending.job.id} ended twice")
+        self.endings[ending.job.id] = ending
+
+    # -- who waits -------------------------------------------------------------------------------
+
+    def _wait(self, task: Task) -> None:
+        self._waits[task.key] = task
+        self._waiting[task.user] += 1
+        self._since.setdefault(task.user, self.now)
+
+    def _unwait(self, key: OpKey) -> None:
+        task = self._waits.pop(key, None)
+        if task is None:
+            return
+        self._waiting[task.user] -= 1
+        if not self._waiting[task.user]:
+            since = self._since.pop(task.user)
+            if since < self.now:
+                self._backlog.setdefault(task.user, []).append((since, self.now))
+
+
+def pipeline(job: Job, catalogue: Catalogue) -> Task:
+    """A job as one piece of work, as whole-pipeline serving runs it."""
+    component = catalogue.pipeline(job.base)
+    merge = MERGE if job.loras else 0.0
+    return Task(
+        OpKey(f"{job.id}.pipeline"),
+        job.id,
+        job.user,
+        "whole",
+        (component, *job.adapters),
+        batch=f"{component} {job.adapters} {job.passes}",
+        rows=job.rows,
+        seconds=job.work + merge,
+        together=partial(_together, job, catalogue),
+        due=job.due,
+    )
+
+
+def _together(job: Job, catalogue: Catalogue, tasks: Sequence[Task]) -> Seconds:
+    """Several jobs of one pipeline as one batch of images."""
+    images = sum(task.rows for task in tasks) // (2 if job.base.family.guided else 1)
+    merge = MERGE if job.loras else 0.0
+    return work(replace(job, images=images), catalogue) + merge
+
+
+def _whole(key: OpKey, job: Job, component: ComponentId, seconds: Seconds) -> Task:
+    return Task(key, job.id, job.user, "whole", (component,), rows=1, seconds=seconds, due=job.due)
+
+
+def _by_use(jobs: Sequence[Job]) -> list[ComponentId]:
+    """Components, the most used first."""
+    uses: Counter[ComponentId] = Counter()
+    for job in jobs:
+        uses.update((*job.base.parts, *job.adapters))
+    return [component for component, _ in uses.most_common()]
+
+
+__all__ = ["LORA_TAX", "Ending", "Hardware", "Outcome", "Simulation", "pipeline"]

@@ -1,0 +1,384 @@
+"""The simulated devices: they carry decisions out on a virtual clock and report what became of them.
+
+A device does one thing at a time, as a worker does: a whole op, or passes of all that steps there. Weights come
+over its own channel meanwhile. Passes between two changes are one event, not many: a change cuts them short at the
+next step boundary.
+"""
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from math import ceil
+from typing import Literal, TypeAlias
+
+from backend.schedule.pool import Decision, Evict, Load, Preempt, Reject, Resume, Run, Split, Unsplit
+from backend.schedule.profile import HANDOVER
+from backend.schedule.simulation.catalogue import LORA_TAX, Catalogue
+from backend.schedule.simulation.host import Host
+from backend.types import ComponentId, DeviceId, OpKey, Seconds
+
+CHUNK = 12  # passes between two reports of progress
+_TINY = 1e-9
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """An op of a job, or a whole pipeline.
+
+    kind "step": passes of `rows` rows; "whole": `seconds`, or what `together` says of several of one batch. nets:
+    ControlNets that run in each pass. taxed: LoRAs run beside the weights. done: passes that are over. spent: device
+    seconds so far.
+    """
+
+    key: OpKey
+    job: int
+    user: str
+    kind: Literal["step", "whole"]
+    components: tuple[ComponentId, ...]
+    batch: str | None = None
+    rows: int = 1
+    parts: int = 1
+    passes: int = 1
+    seconds: Seconds = 0.0
+    nets: tuple[ComponentId, ...] = ()
+    taxed: bool = False
+    guided: bool = False
+    together: Callable[[Sequence["Task"]], Seconds] | None = None
+    due: Seconds = 0.0
+    done: int = 0
+    spent: Seconds = 0.0
+    helpers: list[DeviceId] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """seconds: of a device, what the op took of them."""
+
+    key: OpKey
+    seconds: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    key: OpKey
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A device is gone, with what ran there."""
+
+    device: DeviceId
+    keys: tuple[OpKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An op found no memory; it may run again."""
+
+    key: OpKey
+
+
+Report: TypeAlias = Done | Progress | Lost | Failed
+
+
+@dataclass(slots=True)
+class Turn:
+    """tasks: the whole ops, or those that step; passes planned, and what each takes."""
+
+    tasks: list[Task]
+    since: Seconds
+    each: Seconds
+    passes: int
+    whole: bool
+
+    @property
+    def until(self) -> Seconds:
+        return self.since + self.passes * self.each
+
+
+@dataclass(slots=True, eq=False)
+class Unit:
+    """A device. there: what it holds, and from when on. channel: until when its channel loads. free_at: until when
+    it still helps. version: of its next event. slow: how much slower it is than the profile says.
+    """
+
+    id: DeviceId
+    capacity: float
+    there: dict[ComponentId, Seconds] = field(default_factory=dict)
+    nbytes: float = 0.0
+    channel: Seconds = 0.0
+    steps: dict[OpKey, Task] = field(default_factory=dict)
+    paused: dict[OpKey, Task] = field(default_factory=dict)
+    wholes: list[Task] = field(default_factory=list)
+    turn: Turn | None = None
+    helps: OpKey | None = None
+    free_at: Seconds = 0.0
+    version: int = 0
+    slow: float = 1.0
+    busy: Seconds = 0.0
+
+
+class Fleet:
+    """loaded: bytes that went to devices. peak: most bytes held at once, over all devices."""
+
+    def __init__(self, catalogue: Catalogue, host: Host, devices: int, capacity: float) -> None:
+        self.catalogue, self.host, self.now = catalogue, host, 0.0
+        self.units = {id: Unit(id, capacity) for id in (DeviceId(f"gpu{n}") for n in range(devices))}
+        self.tasks: dict[OpKey, Task] = {}
+        self.where: dict[OpKey, Unit] = {}
+        self.loaded = self.held = self.peak = 0.0
+        self.served: list[tuple[Seconds, Seconds, str, Seconds]] = []
+        self._events: list[tuple[Seconds, int, DeviceId, int]] = []
+        self._count = count()
+        self._reports: list[Report] = []
+
+    # -- time ------------------------------------------------------------------------------------
+
+    @property
+    def next_at(self) -> Seconds | None:
+        while self._events:
+            at, _, id, version = self._events[0]
+            unit = self.units.get(id)
+            if unit is not None and (version == -1 or version == unit.version):
+                return at
+            heapq.heappop(self._events)
+        return None
+
+    def advance(self, now: Seconds) -> list[Report]:
+        """All that happens until `now`, which is no later than `next_at`."""
+        self.now = now
+        while self._events and self._events[0][0] <= now + _TINY:
+            _, _, id, version = heapq.heappop(self._events)
+            unit = self.units.get(id)
+            if unit is None or version not in (-1, unit.version):
+                continue
+            if version == -1:
+                self._touch(unit)
+            else:
+                self._end(unit)
+        return self.take()
+
+    def take(self) -> list[Report]:
+        reports, self._reports = self._reports, []
+        return reports
+
+    # -- decisions -------------------------------------------------------------------------------
+
+    def obey(self, decision: Decision) -> None:
+        match decision:
+            case Run(key, device):
+                self._run(self.tasks[key], self.units[device])
+            case Resume(key, device):
+                unit = self.units[device]
+                unit.steps[key] = unit.paused.pop(key)
+                self._touch(unit)
+            case Preempt(key, device):
+                unit = self.units[device]
+                unit.paused[key] = unit.steps.pop(key)
+                self._cut(unit)
+            case Split(key, device, helper):
+                self.units[helper].helps = key
+                self.tasks[key].helpers.append(helper)
+                self._cut(self.units[device])
+            case Unsplit(key, device, helper):
+                self._part(self.tasks[key], self.units[device], self.units[helper])
+            case Load(component, device):
+                self.load(self.units[device], component)
+            case Evict(component, device):
+                self.drop(self.units[device], component)
+            case Reject(key):
+                self.cancel(key)
+
+    def cancel(self, key: OpKey) -> None:
+        """An op is wanted no more: where it was preempted its state is dropped."""
+        task = self.tasks.pop(key)
+        unit = self.where.pop(key, None)
+        if unit is not None:
+            unit.paused.pop(key, None)
+            for helper in list(task.helpers):
+                self._part(task, unit, self.units[helper])
+
+    def load(self, unit: Unit, component: ComponentId) -> None:
+        if component in unit.there:
+            return
+        part = self.catalogue.part(component)
+        ready = max(self.host.fetch(component, self.now), unit.channel) + part.h2d
+        unit.channel = max(unit.channel, ready)
+        unit.there[component] = ready
+        unit.nbytes += part.nbytes
+        self.loaded += part.nbytes
+        self.held += part.nbytes
+        self.peak = max(self.peak, self.held)
+
+    def drop(self, unit: Unit, component: ComponentId) -> None:
+        if unit.there.pop(component, None) is not None:
+            nbytes = self.catalogue.nbytes(component)
+            unit.nbytes -= nbytes
+            self.held -= nbytes
+
+    def lose(self, id: DeviceId) -> None:
+        """A device dies with all that it holds."""
+        unit = self.units.pop(id)
+        keys = [*unit.steps, *unit.paused, *(task.key for task in unit.wholes)]
+        self.held -= unit.nbytes
+        for key in keys:
+            task = self.tasks[key]
+            task.done = 0
+            del self.where[key]
+            for helper in list(task.helpers):
+                self._part(task, unit, self.units[helper])
+        if unit.helps is not None and unit.helps in self.tasks:
+            task = self.tasks[unit.helps]
+            task.helpers.remove(id)
+            self._cut(self.where[task.key])
+        self._reports.append(Lost(id, tuple(keys)))
+
+    def fail(self, key: OpKey) -> None:
+        """A running op finds no memory."""
+        unit, task = self.where.pop(key), self.tasks[key]
+        unit.steps.pop(key, None)
+        unit.paused.pop(key, None)
+        if task in unit.wholes:
+            unit.wholes.remove(task)
+        for helper in list(task.helpers):
+            self._part(task, unit, self.units[helper])
+        task.done = 0
+        self._reports.append(Failed(key))
+        if unit.turn is not None and task in unit.turn.tasks:
+            unit.turn.tasks.remove(task)
+        self._cut(unit)
+
+    # -- turns -----------------------------------------------------------------------------------
+
+    def _run(self, task: Task, unit: Unit) -> None:
+        for component in task.components:
+            self.load(unit, component)
+        self.where[task.key] = unit
+        if task.kind == "step":
+            unit.steps[task.key] = task
+        else:
+            unit.wholes.append(task)
+        ready = self._ready_at(unit, task)
+        if ready > self.now:
+            self._wake(unit, ready)
+        else:
+            self._touch(unit)
+
+    def _ready_at(self, unit: Unit, task: Task) -> Seconds:
+        there = unit.there
+        return max((there[c] for c in task.components), default=0.0)
+
+    def _wake(self, unit: Unit, at: Seconds) -> None:
+        heapq.heappush(self._events, (at, next(self._count), unit.id, -1))
+
+    def _touch(self, unit: Unit) -> None:
+        """Something may begin: at once, or at the next step boundary."""
+        if unit.turn is None:
+            self._begin(unit)
+        else:
+            self._cut(unit)
+
+    def _cut(self, unit: Unit) -> None:
+        """Let passes end at the next step boundary."""
+        turn = unit.turn
+        if turn is None:
+            self._begin(unit)
+        elif not turn.whole and turn.passes > 1:
+            passes = max(1, ceil((self.now - turn.since) / turn.each - _TINY))
+            if passes < turn.passes:
+                turn.passes = passes
+                self._schedule(unit)
+
+    def _schedule(self, unit: Unit) -> None:
+        assert unit.turn is not None
+        unit.version += 1
+        heapq.heappush(self._events, (unit.turn.until, next(self._count), unit.id, unit.version))
+
+    def _begin(self, unit: Unit) -> None:
+        now = self.now + _TINY
+        if unit.free_at > now:
+            self._wake(unit, unit.free_at)
+            return
+        if unit.wholes:
+            for task in unit.wholes:
+                if self._ready_at(unit, task) <= now:
+                    self._begin_whole(unit, task)
+                    return
+        if unit.steps:
+            tasks = [task for task in unit.steps.values() if self._ready_at(unit, task) <= now]
+            if tasks:
+                passes = min(CHUNK, min(task.passes - task.done for task in tasks))
+                unit.turn = Turn(tasks, self.now, self._pass(unit, tasks) * unit.slow, passes, False)
+                self._schedule(unit)
+
+    def _begin_whole(self, unit: Unit, task: Task) -> None:
+        tasks, seconds = [task], task.seconds
+        if task.together is not None:
+            tasks = [other for other in unit.wholes if other.batch == task.batch]
+            seconds = task.together(tasks)
+        unit.turn = Turn(tasks, self.now, seconds * unit.slow, 1, True)
+        self._schedule(unit)
+
+    def _pass(self, unit: Unit, tasks: list[Task]) -> Seconds:
+        """One pass of all that step together."""
+        catalogue, first = self.catalogue, tasks[0]
+        if len(tasks) == 1:
+            devices = 1 + len(first.helpers)
+            rows = ceil(first.rows / first.parts) * ceil(first.parts / devices)
+            seconds = catalogue.seconds(first.components[0], rows)
+            seconds += sum(catalogue.seconds(net, rows) for net in first.nets)
+            slowest = max((self.units[h].slow / unit.slow for h in first.helpers), default=1.0)
+            handover = HANDOVER if devices > 1 else 0.0
+            return seconds * (LORA_TAX if first.taxed else 1.0) * max(1.0, slowest) + handover
+        seconds = catalogue.seconds(first.components[0], sum(task.rows for task in tasks))
+        nets: dict[ComponentId, int] = {}
+        for task in tasks:
+            for net in task.nets:
+                nets[net] = nets.get(net, 0) + task.rows
+        seconds += sum(catalogue.seconds(net, rows) for net, rows in nets.items())
+        return seconds * (LORA_TAX if any(task.taxed for task in tasks) else 1.0)
+
+    def _end(self, unit: Unit) -> None:
+        turn = unit.turn
+        assert turn is not None
+        unit.turn = None
+        seconds = turn.passes * turn.each
+        unit.busy += seconds
+        rows = sum(task.rows for task in turn.tasks)
+        for task in turn.tasks:
+            part = seconds * (task.rows / rows) * (1 + len(task.helpers))
+            task.spent += part
+            self.served.append((turn.since, self.now, task.user, part))
+            if turn.whole:
+                unit.wholes.remove(task)
+                self._finish(task, unit)
+                continue
+            task.done += turn.passes
+            if task.done >= task.passes and task.key in self.where:
+                self._finish(task, unit)
+            else:
+                self._reports.append(Progress(task.key, task.done / task.passes))
+        self._begin(unit)
+
+    def _finish(self, task: Task, unit: Unit) -> None:
+        unit.steps.pop(task.key, None)
+        unit.paused.pop(task.key, None)
+        for helper in list(task.helpers):
+            self._part(task, unit, self.units[helper])
+        del self.where[task.key], self.tasks[task.key]
+        self._reports.append(Done(task.key, task.spent))
+
+    def _part(self, task: Task, unit: Unit, helper: Unit) -> None:
+        """A helper is free once the current pass is over."""
+        task.helpers.remove(helper.id)
+        helper.helps = None
+        if unit.turn is not None and task in unit.turn.tasks:
+            self._cut(unit)
+            helper.free_at = unit.turn.until
+        if helper.steps or helper.wholes:
+            self._touch(helper)
+
+    def working(self) -> Iterator[Unit]:
+        return (unit for unit in self.units.values() if unit.turn is not None)
