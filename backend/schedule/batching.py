@@ -6,9 +6,10 @@ from backend.schedule.devices import Device
 from backend.schedule.placement import Holds, joins
 from backend.schedule.pool import ReadyOp
 from backend.schedule.state import Pool
+from backend.types import Seconds
 
 
-def mates(pool: Pool, device: Device, batch: str, holds: Holds) -> Iterator[ReadyOp]:
+def mates(pool: Pool, device: Device, batch: str, holds: Holds, now: Seconds) -> Iterator[ReadyOp]:
     """The ops that join the batch on a device, fairest first, as long as that pays.
 
     Start each before you ask for the next.
@@ -25,7 +26,7 @@ def mates(pool: Pool, device: Device, batch: str, holds: Holds) -> Iterator[Read
         _, _, name = min(free)
         op = pool.queue.head(lanes[name])
         here = op.home in (None, device.id)
-        if here and not op.alone and joins(pool, op, device, holds) and not pool.queue.precedes(op):
+        if here and not op.alone and joins(pool, op, device, holds, now) and not pool.queue.precedes(op):
             yield op
         else:
             out.add(name)

@@ -15,8 +15,12 @@ from backend.types import Seconds
 _SLACK = 1.05  # figures are no more exact than that
 
 
-def crowds(pool: Pool, op: ReadyOp, device: Device) -> bool:
-    """Whether one more op of a user who has the larger part of a batch would slow down another's too much."""
+def crowds(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> bool:
+    """Whether one more op of a user who has the larger part of a batch would slow down another's too much, or make
+    one too late.
+    """
+    if any(running.op.deadline is not None for running in device.running.values()):
+        return delays(pool, op, device, now)
     rows = rows_by_user(device)
     mine = rows.pop(op.user, 0)
     if not mine or not rows:
@@ -52,6 +56,18 @@ def remaining(pool: Pool, device: Device, running: Running) -> Seconds:
     else:
         now = pool.profile.step(component, device.rows)
     return running.left * now / alone if alone else running.left
+
+
+def delays(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> bool:
+    """Whether passes with one more op in them make one too late that would otherwise be in time."""
+    slower = _pass(pool, op, device.rows + op.rows) / max(1e-9, _pass(pool, op, device.rows))
+    for running in steps(device):
+        if running.op.deadline is not None:
+            spare = running.op.deadline - now - (running.op.path - running.op.cost)
+            left = remaining(pool, device, running)
+            if left <= spare < left * slower:
+                return True
+    return False
 
 
 def _due(pool: Pool, op: ReadyOp, rows: int) -> Seconds:

@@ -28,7 +28,7 @@ class Place:
 def place(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
     """The best device for a model op that can start now; None where it is to wait."""
     if op.home is not None:
-        return _home(pool, op, holds)
+        return _home(pool, op, holds, now)
     return _step(pool, op, holds, now) if op.kind == "step" else _whole(pool, op, holds, now)
 
 
@@ -82,20 +82,20 @@ def loading(pool: Pool, components: Iterable[ComponentId]) -> Seconds:
     return sum(map(pool.profile.load, components))
 
 
-def joins(pool: Pool, op: ReadyOp, device: Device, holds: Holds) -> bool:
+def joins(pool: Pool, op: ReadyOp, device: Device, holds: Holds, now: Seconds) -> bool:
     """Whether an op fits the batch that runs there, and it pays to share its passes."""
     fits = device.stepping and device.batch == op.batch and admits(op, device, holds)
-    if not fits or device.missing(op.components) or crowds(pool, op, device):
+    if not fits or device.missing(op.components) or crowds(pool, op, device, now):
         return False
     return pool.profile.pays(op.components[0], device.rows, op.rows)
 
 
-def _home(pool: Pool, op: ReadyOp, holds: Holds) -> Place | None:
+def _home(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
     assert op.home is not None
     device = pool.devices[op.home]
     if not device.stepping and not device.alone:
         return Place(device, "its device is free again")
-    if joins(pool, op, device, holds):
+    if joins(pool, op, device, holds, now):
         return Place(device, "there is room again beside what runs")
     return None
 
@@ -108,7 +108,7 @@ def _step(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
         if resident:
             best = min(resident, key=lambda d: (d.whole, d.id))
             return Place(best, "its weights are resident on an idle device")
-    batches = [d for d in devices.joinable(op.batch or "") if joins(pool, op, d, holds)]
+    batches = [d for d in devices.joinable(op.batch or "") if joins(pool, op, d, holds, now)]
     if not batches:
         return _cold(pool, op, holds, now) if devices.idle else None
     best = min(batches, key=lambda d: (d.rows, d.id))

@@ -185,7 +185,7 @@ def _enter(state: _Plan, op: ReadyOp, found: Place) -> None:
             state.decisions.append(Load(component, device.id, found.reason, "replicate"))
     _run(state, op, device, found)
     if op.kind == "step" and fresh and not op.alone:
-        for mate in mates(pool, device, op.batch or "", state.holds):
+        for mate in mates(pool, device, op.batch or "", state.holds, state.now):
             _run(state, mate, device, Place(device, "shares the passes of its batch from the start"))
 
 

@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 
 from backend.types import ComponentId, DeviceId, OpKey, Seconds
 
-Order: TypeAlias = tuple[float, int]  # a job's number and its arrival: ComfyUI's order of the queue
+Order: TypeAlias = tuple[float, float]  # a job's number and its arrival: ComfyUI's order of the queue
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def takeover(pool: Pool, op: ReadyOp, now: Seconds) -> Takeover | None:
 
 def relief(pool: Pool, op: ReadyOp, device: Device) -> list[Running]:
     """What stops beside a step op that joins a batch, so that its user gets their part of its passes."""
-    if not device.stepping:
+    if not device.stepping or op.deadline is not None:
         return []
     owed = [r for r in steps(device) if _owes(pool, r.op, op, 0.0) and remaining(pool, device, r) > op.cost]
     return crowders(pool, op, device, owed) if owed else []
@@ -81,18 +81,31 @@ def _for_rows(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> list[Run
 
 def _long(pool: Pool, op: ReadyOp, device: Device, running: Running, now: Seconds) -> bool:
     """Whether an op has had its turn and would keep another waiting for longer than that will run."""
+    left = remaining(pool, device, running)
+    if op.deadline is not None:
+        return _owes(pool, running.op, op, 0.0) and left > op.cost and _bears(running, op.cost, left, now)
+    if not _bears(running, op.cost, left, now):
+        return False
     if now - running.since < op.cost or not _owes(pool, running.op, op, op.cost):
         return False
-    return remaining(pool, device, running) > op.cost
+    return left > op.cost
+
+
+def _bears(running: Running, wait: Seconds, left: Seconds, now: Seconds) -> bool:
+    """Whether a run will be in time even if it is stopped for so long."""
+    op = running.op
+    return op.deadline is None or now + wait + left + op.path - op.cost <= op.deadline
 
 
 def _owes(pool: Pool, running: ReadyOp, op: ReadyOp, quantum: Seconds) -> bool:
     """Whether the running op's user has had more than the waiting op's, by at least a quantum.
 
-    One's own ops are never stopped. What was put ahead needs no such claim, and gives way to none.
+    One's own ops are stopped only for an earlier deadline. What was put ahead needs no such claim, and gives way to none.
     """
-    if running.user == op.user:
+    if running.user == op.user and op.deadline is None:
         return False
     if op.ahead != running.ahead:
         return op.ahead
+    if op.deadline is not None:
+        return running.deadline is None or running.deadline > op.deadline
     return pool.shares.served(running.user) >= pool.shares.tag(op.user) + quantum

@@ -16,8 +16,13 @@ from backend.types import OpKey, Seconds
 
 AGEING = 120.0  # seconds without service after which a user goes before jobs that were put ahead
 
+# tiers: what goes first
+_AGED, _AHEAD, _DUE, _FAIR = range(
+    4
+)  # unserved for long; put ahead by hand; by deadline; the user served least
+
 Entry: TypeAlias = tuple[Order, float, OpKey]  # the job's order, then the longest path first
-# tier (0: unserved for long, 1: put ahead, 2: fair), the place in it, the op, its user
+# tier, the place in it, the op, its user
 Head: TypeAlias = tuple[int, float, Entry, str]
 
 
@@ -74,7 +79,7 @@ class Queue:
     def add(self, op: ReadyOp, now: Seconds) -> None:
         user = self._users.get(op.user)
         if user is None:
-            user = self._users[op.user] = _User(2, self._shares.enter(op.user), now)
+            user = self._users[op.user] = _User(_FAIR, self._shares.enter(op.user), now)
         name = lane_of(op)
         lane = self._lane(name, op)
         self.ops[op.key] = op
@@ -87,7 +92,7 @@ class Queue:
         else:
             insort(line, entry)
         if line[0] is entry:
-            lane.set_head(op.user, (user.tier, user.place, entry, op.user))
+            lane.set_head(op.user, self._head(op.user, user, entry))
         if op.deadline is not None:
             insort(self._late, (op.deadline - op.path, op.key))
         if op.ahead:
@@ -111,7 +116,7 @@ class Queue:
             if not lane.heads and op.kind != "host":
                 self._close(name, op)
         elif index == 0:
-            lane.set_head(op.user, (user.tier, user.place, line[0], op.user))
+            lane.set_head(op.user, self._head(op.user, user, line[0]))
         if op.deadline is not None:
             del self._late[bisect_left(self._late, (op.deadline - op.path, op.key))]
         if op.ahead:
@@ -135,14 +140,14 @@ class Queue:
         user = self._users.get(name)
         if user is None:
             return
-        tier, place = 2, self._shares.tag(name)
+        tier, place = _FAIR, self._shares.tag(name)
         if user.ahead:
             first = self.ops[min(lane.lines[name][0] for lane in user.lanes.values())[2]]
             if first.ahead:
-                tier, place = 1, first.order[0]
+                tier, place = _AHEAD, first.order[0]
         if served is not None:
             user.since = served
-        elif user.tier == 0:
+        elif user.tier == _AGED:
             return  # until they are served
         self._move(name, user, tier, place)
 
@@ -151,8 +156,8 @@ class Queue:
         if not self._ahead:
             return
         for name, user in self._users.items():
-            if user.tier == 2 and now - user.since > AGEING:
-                self._move(name, user, 0, user.since)
+            if user.tier == _FAIR and now - user.since > AGEING:
+                self._move(name, user, _AGED, user.since)
 
     def late(self, now: Seconds) -> Iterator[ReadyOp]:
         """Ops whose job can't be over in time, as things stand. Each must be removed before the next."""
@@ -163,7 +168,7 @@ class Queue:
         """Whether its user has an earlier job that waits for another denoiser: it would be overtaken."""
         for lane in self._users[op.user].lanes.values():
             other = lane.sample
-            if other.kind == "step" and other.batch != op.batch and lane.lines[op.user][0][0] < op.order:
+            if other.kind == "step" and other.batch != op.batch and lane.lines[op.user][0][0] < _place(op):
                 return True
         return False
 
@@ -174,7 +179,13 @@ class Queue:
             self.epoch += 1
         user.tier, user.place = tier, place
         for lane in user.lanes.values():
-            lane.set_head(name, (tier, place, lane.lines[name][0], name))
+            lane.set_head(name, self._head(name, user, lane.lines[name][0]))
+
+    def _head(self, name: str, user: _User, entry: Entry) -> Head:
+        deadline = self.ops[entry[2]].deadline
+        if deadline is not None and user.tier > _DUE:
+            return _DUE, deadline, entry, name
+        return user.tier, user.place, entry, name
 
     def _lane(self, name: object, op: ReadyOp) -> Lane:
         lanes = self.calls if op.kind == "host" else self.lanes
@@ -201,4 +212,11 @@ def lane_of(op: ReadyOp) -> object:
 
 
 def _entry(op: ReadyOp) -> Entry:
-    return op.order, -op.path, op.key
+    return _place(op), -op.path, op.key
+
+
+def _place(op: ReadyOp) -> Order:
+    """Within a user: what was put ahead, then by deadline, then as it came."""
+    if op.deadline is None or op.ahead:
+        return op.order
+    return -0.5, op.deadline

@@ -18,6 +18,7 @@ from backend.schedule.simulation.workload import Job, decode, encodes, pass_seco
 from backend.types import ComponentId, OpKey, Seconds
 
 HANDOFF = 0.003  # seconds by which an op begins later because its inputs come from another
+_PATIENCE, _STARVED = 1.0, 3600.0
 _LOOK_AGAIN = 0.5  # seconds after which progress alone is a reason to plan again
 
 
@@ -102,6 +103,7 @@ class Simulation:
     _since: dict[str, Seconds] = field(default_factory=dict)
     _backlog: dict[str, list[tuple[Seconds, Seconds]]] = field(default_factory=dict)
     _planned: Seconds = -1.0
+    _idle: Seconds = 0.0
 
     def __post_init__(self) -> None:
         hardware = self.hardware
@@ -117,6 +119,16 @@ class Simulation:
             self._until(job.arrived)
             self._arrive(job)
         self._until(None)
+        while self.open:  # what waits for nothing but time
+            self.now += _PATIENCE
+            self.fleet.now = self.now
+            before = len(self.open)
+            self.decide()
+            self._until(None)
+            if len(self.open) == before:
+                self._idle += _PATIENCE
+            if self._idle > _STARVED:
+                raise AssertionError(f"{len(self.open)} jobs starve, the first of them {min(self.open)}")
         return self.outcome()
 
     def outcome(self) -> Outcome:

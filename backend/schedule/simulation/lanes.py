@@ -82,7 +82,10 @@ class Lanes:
             lane.nbytes -= self.catalogue.nbytes(decision.component)
         for component in components:
             if component in missing:
-                at = max(now + self.host.wait(component, now), lane.channel) + self.catalogue.part(component).h2d
+                at = (
+                    max(now + self.host.wait(component, now), lane.channel)
+                    + self.catalogue.part(component).h2d
+                )
                 lane.channel = lane.held[component] = at
                 lane.nbytes += self.catalogue.nbytes(component)
                 out.append(Load(component, lane.id, "needed"))

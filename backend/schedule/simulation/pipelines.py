@@ -82,6 +82,10 @@ class Whole:
                 decisions += self._start(lane, entry, now)
         return decisions + self.prepare(now)
 
+    def places(self, task: Task) -> bool:
+        """Whether any device may run it at all."""
+        return True
+
     def choose(self, task: Task, now: Seconds) -> Lane | None:
         """The free device for a job, if it is to start now."""
         raise NotImplementedError
@@ -91,7 +95,7 @@ class Whole:
         return []
 
     def _drop(self, now: Seconds) -> list[Decision]:
-        late = [entry for entry in self.queue if now + entry[2].seconds > entry[0]]
+        late = [e for e in self.queue if now + e[2].seconds > e[0] or not self.places(e[2])]
         for entry in late:
             self.queue.remove(entry)
         return [Reject(entry[2].key, "too late", "deadline") for entry in late]
@@ -145,9 +149,7 @@ class Static(Whole):
             nbytes = self.catalogue.nbytes(component) * 1.02  # and what its adapters take
             taken = self.homes.setdefault(component, set())
             fitting = [
-                id
-                for id in room
-                if id not in taken and room[id] >= nbytes and (self.packed or not load[id])
+                id for id in room if id not in taken and room[id] >= nbytes and (self.packed or not load[id])
             ]
             if not fitting:
                 done.add(component)
@@ -157,11 +159,16 @@ class Static(Whole):
             room[id] -= nbytes
             load[id] += self.work[component] / len(taken)
 
+    def places(self, task: Task) -> bool:
+        return bool(self.homes.get(task.components[0]))
+
     def choose(self, task: Task, now: Seconds) -> Lane | None:
         homes = self.homes.get(task.components[0], set())
         free = [lane for lane in self.lanes.free if lane.id in homes]
         return min(
-            free, key=lambda lane: (self.lanes.load_seconds(lane, task.components, now), lane.id), default=None
+            free,
+            key=lambda lane: (self.lanes.load_seconds(lane, task.components, now), lane.id),
+            default=None,
         )
 
 
@@ -191,11 +198,16 @@ class Groups(Whole):
             group = {next(ids) for _ in range(count)}
             self.group_of.update(dict.fromkeys(members, group))
 
+    def places(self, task: Task) -> bool:
+        return task.components[0] in self.group_of
+
     def choose(self, task: Task, now: Seconds) -> Lane | None:
         group = self.group_of.get(task.components[0], set())
         free = [lane for lane in self.lanes.free if lane.id in group]
         return min(
-            free, key=lambda lane: (self.lanes.load_seconds(lane, task.components, now), lane.id), default=None
+            free,
+            key=lambda lane: (self.lanes.load_seconds(lane, task.components, now), lane.id),
+            default=None,
         )
 
 

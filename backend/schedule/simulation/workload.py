@@ -18,7 +18,14 @@ MIX: Mix = {
     "b": {"flux-dev": 0.5, "flux-schnell": 0.5},
     "c": {"sd35l": 0.5, "sd3m": 0.5},
 }
-TAIL = {"sdxl": 9, "sd15": 4, "flux-dev": 4, "sd35l": 1, "sd3m": 1, "flux-schnell": 1}  # of 20 community models
+TAIL = {
+    "sdxl": 9,
+    "sd15": 4,
+    "flux-dev": 4,
+    "sd35l": 1,
+    "sd3m": 1,
+    "flux-schnell": 1,
+}  # of 20 community models
 HOURS = (2, 1, 1, 1, 1, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 8, 8, 9, 10, 12, 14, 12, 8, 4)  # a day's shape
 
 
