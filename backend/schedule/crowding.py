@@ -70,6 +70,17 @@ def delays(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> bool:
     return False
 
 
+def turn(pool: Pool, device: Device) -> Seconds:
+    """One pass of what steps there: until its end nothing else begins."""
+    for running in device.running.values():
+        op = running.op
+        if op.kind == "step" and running.helpers:
+            return pool.profile.dealt(op.components[0], op.rows, op.parts, len(running.helpers) + 1)
+        if op.kind == "step":
+            return pool.profile.step(op.components[0], device.rows)
+    return 0.0
+
+
 def _due(pool: Pool, op: ReadyOp, rows: int) -> Seconds:
     """The longest pass for a user with so many rows in it."""
     return _SLACK * pool.users * _pass(pool, op, rows)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 
-from backend.schedule.crowding import crowds, remaining
+from backend.schedule.crowding import crowds, remaining, turn
 from backend.schedule.devices import Device
 from backend.schedule.memory import room, worth_of
 from backend.schedule.pool import ReadyOp
@@ -87,7 +87,16 @@ def joins(pool: Pool, op: ReadyOp, device: Device, holds: Holds, now: Seconds) -
     fits = device.stepping and device.batch == op.batch and admits(op, device, holds)
     if not fits or device.missing(op.components) or crowds(pool, op, device, now):
         return False
-    return pool.profile.pays(op.components[0], device.rows, op.rows)
+    return pool.profile.pays(op.components[0], device.rows, op.rows) and _in_time(pool, op, device, now)
+
+
+def _in_time(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> bool:
+    """Whether an op that joins a batch meets its deadline, if it can be met at all."""
+    if op.deadline is None:
+        return True
+    component, step = op.components[0], pool.profile.step
+    slower = step(component, device.rows + op.rows) / max(1e-9, step(component, op.rows))
+    return now + op.cost * slower + op.path - op.cost + turn(pool, device) / 2 <= op.deadline
 
 
 def _home(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
@@ -130,8 +139,9 @@ def _whole(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
     resident = [d for d in holders if not d.missing(op.components)]
     if not resident:
         return _cold(pool, op, holds, now)
-    best = min(resident, key=lambda d: (d.rows, d.whole, d.id))
-    if best.stepping and (spread := _cold(pool, op, holds, now, op.cost)) is not None:
+    waits = {d.id: turn(pool, d) / 2 for d in resident}
+    best = min(resident, key=lambda d: (waits[d.id], d.whole, d.id))
+    if best.stepping and (spread := _cold(pool, op, holds, now, waits[best.id] + op.cost / 2)) is not None:
         return spread
     return Place(best, "its weights are resident there")
 
@@ -159,13 +169,13 @@ def _cold(
     """
     devices, options = pool.devices, list[tuple[float, DeviceId, Place]]()
     replica = op.components[0] in devices.has
-    within = devices.idle if op.kind == "step" or replica else devices.open
+    within = devices.idle if op.kind == "step" else devices.open
     for device in devices.choice(within) if within else ():
         found = cleared(pool, op, device, now) if admits(op, device, holds) else None
         if found is None:
             continue
         sizes, victims = found
-        seconds = loading(pool, sizes)
+        seconds = loading(pool, sizes) + (turn(pool, device) / 2 if device.stepping else 0.0)
         if patience is None:
             patience = _wait(pool, op)
         if seconds >= patience:
@@ -173,7 +183,7 @@ def _cold(
         seen = Place(device, _why(seconds, patience, replica), sizes, tuple(victims), replica)
         if not victims and not device.stepping:
             return seen
-        weight = seconds + loading(pool, victims) + (op.cost if device.stepping else 0.0)
+        weight = seconds + loading(pool, victims) + (op.cost / 2 if device.stepping else 0.0)
         options.append((weight, device.id, seen))
     return min(options, key=lambda o: o[:2])[2] if options else None
 

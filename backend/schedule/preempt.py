@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from backend.schedule.crowding import crowders, remaining, rows_by_user, steps
+from backend.schedule.crowding import crowders, remaining, rows_by_user, steps, turn
 from backend.schedule.devices import LOOK, Device, Running
 from backend.schedule.placement import Place, cleared
 from backend.schedule.pool import ReadyOp
@@ -34,7 +34,7 @@ def takeover(pool: Pool, op: ReadyOp, now: Seconds) -> Takeover | None:
         candidates = devices.holding(op.components[0], devices.workers)
         candidates += [d for d in devices.choice(devices.workers) if d not in candidates][: LOOK // 2]
     found = [t for d in candidates if d.stepping and not d.alone and (t := _on(pool, op, d, now)) is not None]
-    return min(found, key=lambda t: (len(t.victims), t.place.device.id), default=None)
+    return min(found, key=lambda t: (turn(pool, t.place.device), len(t.victims), t.place.device.id), default=None)
 
 
 def relief(pool: Pool, op: ReadyOp, device: Device) -> list[Running]:
