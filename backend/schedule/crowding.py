@@ -71,13 +71,13 @@ def delays(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> bool:
 
 
 def turn(pool: Pool, device: Device) -> Seconds:
-    """One pass of what steps there: until its end nothing else begins."""
+    """One call of what steps there: until its end nothing else begins."""
     for running in device.running.values():
         op = running.op
         if op.kind == "step" and running.helpers:
-            return pool.profile.dealt(op.components[0], op.rows, op.parts, len(running.helpers) + 1)
+            return pool.profile.call(op.components[0], op.rows // (1 + len(running.helpers)))
         if op.kind == "step":
-            return pool.profile.step(op.components[0], device.rows)
+            return pool.profile.call(op.components[0], device.rows)
     return 0.0
 
 

@@ -108,10 +108,11 @@ class Simulation:
     def __post_init__(self) -> None:
         hardware = self.hardware
         host = Host(self.catalogue, hardware.host * hardware.devices * GIB)
-        self.fleet = Fleet(self.catalogue, host, hardware.devices, hardware.capacity)
+        self.fleet = Fleet(self.catalogue, host, hardware.devices, hardware.capacity, slices=False)
         host.warm(_by_use(self.jobs))
         devices = [Device(id, hardware.capacity) for id in self.fleet.units]
         self.policy = self.make(self.catalogue, host, devices)
+        self.fleet.slices = self.policy.slices
 
     def run(self) -> Outcome:
         """Until the last job is over."""

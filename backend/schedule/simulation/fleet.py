@@ -13,13 +13,13 @@ from math import ceil
 from typing import Literal, TypeAlias
 
 from backend.schedule.pool import Decision, Evict, Load, Preempt, Reject, Resume, Run, Split, Unsplit
-from backend.schedule.profile import HANDOVER
+from backend.schedule.profile import HANDOVER, cuts_of
 from backend.schedule.simulation.catalogue import LORA_TAX, Catalogue
 from backend.schedule.simulation.host import Host
 from backend.types import ComponentId, DeviceId, OpKey, Seconds
 
-CHUNK = 12  # passes between two reports of progress
-_TINY = 1e-9
+CHUNK = 12  # calls between two reports of progress
+_TINY, _HALF = 1e-9, 1e-3
 
 
 @dataclass(slots=True, eq=False)
@@ -46,7 +46,7 @@ class Task:
     guided: bool = False
     together: Callable[[Sequence["Task"]], Seconds] | None = None
     due: Seconds = 0.0
-    done: int = 0
+    done: float = 0.0
     spent: Seconds = 0.0
     helpers: list[DeviceId] = field(default_factory=list)
 
@@ -85,17 +85,18 @@ Report: TypeAlias = Done | Progress | Lost | Failed
 
 @dataclass(slots=True)
 class Turn:
-    """tasks: the whole ops, or those that step; passes planned, and what each takes."""
+    """tasks: the whole ops, or those that step. calls: planned; each takes `each`; `cuts` of them make a pass."""
 
     tasks: list[Task]
     since: Seconds
     each: Seconds
-    passes: int
+    calls: int
+    cuts: int
     whole: bool
 
     @property
     def until(self) -> Seconds:
-        return self.since + self.passes * self.each
+        return self.since + self.calls * self.each
 
 
 @dataclass(slots=True, eq=False)
@@ -123,11 +124,12 @@ class Unit:
 class Fleet:
     """loaded: bytes that went to devices. peak: most bytes held at once, over all devices."""
 
-    def __init__(self, catalogue: Catalogue, host: Host, devices: int, capacity: float) -> None:
+    def __init__(self, catalogue: Catalogue, host: Host, devices: int, capacity: float, slices: bool) -> None:
         self.catalogue, self.host, self.now = catalogue, host, 0.0
         self.units = {id: Unit(id, capacity) for id in (DeviceId(f"gpu{n}") for n in range(devices))}
         self.tasks: dict[OpKey, Task] = {}
         self.where: dict[OpKey, Unit] = {}
+        self.slices = slices
         self.loaded = self.held = self.peak = 0.0
         self.served: list[tuple[Seconds, Seconds, str, Seconds]] = []
         self._events: list[tuple[Seconds, int, DeviceId, int]] = []
@@ -225,7 +227,7 @@ class Fleet:
         self.held -= unit.nbytes
         for key in keys:
             task = self.tasks[key]
-            task.done = 0
+            task.done = 0.0
             del self.where[key]
             for helper in list(task.helpers):
                 self._part(task, unit, self.units[helper])
@@ -244,7 +246,7 @@ class Fleet:
             unit.wholes.remove(task)
         for helper in list(task.helpers):
             self._part(task, unit, self.units[helper])
-        task.done = 0
+        task.done = 0.0
         self._reports.append(Failed(key))
         if unit.turn is not None and task in unit.turn.tasks:
             unit.turn.tasks.remove(task)
@@ -285,10 +287,10 @@ class Fleet:
         turn = unit.turn
         if turn is None:
             self._begin(unit)
-        elif not turn.whole and turn.passes > 1:
-            passes = max(1, ceil((self.now - turn.since) / turn.each - _TINY))
-            if passes < turn.passes:
-                turn.passes = passes
+        elif not turn.whole and turn.calls > 1:
+            calls = max(1, ceil((self.now - turn.since) / turn.each - _TINY))
+            if calls < turn.calls:
+                turn.calls = calls
                 self._schedule(unit)
 
     def _schedule(self, unit: Unit) -> None:
@@ -309,8 +311,10 @@ class Fleet:
         if unit.steps:
             tasks = [task for task in unit.steps.values() if self._ready_at(unit, task) <= now]
             if tasks:
-                passes = min(CHUNK, min(task.passes - task.done for task in tasks))
-                unit.turn = Turn(tasks, self.now, self._pass(unit, tasks) * unit.slow, passes, False)
+                seconds, cuts = self._pass(unit, tasks)
+                left = min(task.passes - task.done for task in tasks)
+                calls = max(1, min(CHUNK, round(left * cuts)))
+                unit.turn = Turn(tasks, self.now, seconds * unit.slow, calls, cuts, False)
                 self._schedule(unit)
 
     def _begin_whole(self, unit: Unit, task: Task) -> None:
@@ -318,33 +322,36 @@ class Fleet:
         if task.together is not None:
             tasks = [other for other in unit.wholes if other.batch == task.batch]
             seconds = task.together(tasks)
-        unit.turn = Turn(tasks, self.now, seconds * unit.slow, 1, True)
+        unit.turn = Turn(tasks, self.now, seconds * unit.slow, 1, 1, True)
         self._schedule(unit)
 
-    def _pass(self, unit: Unit, tasks: list[Task]) -> Seconds:
-        """One pass of all that step together."""
+    def _pass(self, unit: Unit, tasks: list[Task]) -> tuple[Seconds, int]:
+        """One call for all that step together, and how many calls make a pass."""
         catalogue, first = self.catalogue, tasks[0]
+        rows, devices = sum(task.rows for task in tasks), 1
         if len(tasks) == 1:
-            devices = 1 + len(first.helpers)
+            devices += len(first.helpers)
             rows = ceil(first.rows / first.parts) * ceil(first.parts / devices)
-            seconds = catalogue.seconds(first.components[0], rows)
-            seconds += sum(catalogue.seconds(net, rows) for net in first.nets)
-            slowest = max((self.units[h].slow / unit.slow for h in first.helpers), default=1.0)
-            handover = HANDOVER if devices > 1 else 0.0
-            return seconds * (LORA_TAX if first.taxed else 1.0) * max(1.0, slowest) + handover
-        seconds = catalogue.seconds(first.components[0], sum(task.rows for task in tasks))
+        component = first.components[0]
+        cuts = cuts_of(catalogue.seconds, component, rows) if self.slices else 1
+        seconds = catalogue.seconds(component, ceil(rows / cuts))
         nets: dict[ComponentId, int] = {}
         for task in tasks:
             for net in task.nets:
-                nets[net] = nets.get(net, 0) + task.rows
-        seconds += sum(catalogue.seconds(net, rows) for net, rows in nets.items())
-        return seconds * (LORA_TAX if any(task.taxed for task in tasks) else 1.0)
+                nets[net] = nets.get(net, 0) + (rows if len(tasks) == 1 else task.rows)
+        seconds += sum(catalogue.seconds(net, count) for net, count in nets.items()) / cuts
+        if any(task.taxed for task in tasks):
+            seconds *= LORA_TAX
+        if devices == 1:
+            return seconds, cuts
+        slowest = max(self.units[h].slow / unit.slow for h in first.helpers)
+        return seconds * max(1.0, slowest) + HANDOVER / cuts, cuts
 
     def _end(self, unit: Unit) -> None:
         turn = unit.turn
         assert turn is not None
         unit.turn = None
-        seconds = turn.passes * turn.each
+        seconds = turn.calls * turn.each
         unit.busy += seconds
         rows = sum(task.rows for task in turn.tasks)
         for task in turn.tasks:
@@ -355,8 +362,8 @@ class Fleet:
                 unit.wholes.remove(task)
                 self._finish(task, unit)
                 continue
-            task.done += turn.passes
-            if task.done >= task.passes and task.key in self.where:
+            task.done += turn.calls / turn.cuts
+            if task.done >= task.passes - _HALF and task.key in self.where:
                 self._finish(task, unit)
             else:
                 self._reports.append(Progress(task.key, task.done / task.passes))

@@ -41,6 +41,7 @@ class Whole:
     devices: Sequence[Device]
     whole: bool = True
     merged: bool = True
+    slices: bool = False
     batches: bool = True
     lanes: Lanes = field(init=False)
     queue: list[tuple[Seconds, int, Task]] = field(default_factory=list)

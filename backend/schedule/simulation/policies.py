@@ -26,11 +26,12 @@ class Device:
 
 class Policy(Protocol):
     """whole: jobs come as one op each, a pipeline; else as the ops of their graph. merged: LoRAs are merged into the
-    weights, which costs time but none per pass.
+    weights, which costs time but none per pass. slices: long passes are cut into calls.
     """
 
     whole: bool
     merged: bool
+    slices: bool
 
     def arrive(self, job: Job, tasks: Iterable[Task], now: Seconds) -> None:
         """A job is accepted. tasks: its ops, in order, of which some must wait for others."""
@@ -88,6 +89,7 @@ class Micro:
     deadlines: bool = True
     whole: bool = False
     merged: bool = False
+    slices: bool = True
     pool: Pool = field(init=False)
 
     def __post_init__(self) -> None:
