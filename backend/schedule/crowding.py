@@ -5,7 +5,7 @@ passes of their own would.
 """
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from backend.schedule.devices import Device, Running
 from backend.schedule.pool import ReadyOp
@@ -68,6 +68,14 @@ def delays(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> bool:
             if left <= spare < left * slower:
                 return True
     return False
+
+
+def latest(pool: Pool, device: Device) -> Iterator[Seconds]:
+    """For each op of the batch with a deadline: until when it must go on."""
+    for running in steps(device):
+        op = running.op
+        if op.deadline is not None:
+            yield op.deadline - (op.path - op.cost) - remaining(pool, device, running)
 
 
 def turn(pool: Pool, device: Device) -> Seconds:

@@ -16,11 +16,14 @@ LOOK = 16  # devices that one question looks at: enough choice, and a bound on i
 
 @dataclass(slots=True)
 class Held:
-    """A component on a device. used: when an op last needed it; known: the device has confirmed it."""
+    """A component on a device. used: when an op last needed it; known: the device has confirmed it. ready: when
+    it is expected to be there.
+    """
 
     nbytes: float
     used: Seconds
     known: bool = False
+    ready: Seconds = 0.0
 
 
 @dataclass(slots=True)
@@ -50,7 +53,7 @@ class Device:
     """slots: host or whole ops at once; max_rows: of a step batch; capacity: bytes for weights.
 
     paused: ops that were preempted; their state and weights stay here. helps: the op of another device that
-    it computes parts of, until it is needed itself.
+    it computes parts of, until it is needed itself. channel: until when it is expected to load.
     """
 
     id: DeviceId
@@ -69,6 +72,7 @@ class Device:
     alone: int = 0
     serial: int = 0
     helps: Running | None = None
+    channel: Seconds = 0.0
 
     @property
     def free(self) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 
-from backend.schedule.crowding import crowds, remaining, turn
+from backend.schedule.crowding import crowds, latest, remaining, turn
 from backend.schedule.devices import Device
 from backend.schedule.memory import room, worth_of
 from backend.schedule.pool import ReadyOp
@@ -139,11 +139,20 @@ def _whole(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
     resident = [d for d in holders if not d.missing(op.components)]
     if not resident:
         return _cold(pool, op, holds, now)
-    waits = {d.id: turn(pool, d) / 2 for d in resident}
+    waits = {d.id: _burden(pool, op, d, now) for d in resident}
     best = min(resident, key=lambda d: (waits[d.id], d.whole, d.id))
-    if best.stepping and (spread := _cold(pool, op, holds, now, waits[best.id] + op.cost / 2)) is not None:
+    if waits[best.id] and (spread := _cold(pool, op, holds, now, waits[best.id])) is not None:
         return spread
     return Place(best, "its weights are resident there")
+
+
+def _burden(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> Seconds:
+    """What a whole op would wait on a device that has its weights, and what others there would wait for it."""
+    ready = max((device.held[c].ready - now for c in op.components if c in device.held), default=0.0)
+    if not device.stepping:
+        return max(0.0, ready)
+    late = any(now + op.cost > due for due in latest(pool, device))
+    return max(ready, turn(pool, device) / 2) + op.cost * (2.0 if late else 0.5)
 
 
 def _wait(pool: Pool, op: ReadyOp) -> Seconds:
@@ -175,7 +184,9 @@ def _cold(
         if found is None:
             continue
         sizes, victims = found
-        seconds = loading(pool, sizes) + (turn(pool, device) / 2 if device.stepping else 0.0)
+        seconds = loading(pool, sizes) + max(0.0, device.channel - now)
+        if op.kind == "whole":
+            seconds += _burden(pool, op, device, now)
         if patience is None:
             patience = _wait(pool, op)
         if seconds >= patience:
@@ -183,7 +194,7 @@ def _cold(
         seen = Place(device, _why(seconds, patience, replica), sizes, tuple(victims), replica)
         if not victims and not device.stepping:
             return seen
-        weight = seconds + loading(pool, victims) + (op.cost / 2 if device.stepping else 0.0)
+        weight = seconds + loading(pool, victims)
         options.append((weight, device.id, seen))
     return min(options, key=lambda o: o[:2])[2] if options else None
 

@@ -7,10 +7,10 @@ enters its decisions into the pool as it makes them, so that the next call start
 import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import islice
 
 from backend.schedule.batching import mates
-from backend.schedule.devices import LOOK, Device, Held, Running
+from backend.schedule.copies import prefetch, replicate
+from backend.schedule.devices import LOOK, Device, Running
 from backend.schedule.memory import room, worth_of
 from backend.schedule.placement import Place, admits, place, sized, too_large
 from backend.schedule.pool import Decision, Evict, Load, Preempt, ReadyOp, Reject, Resume, Run
@@ -57,7 +57,9 @@ def plan(pool: Pool, now: Seconds) -> list[Decision]:
     if pool.queue.lanes:
         _start_ops(state)
     if pool.cold:
-        _prefetch(state)
+        state.decisions.extend(prefetch(pool, state.holds, now))
+    if pool.rules.copies and not state.full:
+        state.decisions.extend(replicate(pool, now))
     if pool.rules.split and not state.full:
         state.decisions.extend(lend(pool, state.holds))
     return state.decisions
@@ -221,21 +223,3 @@ def _could(state: _Plan, op: ReadyOp, device: Device) -> bool:
     if op.kind == "whole" and admits(op, device, state.holds) and not device.missing(op.components):
         return False  # it waits for something else
     return sum(sized(state.pool, op, device).values()) <= device.capacity
-
-
-def _prefetch(state: _Plan) -> None:
-    """Bring what jobs will need to devices that have nothing to do and the memory to spare."""
-    pool = state.pool
-    for component in list(islice(pool.cold, LOOK)):
-        nbytes = pool.profile.nbytes(component)
-        idle = [
-            d
-            for d in pool.devices.choice(pool.devices.idle)
-            if not d.running and not d.paused and d.free >= nbytes and not state.holds.get(d.id)
-        ]
-        if not idle or not nbytes:
-            continue
-        best = min(idle, key=lambda d: (-d.free, d.id))
-        pool.hold(best, component, Held(nbytes, state.now))
-        reason = "a job will need it, and the device has nothing to do"
-        state.decisions.append(Load(component, best.id, reason))

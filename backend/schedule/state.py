@@ -8,6 +8,7 @@ from typing import Literal
 
 from backend.schedule.devices import Device, Devices, Held, Running
 from backend.schedule.fairness import Shares
+from backend.schedule.heat import Heat
 from backend.schedule.pool import ReadyOp
 from backend.schedule.profile import Profile
 from backend.schedule.queue import Queue
@@ -31,6 +32,8 @@ class Pool:
         self.queue = Queue(self.shares)
         self.devices = Devices()
         self.demand: Counter[ComponentId] = Counter()
+        self.heat = Heat()
+        self.warmed = -inf
         self.cold: dict[ComponentId, None] = {}
         self.over: dict[DeviceId, None] = {}
         self._where: dict[OpKey, DeviceId] = {}
@@ -67,7 +70,7 @@ class Pool:
                 self.drop(device, component)
         for component, nbytes in resident.items():
             known = device.held.get(component)
-            self.hold(device, component, Held(nbytes, now if known is None else known.used, known=True))
+            self.hold(device, component, Held(nbytes, now if known is None else known.used, known=True, ready=now))
             self.profile.observe_size(component, nbytes)
         if device.free < 0:
             self.over[id] = None
@@ -155,7 +158,7 @@ class Pool:
         for component in op.components:
             held = device.held.get(component)
             if held is None:
-                self.hold(device, component, Held(sizes[component], now))
+                self.fetch(device, component, sizes[component], now)
             else:
                 held.used = now
         before = device.paused.pop(op.key, None)
@@ -168,6 +171,7 @@ class Pool:
         self._where[op.key] = device.id
         self.devices.start(device, running)
         self.shares.start(op.user, running.charged)
+        self.heat.use(op.components, now)
         self.queue.rank(op.user, now)
 
     def pause(self, key: OpKey, now: Seconds) -> None:
@@ -184,6 +188,11 @@ class Pool:
         )
         self.add(op, now)
         self.queue.rank(op.user)
+
+    def fetch(self, device: Device, component: ComponentId, nbytes: float, now: Seconds) -> None:
+        """A device is told to load a component."""
+        device.channel = max(device.channel, now) + self.profile.load(component)
+        self.hold(device, component, Held(nbytes, now, ready=device.channel))
 
     def hold(self, device: Device, component: ComponentId, held: Held) -> None:
         self.devices.hold(device, component, held)

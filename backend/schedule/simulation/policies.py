@@ -84,7 +84,7 @@ class Micro:
 
     profile: Charted
     devices: Iterable[Device]
-    rules: Rules = field(default_factory=lambda: Rules(split=True))
+    rules: Rules = field(default_factory=lambda: Rules(split=True, copies=True))
     max_rows: int = 16
     deadlines: bool = True
     whole: bool = False
