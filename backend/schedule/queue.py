@@ -164,6 +164,15 @@ class Queue:
         while self._late and self._late[0][0] < now:
             yield self.ops[self._late[0][1]]
 
+    @property
+    def timed(self) -> int:
+        """Ops with a deadline."""
+        return len(self._late)
+
+    def by_slack(self) -> Iterator[ReadyOp]:
+        """Ops with a deadline, the one that must start first before the others."""
+        return (self.ops[key] for _, key in self._late)
+
     def precedes(self, op: ReadyOp) -> bool:
         """Whether its user has an earlier job that waits for another denoiser: it would be overtaken."""
         for lane in self._users[op.user].lanes.values():

@@ -11,3 +11,5 @@ class Rules:
 
     split: bool = False
     copies: bool = False
+    admit: bool = True
+    speed: float = 1.15

@@ -33,7 +33,7 @@ class Pool:
         self.devices = Devices()
         self.demand: Counter[ComponentId] = Counter()
         self.heat = Heat()
-        self.warmed = -inf
+        self.warmed = self.admitted = -inf
         self.cold: dict[ComponentId, None] = {}
         self.over: dict[DeviceId, None] = {}
         self._where: dict[OpKey, DeviceId] = {}
