@@ -44,18 +44,19 @@ def crowders(pool: Pool, op: ReadyOp, device: Device, owed: Collection[Running])
     return victims
 
 
-def remaining(pool: Pool, device: Device, running: Running) -> Seconds:
-    """Until a running op ends, if its batch stays as it is."""
-    op = running.op
+def remaining(pool: Pool, device: Device, running: Running, now: Seconds) -> Seconds:
+    """Until a running op ends, if its batch stays as it is; what was done since it last said so is guessed."""
+    op, since = running.op, max(0.0, now - running.mark)
     if op.kind != "step":
-        return running.left
+        return max(running.left - since, 0.1 * running.left)
     component = op.components[0]
     alone = pool.profile.step(component, op.rows)
     if running.helpers:
-        now = pool.profile.dealt(component, op.rows, op.parts, len(running.helpers) + 1)
+        batched = pool.profile.dealt(component, op.rows, op.parts, len(running.helpers) + 1)
     else:
-        now = pool.profile.step(component, device.rows)
-    return running.left * now / alone if alone else running.left
+        batched = pool.profile.step(component, device.rows)
+    left = running.left * batched / alone if alone else running.left
+    return max(left - since, 0.1 * left)
 
 
 def delays(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> bool:
@@ -64,18 +65,17 @@ def delays(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> bool:
     for running in steps(device):
         if running.op.deadline is not None:
             spare = running.op.deadline - now - (running.op.path - running.op.cost)
-            left = remaining(pool, device, running)
-            if left <= spare < left * slower:
+            if spare < remaining(pool, device, running, now) * slower:
                 return True
     return False
 
 
-def latest(pool: Pool, device: Device) -> Iterator[Seconds]:
+def latest(pool: Pool, device: Device, now: Seconds) -> Iterator[Seconds]:
     """For each op of the batch with a deadline: until when it must go on."""
     for running in steps(device):
         op = running.op
         if op.deadline is not None:
-            yield op.deadline - (op.path - op.cost) - remaining(pool, device, running)
+            yield op.deadline - (op.path - op.cost) - remaining(pool, device, running, now)
 
 
 def turn(pool: Pool, device: Device) -> Seconds:

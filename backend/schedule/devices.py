@@ -31,7 +31,8 @@ class Running:
     """An op on a device.
 
     charged: seconds charged to its user since it started or resumed; paid: before that. begun, done: the
-    fractions of it that were over then, and are now. helpers: devices that compute parts of its passes.
+    fractions of it that were over then, and are now. helpers: devices that compute parts of its passes. mark: when
+    `done` was last known.
     """
 
     op: ReadyOp
@@ -41,6 +42,7 @@ class Running:
     done: float = 0.0
     paid: Seconds = 0.0
     helpers: list[DeviceId] = field(default_factory=list)
+    mark: Seconds = 0.0
 
     @property
     def left(self) -> Seconds:

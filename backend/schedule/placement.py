@@ -151,22 +151,22 @@ def _burden(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> Seconds:
     ready = max((device.held[c].ready - now for c in op.components if c in device.held), default=0.0)
     if not device.stepping:
         return max(0.0, ready)
-    late = any(now + op.cost > due for due in latest(pool, device))
+    late = any(now + op.cost > due for due in latest(pool, device, now))
     return max(ready, turn(pool, device) / 2) + op.cost * (2.0 if late else 0.5)
 
 
-def _wait(pool: Pool, op: ReadyOp) -> Seconds:
+def _wait(pool: Pool, op: ReadyOp, now: Seconds) -> Seconds:
     """Until a device that holds the op's weights could take it; for ever where none does."""
     devices = pool.devices
     holders = [d for d in devices.holding(op.components[0], devices.workers) if not d.missing(op.components)]
     if not holders:
         return inf
     backlog = pool.queue.waiting(op) / len(holders)
-    return backlog + min(_free_in(pool, d) for d in holders)
+    return backlog + min(_free_in(pool, d, now) for d in holders)
 
 
-def _free_in(pool: Pool, device: Device) -> Seconds:
-    return max((remaining(pool, device, running) for running in device.running.values()), default=0.0)
+def _free_in(pool: Pool, device: Device, now: Seconds) -> Seconds:
+    return max((remaining(pool, device, running, now) for running in device.running.values()), default=0.0)
 
 
 def _cold(
@@ -188,7 +188,7 @@ def _cold(
         if op.kind == "whole":
             seconds += _burden(pool, op, device, now)
         if patience is None:
-            patience = _wait(pool, op)
+            patience = _wait(pool, op, now)
         if seconds >= patience:
             continue
         seen = Place(device, _why(seconds, patience, replica), sizes, tuple(victims), replica)

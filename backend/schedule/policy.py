@@ -64,7 +64,7 @@ def plan(pool: Pool, now: Seconds) -> list[Decision]:
     if pool.rules.copies and not state.full:
         state.decisions.extend(replicate(pool, now))
     if pool.rules.split and not state.full:
-        state.decisions.extend(lend(pool, state.holds))
+        state.decisions.extend(lend(pool, state.holds, now))
     return state.decisions
 
 
@@ -169,7 +169,7 @@ def _begin(state: _Plan, op: ReadyOp) -> bool:
         _stop(state, op, taken.place.device, taken.victims)
         found = taken.place
     if op.kind == "step":
-        _stop(state, op, found.device, relief(pool, op, found.device))
+        _stop(state, op, found.device, relief(pool, op, found.device, state.now))
     _enter(state, op, found)
     return True
 

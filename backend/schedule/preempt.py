@@ -37,11 +37,11 @@ def takeover(pool: Pool, op: ReadyOp, now: Seconds) -> Takeover | None:
     return min(found, key=lambda t: (turn(pool, t.place.device), len(t.victims), t.place.device.id), default=None)
 
 
-def relief(pool: Pool, op: ReadyOp, device: Device) -> list[Running]:
+def relief(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> list[Running]:
     """What stops beside a step op that joins a batch, so that its user gets their part of its passes."""
     if not device.stepping or op.deadline is not None:
         return []
-    owed = [r for r in steps(device) if _owes(pool, r.op, op, 0.0) and remaining(pool, device, r) > op.cost]
+    owed = [r for r in steps(device) if _owes(pool, r.op, op, 0.0) and remaining(pool, device, r, now) > op.cost]
     return crowders(pool, op, device, owed) if owed else []
 
 
@@ -68,7 +68,7 @@ def _for_rows(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> list[Run
     for running in sorted(steps(device), key=lambda r: (-rows[r.op.user], -r.since)):
         if not _owes(pool, running.op, op, 0.0):
             continue
-        larger = rows[running.op.user] > mine and remaining(pool, device, running) > op.cost
+        larger = rows[running.op.user] > mine and remaining(pool, device, running, now) > op.cost
         if larger or _long(pool, op, device, running, now):
             victims.append(running)
             rows[running.op.user] -= running.op.rows
@@ -81,7 +81,7 @@ def _for_rows(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> list[Run
 
 def _long(pool: Pool, op: ReadyOp, device: Device, running: Running, now: Seconds) -> bool:
     """Whether an op has had its turn and would keep another waiting for longer than that will run."""
-    left = remaining(pool, device, running)
+    left = remaining(pool, device, running, now)
     if op.deadline is not None:
         return _owes(pool, running.op, op, 0.0) and left > op.cost and _bears(running, op.cost, left, now)
     if not _bears(running, op.cost, left, now):

@@ -164,7 +164,7 @@ class Simulation:
         for report in reports:
             match report:
                 case Progress(key, fraction):
-                    self.policy.progress(key, fraction)
+                    self.policy.progress(key, fraction, self.now)
                 case Done(key, seconds):
                     news = True
                     self._done(key, seconds)

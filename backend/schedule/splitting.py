@@ -13,17 +13,17 @@ from backend.schedule.devices import LOOK, Device, Running
 from backend.schedule.placement import Holds
 from backend.schedule.pool import Split, Unsplit
 from backend.schedule.state import Pool
-from backend.types import OpKey
+from backend.types import OpKey, Seconds
 
 _WORTH = 0.95  # a further helper must save a twentieth of a pass
 _LEAST = 2  # passes that must be left for a split to be worth its messages
 
 
-def lend(pool: Pool, holds: Holds) -> Iterator[Split]:
+def lend(pool: Pool, holds: Holds, now: Seconds) -> Iterator[Split]:
     """Give unused devices to the runs that have longest to go, one helper after the other."""
     if not pool.devices.unused or not pool.devices.dealt:
         return
-    gains = [found for key in islice(pool.devices.dealt, LOOK) if (found := _run_of(pool, key))]
+    gains = [found for key in islice(pool.devices.dealt, LOOK) if (found := _run_of(pool, key, now))]
     for _, _, device, running in sorted(gains, key=lambda g: g[:2]):
         free = _helpers(pool, running, holds)
         for helper in free[: _gain(pool, running, len(free))]:
@@ -47,14 +47,14 @@ def reunite(pool: Pool, device: Device, reason: str) -> Iterator[Unsplit]:
             yield from release(pool, pool.devices[id], reason)
 
 
-def _run_of(pool: Pool, key: OpKey) -> tuple[float, OpKey, Device, Running] | None:
+def _run_of(pool: Pool, key: OpKey, now: Seconds) -> tuple[float, OpKey, Device, Running] | None:
     device = pool.devices[pool.where(key)]
     running = device.running[key]
     op = running.op
     if device.alone or device.rows != op.rows:
         return None  # a shared pass stays on its device
-    passes = remaining(pool, device, running) / max(1e-9, _pass(pool, running, 0))
-    return (-remaining(pool, device, running), key, device, running) if passes >= _LEAST else None
+    passes = remaining(pool, device, running, now) / max(1e-9, _pass(pool, running, 0))
+    return (-remaining(pool, device, running, now), key, device, running) if passes >= _LEAST else None
 
 
 def _helpers(pool: Pool, running: Running, holds: Holds) -> list[Device]:

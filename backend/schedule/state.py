@@ -87,13 +87,15 @@ class Pool:
         if key in self.queue:
             self._gone(self.queue.remove(key).user)
 
-    def progress(self, key: OpKey, fraction: float) -> None:
+    def progress(self, key: OpKey, fraction: float, now: Seconds | None = None) -> None:
         """So much of a running op is over."""
         running = self._running(key)
         if running is None or not running.done < fraction <= 1:
             return
         before = running.left
         running.done = fraction
+        if now is not None:
+            running.mark = now
         self.shares.advance(running.op.user, before - running.left)
 
     def done(self, key: OpKey, seconds: Seconds | None = None) -> ReadyOp | None:
@@ -168,6 +170,7 @@ class Pool:
             self._gone(op.user)  # as one that waits
         else:  # what counted as waiting counts as running
             running = Running(op, now, 0.0 if op.kind == "host" else op.cost)
+        running.mark = max([now, *(device.held[c].ready for c in op.components)])
         self._where[op.key] = device.id
         self.devices.start(device, running)
         self.shares.start(op.user, running.charged)

@@ -52,7 +52,7 @@ class Paper:
         insort(self.queue, (task.job, task.key))
         self.ops[task.key] = _Ready(task, path)
 
-    def progress(self, key: OpKey, fraction: float) -> None: ...
+    def progress(self, key: OpKey, fraction: float, now: Seconds) -> None: ...
 
     def done(self, key: OpKey, seconds: Seconds | None, now: Seconds) -> None:
         self.lanes.done(key)

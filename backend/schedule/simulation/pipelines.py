@@ -54,7 +54,7 @@ class Whole:
     def ready(self, task: Task, cost: Seconds, path: Seconds, now: Seconds) -> None:
         insort(self.queue, (task.due, task.job, task))
 
-    def progress(self, key: OpKey, fraction: float) -> None: ...
+    def progress(self, key: OpKey, fraction: float, now: Seconds) -> None: ...
 
     def done(self, key: OpKey, seconds: Seconds | None, now: Seconds) -> None:
         self.lanes.done(key)

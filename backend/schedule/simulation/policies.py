@@ -39,7 +39,7 @@ class Policy(Protocol):
     def ready(self, task: Task, cost: Seconds, path: Seconds, now: Seconds) -> None:
         """An op can run. cost: its seconds alone; path: the seconds of its job from here on."""
 
-    def progress(self, key: OpKey, fraction: float) -> None: ...
+    def progress(self, key: OpKey, fraction: float, now: Seconds) -> None: ...
 
     def done(self, key: OpKey, seconds: Seconds | None, now: Seconds) -> None:
         """An op ended; None: it was lost, and is ready again later."""
@@ -120,8 +120,8 @@ class Micro:
             now,
         )
 
-    def progress(self, key: OpKey, fraction: float) -> None:
-        self.pool.progress(key, fraction)
+    def progress(self, key: OpKey, fraction: float, now: Seconds) -> None:
+        self.pool.progress(key, fraction, now)
 
     def done(self, key: OpKey, seconds: Seconds | None, now: Seconds) -> None:
         op = self.pool.done(key, seconds)
