@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Protocol
 
 from backend.schedule.policy import MOST, plan
@@ -86,7 +87,6 @@ class Micro:
     devices: Iterable[Device]
     rules: Rules = field(default_factory=lambda: Rules(split=True, copies=True))
     max_rows: int = 16
-    deadlines: bool = True
     whole: bool = False
     merged: bool = False
     slices: bool = True
@@ -114,7 +114,7 @@ class Micro:
                 user=task.user,
                 cost=cost,
                 path=path,
-                deadline=task.due if self.deadlines else None,
+                deadline=task.due if task.due < inf else None,
                 parts=task.parts,
             ),
             now,
