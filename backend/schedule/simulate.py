@@ -4,6 +4,7 @@
 equal inputs give equal outcomes.
 """
 
+import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -84,13 +85,17 @@ Make = Callable[[Catalogue, Host, Sequence[Device]], Policy]
 
 @dataclass(slots=True)
 class Simulation:
-    """watch: is called at every event, with the fleet: the place for invariants and for faults."""
+    """watch: is called after every decision: the place for invariants. post: when a report arrives, by default at
+    once; none, or several times. skew: of the clock that the policy sees.
+    """
 
     jobs: Sequence[Job]
     catalogue: Catalogue
     hardware: Hardware
     make: Make
     watch: Callable[["Simulation"], None] | None = None
+    post: Callable[[Report], Sequence[Seconds]] | None = None
+    skew: Seconds = 0.0
     fleet: Fleet = field(init=False)
     policy: Policy = field(init=False)
     now: Seconds = 0.0
@@ -104,6 +109,10 @@ class Simulation:
     _backlog: dict[str, list[tuple[Seconds, Seconds]]] = field(default_factory=dict)
     _planned: Seconds = -1.0
     _idle: Seconds = 0.0
+    _mail: list[tuple[Seconds, int, Report]] = field(default_factory=list)
+    _sent: int = 0
+    _losses: set[int] = field(default_factory=set)
+    _newest: Seconds = 0.0
 
     def __post_init__(self) -> None:
         hardware = self.hardware
@@ -123,6 +132,7 @@ class Simulation:
         while self.open:  # what waits for nothing but time
             self.now += _PATIENCE
             self.fleet.now = self.now
+            self.watch_time()
             before = len(self.open)
             self.decide()
             self._until(None)
@@ -131,6 +141,9 @@ class Simulation:
             if self._idle > _STARVED:
                 raise AssertionError(f"{len(self.open)} jobs starve, the first of them {min(self.open)}")
         return self.outcome()
+
+    def watch_time(self) -> None:
+        """Time passes without an event."""
 
     def outcome(self) -> Outcome:
         fleet = self.fleet
@@ -154,9 +167,32 @@ class Simulation:
 
     def _until(self, end: Seconds | None) -> None:
         """Let everything happen that happens before `end`."""
-        while (at := self.fleet.next_at) is not None and (end is None or at < end):
+        while (at := self.next_at) is not None and (end is None or at < end):
             self.now = max(self.now, at)
-            self.tell(self.fleet.advance(self.now))
+            self.send(self.fleet.advance(self.now))
+            while self._mail and self._mail[0][0] <= self.now:
+                self.tell([heapq.heappop(self._mail)[2]])
+
+    @property
+    def clock(self) -> Seconds:
+        """The time that the policy is told."""
+        return self.now + self.skew
+
+    @property
+    def next_at(self) -> Seconds | None:
+        times = [at for at in (self.fleet.next_at, self._mail[0][0] if self._mail else None) if at is not None]
+        return min(times, default=None)
+
+    def send(self, reports: Iterable[Report]) -> None:
+        """Reports are on their way; none overtakes another."""
+        if self.post is None:
+            self.tell(reports)
+            return
+        for report in reports:
+            for delay in self.post(report):
+                self._newest = max(self._newest, self.now + delay)
+                self._sent += 1
+                heapq.heappush(self._mail, (self._newest, self._sent, report))
 
     def tell(self, reports: Iterable[Report]) -> None:
         """What devices report; then what the policy makes of it."""
@@ -164,30 +200,33 @@ class Simulation:
         for report in reports:
             match report:
                 case Progress(key, fraction):
-                    self.policy.progress(key, fraction, self.now)
+                    self.policy.progress(key, fraction, self.clock)
                 case Done(key, seconds):
                     news = True
                     self._done(key, seconds)
-                case Failed(key):
+                case Failed(key, attempt):
                     news = True
-                    self._again(key)
-                case Lost(device, keys):
+                    self._again(key, attempt)
+                case Lost(device, keys, number):
+                    if number in self._losses:
+                        continue  # told twice
                     news = True
-                    for key in keys:
-                        self._again(key)
-                    self.policy.lost(device, self.now)
+                    self._losses.add(number)
+                    for key, attempt in keys:
+                        self._again(key, attempt)
+                    self.policy.lost(device, self.clock)
         if news or (self.policy.waiting and self.now - self._planned >= _LOOK_AGAIN):
             self.decide()
 
     def decide(self) -> None:
         self._planned = self.now
-        while decisions := self.policy.decide(self.now):
+        while decisions := self.policy.decide(self.clock):
             for decision in decisions:
                 self._carry_out(decision)
             reports = self.fleet.take()
             if not reports:
                 break
-            self.tell(reports)
+            self.send(reports)
         if self.watch is not None:
             self.watch(self)
 
@@ -213,7 +252,7 @@ class Simulation:
             self.fleet.tasks[task.key] = task
             for component in task.components:
                 self.fleet.host.fetch(component, self.now)  # files are read ahead
-        self.policy.arrive(job, tasks, self.now)
+        self.policy.arrive(job, tasks, self.clock)
         self._release(opened)
         self.decide()
 
@@ -259,10 +298,12 @@ class Simulation:
         for index in range(begin, end):
             task = opened.tasks[index]
             self._wait(task)
-            self.policy.ready(task, opened.costs[index], opened.costs[index] + rest, self.now)
+            self.policy.ready(task, opened.costs[index], opened.costs[index] + rest, self.clock)
 
     def _done(self, key: OpKey, seconds: Seconds) -> None:
-        self.policy.done(key, seconds, self.now)
+        if key not in self._owner:
+            return  # told twice
+        self.policy.done(key, seconds, self.clock)
         opened = self.open.get(self._owner.pop(key))
         if opened is None:
             return  # refused meanwhile
@@ -274,16 +315,19 @@ class Simulation:
         elif not opened.left:
             self._release(opened)
 
-    def _again(self, key: OpKey) -> None:
+    def _again(self, key: OpKey, attempt: int) -> None:
         """An op was lost, and is ready once more."""
-        self.policy.done(key, None, self.now)
+        task = self.fleet.tasks.get(key)
+        if key not in self._owner or key in self._waits or task is None or task.attempt != attempt:
+            return  # told twice
+        self.policy.done(key, None, self.clock)
         opened = self.open.get(self._owner[key])
         if opened is None:
             return
         index = next(i for i, task in enumerate(opened.tasks) if task.key == key)
         rest = sum(opened.costs[max(index + 1, opened.first) :])
         self._wait(opened.tasks[index])
-        self.policy.ready(opened.tasks[index], opened.costs[index], opened.costs[index] + rest, self.now)
+        self.policy.ready(opened.tasks[index], opened.costs[index], opened.costs[index] + rest, self.clock)
 
     def _refuse(self, job: int) -> None:
         """The job ends; what still runs of it runs on for nothing."""

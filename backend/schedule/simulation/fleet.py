@@ -48,6 +48,7 @@ class Task:
     due: Seconds = 0.0
     done: float = 0.0
     spent: Seconds = 0.0
+    attempt: int = 0
     helpers: list[DeviceId] = field(default_factory=list)
 
 
@@ -67,17 +68,19 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A device is gone, with what ran there."""
+    """A device is gone, with what ran there: each op and which attempt at it. number: tells losses apart."""
 
     device: DeviceId
-    keys: tuple[OpKey, ...]
+    keys: tuple[tuple[OpKey, int], ...]
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """An op found no memory; it may run again."""
+    """An attempt at an op came to nothing; it may run again."""
 
     key: OpKey
+    attempt: int
 
 
 Report: TypeAlias = Done | Progress | Lost | Failed
@@ -169,26 +172,31 @@ class Fleet:
     # -- decisions -------------------------------------------------------------------------------
 
     def obey(self, decision: Decision) -> None:
+        """A decision that came too late, for what is over or gone, has no effect; an op for a lost device fails."""
         match decision:
             case Run(key, device):
-                self._run(self.tasks[key], self.units[device])
+                self._run(key, device)
             case Resume(key, device):
-                unit = self.units[device]
-                unit.steps[key] = unit.paused.pop(key)
-                self._touch(unit)
+                unit = self.units.get(device)
+                if unit is not None and key in unit.paused:
+                    unit.steps[key] = unit.paused.pop(key)
+                    self._touch(unit)
             case Preempt(key, device):
-                unit = self.units[device]
-                unit.paused[key] = unit.steps.pop(key)
-                self._cut(unit)
+                unit = self.units.get(device)
+                if unit is not None and key in unit.steps:
+                    unit.paused[key] = unit.steps.pop(key)
+                    self._cut(unit)
             case Split(key, device, helper):
-                self.units[helper].helps = key
-                self.tasks[key].helpers.append(helper)
-                self._cut(self.units[device])
+                if key in self.where and device in self.units and helper in self.units:
+                    self.units[helper].helps = key
+                    self.tasks[key].helpers.append(helper)
+                    self._cut(self.units[device])
             case Unsplit(key, device, helper):
-                self._part(self.tasks[key], self.units[device], self.units[helper])
-            case Load(component, device):
+                if key in self.where and helper in self.tasks[key].helpers:
+                    self._part(self.tasks[key], self.units[device], self.units[helper])
+            case Load(component, device) if device in self.units:
                 self.load(self.units[device], component)
-            case Evict(component, device):
+            case Evict(component, device) if device in self.units:
                 self.drop(self.units[device], component)
             case Reject(key):
                 self.cancel(key)
@@ -235,7 +243,12 @@ class Fleet:
             task = self.tasks[unit.helps]
             task.helpers.remove(id)
             self._cut(self.where[task.key])
-        self._reports.append(Lost(id, tuple(keys)))
+        lost = tuple((key, self.tasks[key].attempt) for key in keys)
+        self._reports.append(Lost(id, lost, next(self._count)))
+
+    def restore(self, id: DeviceId, capacity: float) -> None:
+        """A device is back, and holds nothing."""
+        self.units[id] = Unit(id, capacity, version=next(self._count))
 
     def fail(self, key: OpKey) -> None:
         """A running op finds no memory."""
@@ -247,14 +260,19 @@ class Fleet:
         for helper in list(task.helpers):
             self._part(task, unit, self.units[helper])
         task.done = 0.0
-        self._reports.append(Failed(key))
+        self._reports.append(Failed(key, task.attempt))
         if unit.turn is not None and task in unit.turn.tasks:
             unit.turn.tasks.remove(task)
         self._cut(unit)
 
     # -- turns -----------------------------------------------------------------------------------
 
-    def _run(self, task: Task, unit: Unit) -> None:
+    def _run(self, key: OpKey, device: DeviceId) -> None:
+        task, unit = self.tasks[key], self.units.get(device)
+        task.attempt += 1
+        if unit is None:
+            self._reports.append(Failed(key, task.attempt))
+            return
         for component in task.components:
             self.load(unit, component)
         self.where[task.key] = unit

@@ -135,7 +135,8 @@ class Micro:
             self.pool.want(task.components, -1)
 
     def lost(self, device: DeviceId, now: Seconds) -> None:
-        self.pool.remove_device(device)
+        if device in self.pool.devices:
+            self.pool.remove_device(device)
 
     def restored(self, device: Device, now: Seconds) -> None:
         self.pool.add_device(device.id, "worker", 1, self.max_rows, device.capacity)
