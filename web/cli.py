@@ -17,10 +17,11 @@ from web.inventory import models
 from web.logs import LogBuffer
 from web.run import run
 from web.serve import serve
+from web.simulate import add_simulate_flags, simulate
 
 FAILED = 1
 MISUSED = 2
-VERBS = ("serve", "run", "models")
+VERBS = ("serve", "run", "models", "simulate")
 log = logging.getLogger("tessera")
 
 
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     # ComfyUI's launch scripts name no verb, only flags.
     flags = parser.parse_args(["serve", *arguments] if _flags_only(arguments) else arguments)
+    if flags.verb == "simulate":
+        return simulate(flags)
     try:
         settings = settings_from(flags, [sys.argv[0], *arguments])
     except ValueError as error:
@@ -64,12 +67,14 @@ def _flags_only(arguments: Sequence[str]) -> bool:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("tessera", description="A ComfyUI server with a micro-serving engine.")
     parser.add_argument("--version", action="version", version=f"tessera {version('tessera-serve')}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{serve,run,models}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{serve,run,models,simulate}")
     serving = verbs.add_parser("serve", help="start the server")
     running = verbs.add_parser("run", help="run one prompt without a server")
     running.add_argument("workflow", type=Path, metavar="WORKFLOW.json", help="a prompt in API format")
     listing = verbs.add_parser("models", help="list model files, their components, and who shares what")
     listing.add_argument("--json", action="store_true", help="for programs: sizes in bytes, whole identities")
+    simulating = verbs.add_parser("simulate", help="the schedule on a simulated fleet, as a report")
+    add_simulate_flags(simulating)
     for verb in (serving, running, listing):
         add_flags(verb)
     return parser

@@ -573,7 +573,7 @@ class Engine:
                 self._board.trace.began(key)
             case Progress(key, value, maximum):
                 self._board.trace.progress(key, value, maximum)
-                self._board.pool.progress(key, value / max(1, maximum))
+                self._board.pool.progress(key, value / max(1, maximum), self._clock.now())
 
     def _tell(self, report: Progress | Preview | Started) -> None:
         """Tell every job that waits for an op how far it is."""

@@ -14,7 +14,9 @@ _SPARE = 0.04  # of a device's memory is left for adapters
 
 
 def prefetch(pool: Pool, holds: Holds, now: Seconds) -> Iterator[Load]:
-    """Bring what jobs will need, and no device has, to devices that have nothing to do and the memory to spare."""
+    """Bring what jobs will need, and no device has, to devices that have nothing to do and the memory to
+    spare.
+    """
     for component in list(islice(pool.cold, LOOK)):
         nbytes = pool.profile.nbytes(component)
         idle = [

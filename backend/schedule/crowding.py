@@ -16,8 +16,8 @@ _SLACK = 1.05  # figures are no more exact than that
 
 
 def crowds(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> bool:
-    """Whether one more op of a user who has the larger part of a batch would slow down another's too much, or make
-    one too late.
+    """Whether one more op of a user who has the larger part of a batch would slow down another's too much,
+    or make one too late.
     """
     if any(running.op.deadline is not None for running in device.running.values()):
         return delays(pool, op, device, now)
@@ -45,7 +45,7 @@ def crowders(pool: Pool, op: ReadyOp, device: Device, owed: Collection[Running])
 
 
 def remaining(pool: Pool, device: Device, running: Running, now: Seconds) -> Seconds:
-    """Until a running op ends, if its batch stays as it is; what was done since it last said so is guessed."""
+    """Until a running op ends, if its batch stays as it is; what it did since it last said so is a guess."""
     op, since = running.op, max(0.0, now - running.mark)
     if op.kind != "step":
         return max(running.left - since, 0.1 * running.left)

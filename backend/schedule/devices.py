@@ -16,8 +16,8 @@ LOOK = 16  # devices that one question looks at: enough choice, and a bound on i
 
 @dataclass(slots=True)
 class Held:
-    """A component on a device. used: when an op last needed it; known: the device has confirmed it. ready: when
-    it is expected to be there.
+    """A component on a device. used: when an op last needed it; known: the device has confirmed it. ready:
+    when it is expected to be there.
     """
 
     nbytes: float
@@ -31,8 +31,8 @@ class Running:
     """An op on a device.
 
     charged: seconds charged to its user since it started or resumed; paid: before that. begun, done: the
-    fractions of it that were over then, and are now. helpers: devices that compute parts of its passes. mark: when
-    `done` was last known.
+    fractions of it that were over then, and are now. helpers: devices that compute parts of its passes.
+    mark: when `done` was last known.
     """
 
     op: ReadyOp

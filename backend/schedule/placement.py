@@ -84,7 +84,7 @@ def loading(pool: Pool, components: Iterable[ComponentId]) -> Seconds:
 
 def joins(pool: Pool, op: ReadyOp, device: Device, holds: Holds, now: Seconds) -> bool:
     """Whether an op fits the batch that runs there, and it pays to share its passes."""
-    fits = device.stepping and device.batch == op.batch and admits(op, device, holds)
+    fits = pool.rules.batch and device.stepping and device.batch == op.batch and admits(op, device, holds)
     if not fits or device.missing(op.components) or crowds(pool, op, device, now):
         return False
     return pool.profile.pays(op.components[0], device.rows, op.rows) and _in_time(pool, op, device, now)
@@ -147,7 +147,7 @@ def _whole(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
 
 
 def _burden(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> Seconds:
-    """What a whole op would wait on a device that has its weights, and what others there would wait for it."""
+    """What a whole op would wait on a device with its weights, and others there would wait for it."""
     ready = max((device.held[c].ready - now for c in op.components if c in device.held), default=0.0)
     if not device.stepping:
         return max(0.0, ready)

@@ -8,7 +8,6 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from backend.schedule.admission import overload
 from backend.schedule.batching import mates
 from backend.schedule.copies import prefetch, replicate
 from backend.schedule.devices import LOOK, Device, Running
@@ -53,13 +52,11 @@ def plan(pool: Pool, now: Seconds) -> list[Decision]:
         _shed(state)
     pool.queue.age(now)
     _reject_late(state)
-    if pool.rules.admit:
-        _refuse(state)
     if pool.queue.calls:
         _start_calls(state)
     if pool.queue.lanes:
         _start_ops(state)
-    if pool.cold:
+    if pool.cold and pool.rules.prefetch:
         state.decisions.extend(prefetch(pool, state.holds, now))
     if pool.rules.copies and not state.full:
         state.decisions.extend(replicate(pool, now))
@@ -91,16 +88,6 @@ def _reject_late(state: _Plan) -> None:
         short = state.now + op.path - op.deadline
         reason = f"its job needs {op.path:.3g} s more at best and is {short:.3g} s too late for that"
         state.decisions.append(Reject(op.key, reason, "deadline"))
-
-
-def _refuse(state: _Plan) -> None:
-    """Give up the fewest jobs where not all can be in time."""
-    pool = state.pool
-    for op in overload(pool, state.now):
-        if op.key in pool.queue:
-            pool.remove(op.key)
-            reason = "not all jobs can be in time: without this one the most of them are"
-            state.decisions.append(Reject(op.key, reason, "deadline"))
 
 
 def _start_calls(state: _Plan) -> None:
@@ -161,7 +148,7 @@ def _begin(state: _Plan, op: ReadyOp) -> bool:
     found = place(pool, op, state.holds, state.now)
     if found is None:
         state.stuck += 1
-        taken = takeover(pool, op, state.now) if state.stuck <= PREEMPTORS else None
+        taken = takeover(pool, op, state.now) if state.stuck <= PREEMPTORS and pool.rules.preempt else None
         if taken is None:
             if state.stuck <= LOOK:
                 _hold(state, op)

@@ -34,14 +34,18 @@ def takeover(pool: Pool, op: ReadyOp, now: Seconds) -> Takeover | None:
         candidates = devices.holding(op.components[0], devices.workers)
         candidates += [d for d in devices.choice(devices.workers) if d not in candidates][: LOOK // 2]
     found = [t for d in candidates if d.stepping and not d.alone and (t := _on(pool, op, d, now)) is not None]
-    return min(found, key=lambda t: (turn(pool, t.place.device), len(t.victims), t.place.device.id), default=None)
+    return min(
+        found, key=lambda t: (turn(pool, t.place.device), len(t.victims), t.place.device.id), default=None
+    )
 
 
 def relief(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> list[Running]:
     """What stops beside a step op that joins a batch, so that its user gets their part of its passes."""
     if not device.stepping or op.deadline is not None:
         return []
-    owed = [r for r in steps(device) if _owes(pool, r.op, op, 0.0) and remaining(pool, device, r, now) > op.cost]
+    owed = [
+        r for r in steps(device) if _owes(pool, r.op, op, 0.0) and remaining(pool, device, r, now) > op.cost
+    ]
     return crowders(pool, op, device, owed) if owed else []
 
 
@@ -100,7 +104,8 @@ def _bears(running: Running, wait: Seconds, left: Seconds, now: Seconds) -> bool
 def _owes(pool: Pool, running: ReadyOp, op: ReadyOp, quantum: Seconds) -> bool:
     """Whether the running op's user has had more than the waiting op's, by at least a quantum.
 
-    One's own ops are stopped only for an earlier deadline. What was put ahead needs no such claim, and gives way to none.
+    One's own ops are stopped only for an earlier deadline. What was put ahead needs no such claim, and
+    gives way to none.
     """
     if running.user == op.user and op.deadline is None:
         return False

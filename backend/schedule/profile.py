@@ -212,8 +212,8 @@ class Profile:
 
 
 def cuts_of(step: Callable[[ComponentId, int], Seconds], component: ComponentId, rows: int) -> int:
-    """Into how many calls a pass of many rows is cut, so that what waits for its end waits less: as many as cost
-    next to nothing, until a call is short enough.
+    """Into how many calls a pass of many rows is cut, so that what waits for its end waits less: as many as
+    cost next to nothing, until a call is short enough.
     """
     cuts, seconds = 1, step(component, rows)
     while seconds / cuts > CALL and cuts < rows:

@@ -59,13 +59,13 @@ class _User:
 class Queue:
     """epoch: counts the times that a user moved forward."""
 
-    def __init__(self, shares: Shares) -> None:
+    def __init__(self, shares: Shares, deadlines: bool = True) -> None:
         self.ops: dict[OpKey, ReadyOp] = {}
         self.lanes: dict[object, Lane] = {}
         self.calls: dict[object, Lane] = {}
         self.batches: dict[str, dict[object, Lane]] = {}
         self.epoch = 0
-        self._shares = shares
+        self._shares, self._deadlines = shares, deadlines
         self._users: dict[str, _User] = {}
         self._ahead = 0
         self._late: list[tuple[Seconds, OpKey]] = []
@@ -164,15 +164,6 @@ class Queue:
         while self._late and self._late[0][0] < now:
             yield self.ops[self._late[0][1]]
 
-    @property
-    def timed(self) -> int:
-        """Ops with a deadline."""
-        return len(self._late)
-
-    def by_slack(self) -> Iterator[ReadyOp]:
-        """Ops with a deadline, the one that must start first before the others."""
-        return (self.ops[key] for _, key in self._late)
-
     def precedes(self, op: ReadyOp) -> bool:
         """Whether its user has an earlier job that waits for another denoiser: it would be overtaken."""
         for lane in self._users[op.user].lanes.values():
@@ -192,7 +183,7 @@ class Queue:
 
     def _head(self, name: str, user: _User, entry: Entry) -> Head:
         deadline = self.ops[entry[2]].deadline
-        if deadline is not None and user.tier > _DUE:
+        if deadline is not None and self._deadlines and user.tier > _DUE:
             return _DUE, deadline, entry, name
         return user.tier, user.place, entry, name
 

@@ -5,11 +5,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """split: deal one op's passes to idle devices too; whoever carries out the decisions must know how. copies:
-    fill free memory with copies of what is used often.
+    """split: deal one op's passes to idle devices too; whoever carries out the decisions must know how.
+    copies: fill free memory with copies of what is used often. prefetch: load what jobs will want before
+    they do. preempt: stop runs at a step for others. batch: let ops join a batch. deadlines: go by them
+    between users. slices: calls of a pass are kept short, by whoever runs it.
     """
 
     split: bool = False
     copies: bool = False
-    admit: bool = True
-    speed: float = 1.15
+    prefetch: bool = True
+    preempt: bool = True
+    batch: bool = True
+    deadlines: bool = True
+    slices: bool = True

@@ -1,7 +1,7 @@
 """A fleet of devices, a day of traffic and a policy on a virtual clock: what would become of every job.
 
-`Simulation` runs the live `plan()` (or a baseline) against simulated devices. Without I/O, clock or unseeded chance:
-equal inputs give equal outcomes.
+`Simulation` runs the live `plan()` (or a baseline) against simulated devices. Without I/O, clock or
+unseeded chance: equal inputs give equal outcomes.
 """
 
 import heapq
@@ -25,7 +25,7 @@ _LOOK_AGAIN = 0.5  # seconds after which progress alone is a reason to plan agai
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """memory: GiB of each device, of which `weights` may hold weights; host: GiB of host memory per device."""
+    """memory: GiB of each device, of which `weights` is for weights; host: GiB of host memory per device."""
 
     devices: int = 8
     memory: float = 79.2
@@ -52,8 +52,8 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """loaded: bytes that went to devices; read: from disk; peak: held at once. busy: device seconds. served: when,
-    whom and how much. backlog: for each user, the times in which an op of theirs waited.
+    """loaded: bytes that went to devices; read: from disk; peak: held at once. busy: device seconds.
+    served: when, whom and how much. backlog: for each user, the times in which an op of theirs waited.
     """
 
     endings: tuple[Ending, ...]
@@ -69,7 +69,9 @@ class Outcome:
 
 @dataclass(slots=True)
 class _Open:
-    """A job that is not over. tasks: its ops in order; behind: how many of the first must end before the next."""
+    """A job that is not over. tasks: its ops in order; behind: how many of the first must end before the
+    next.
+    """
 
     job: Job
     tasks: list[Task]
@@ -85,8 +87,8 @@ Make = Callable[[Catalogue, Host, Sequence[Device]], Policy]
 
 @dataclass(slots=True)
 class Simulation:
-    """watch: is called after every decision: the place for invariants. post: when a report arrives, by default at
-    once; none, or several times. skew: of the clock that the policy sees.
+    """watch: is called after every decision: the place for invariants. post: when a report arrives, by
+    default at once; none, or several times. skew: of the clock that the policy sees.
     """
 
     jobs: Sequence[Job]
@@ -180,7 +182,9 @@ class Simulation:
 
     @property
     def next_at(self) -> Seconds | None:
-        times = [at for at in (self.fleet.next_at, self._mail[0][0] if self._mail else None) if at is not None]
+        times = [
+            at for at in (self.fleet.next_at, self._mail[0][0] if self._mail else None) if at is not None
+        ]
         return min(times, default=None)
 
     def send(self, reports: Iterable[Report]) -> None:

@@ -29,11 +29,11 @@ class Pool:
         self.profile = profile or Profile()
         self.rules = rules or Rules()
         self.shares = Shares()
-        self.queue = Queue(self.shares)
+        self.queue = Queue(self.shares, self.rules.deadlines)
         self.devices = Devices()
         self.demand: Counter[ComponentId] = Counter()
         self.heat = Heat()
-        self.warmed = self.admitted = -inf
+        self.warmed = -inf
         self.cold: dict[ComponentId, None] = {}
         self.over: dict[DeviceId, None] = {}
         self._where: dict[OpKey, DeviceId] = {}
@@ -53,7 +53,10 @@ class Pool:
         self.devices.add(Device(id, kind, slots, max_rows, capacity))
 
     def remove_device(self, id: DeviceId) -> None:
-        """A device is gone, with all that it ran and held; report each of its ops by `done` first."""
+        """A device is gone, with all that it ran and held."""
+        device = self.devices[id]
+        for key in [*device.running, *device.paused]:
+            self.done(key)
         gone = self.devices.remove(id)
         self.over.pop(id, None)
         for component in gone.held:
@@ -70,7 +73,9 @@ class Pool:
                 self.drop(device, component)
         for component, nbytes in resident.items():
             known = device.held.get(component)
-            self.hold(device, component, Held(nbytes, now if known is None else known.used, known=True, ready=now))
+            self.hold(
+                device, component, Held(nbytes, now if known is None else known.used, known=True, ready=now)
+            )
             self.profile.observe_size(component, nbytes)
         if device.free < 0:
             self.over[id] = None
@@ -94,8 +99,7 @@ class Pool:
             return
         before = running.left
         running.done = fraction
-        if now is not None:
-            running.mark = now
+        running.mark = inf if now is None else now
         self.shares.advance(running.op.user, before - running.left)
 
     def done(self, key: OpKey, seconds: Seconds | None = None) -> ReadyOp | None:

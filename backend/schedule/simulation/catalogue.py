@@ -147,7 +147,11 @@ class Catalogue:
         if id not in self._pipelines:
             self._pipelines[id] = base.parts
             parts = [self.part(part) for part in base.parts]
-            nbytes, h2d, disk = (sum(values) for values in zip(*((p.nbytes, p.h2d, p.disk) for p in parts)))
+            nbytes, h2d, disk = (
+                sum(p.nbytes for p in parts),
+                sum(p.h2d for p in parts),
+                sum(p.disk for p in parts),
+            )
             self._parts[id] = Part(id, nbytes, h2d, disk, parts[0].curve)
         return id
 

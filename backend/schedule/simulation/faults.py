@@ -1,5 +1,5 @@
-"""Chaos with a seed: devices die, disks and devices slow down, messages come late or twice, clocks jump, memory runs
-out; and what must hold nevertheless, checked after every decision.
+"""Chaos with a seed: devices die, disks and devices slow down, messages come late or twice, clocks jump,
+memory runs out; and what must hold nevertheless, checked after every decision.
 """
 
 import random
@@ -123,6 +123,9 @@ def check(simulation: Simulation, seed: int) -> None:
             index = next(i for i, other in enumerate(opened.tasks) if other.key == key)
             ready = index < opened.first or opened.ended >= index
             law(ready, f"{key} runs before what it needs exists")
-        law(all(h in fleet.units and fleet.units[h].helps == key for h in task.helpers), f"{key}: a helper is not its own")
+        law(
+            all(h in fleet.units and fleet.units[h].helps == key for h in task.helpers),
+            f"{key}: a helper is not its own",
+        )
     for job in simulation.endings:
         law(job not in simulation.open, f"job {job} has ended and is still open")

@@ -17,7 +17,9 @@ _FACTOR, _FINE = 1.3, 1.04  # steps of a search, coarse and at its end
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Seconds, of jobs that ended. slowdown: of the user who fares worst, in the mean, against running alone."""
+    """Seconds, of jobs that ended. slowdown: of the user who fares worst, in the mean, against running
+    alone.
+    """
 
     mean: Seconds
     p50: Seconds
@@ -53,8 +55,8 @@ def latency(outcome: Outcome) -> Latency:
 
 
 def fairness(outcome: Outcome) -> float | None:
-    """Jain's index of the service that users received in a window in which ops of theirs waited all the time; the
-    mean over the windows with two such users or more, None where there is none.
+    """Jain's index of the service that users received in a window in which ops of theirs waited all the
+    time; the mean over the windows with two such users or more, None where there is none.
     """
     windows: dict[int, dict[str, float]] = {}
     for begin, end, user, seconds in outcome.served:
@@ -63,7 +65,9 @@ def fairness(outcome: Outcome) -> float | None:
             share = min(end, (index + 1) * _WINDOW) - max(begin, index * _WINDOW)
             window = windows.setdefault(index, {})
             window[user] = window.get(user, 0.0) + seconds * share / max(1e-9, end - begin)
-    found = [_jain([window.get(user, 0.0) for user in users]) for window, users in _backlogged(outcome, windows)]
+    found = [
+        _jain([window.get(user, 0.0) for user in users]) for window, users in _backlogged(outcome, windows)
+    ]
     return sum(found) / len(found) if found else None
 
 
@@ -92,14 +96,18 @@ def _jain(values: list[float]) -> float:
 
 
 def bound(traffic: Traffic, hardware: Hardware) -> float:
-    """Jobs a second that all devices could compute if each pass were as dear as alone and nothing else took time."""
+    """Jobs a second that all devices could compute if each pass were as dear as alone and nothing else took
+    time.
+    """
     drawn = jobs(replace(traffic, rate=2.0, seconds=3600.0, step=1.0), Catalogue())
     return hardware.devices * len(drawn) / sum(job.work for job in drawn)
 
 
 def highest_rate(name: str, traffic: Traffic, hardware: Hardware, start: float) -> float:
     """Most jobs a second with enough of them in time. start: where to look first."""
-    return _highest(lambda rate: attainment(simulate(name, replace(traffic, rate=rate), hardware)) >= BAR, start)
+    return _highest(
+        lambda rate: attainment(simulate(name, replace(traffic, rate=rate), hardware)) >= BAR, start
+    )
 
 
 def highest_burst(name: str, traffic: Traffic, hardware: Hardware, minutes: float) -> float:

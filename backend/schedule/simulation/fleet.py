@@ -1,8 +1,8 @@
 """The simulated devices: they carry decisions out on a virtual clock and report what became of them.
 
-A device does one thing at a time, as a worker does: a whole op, or passes of all that steps there. Weights come
-over its own channel meanwhile. Passes between two changes are one event, not many: a change cuts them short at the
-next step boundary.
+A device does one thing at a time, as a worker does: a whole op, or passes of all that steps there. Weights
+come over its own channel meanwhile. Passes between two changes are one event, not many: a change cuts them
+short at the next step boundary.
 """
 
 import heapq
@@ -26,9 +26,9 @@ _TINY, _HALF = 1e-9, 1e-3
 class Task:
     """An op of a job, or a whole pipeline.
 
-    kind "step": passes of `rows` rows; "whole": `seconds`, or what `together` says of several of one batch. nets:
-    ControlNets that run in each pass. taxed: LoRAs run beside the weights. done: passes that are over. spent: device
-    seconds so far.
+    kind "step": passes of `rows` rows; "whole": `seconds`, or what `together` says of several of one batch.
+    nets: ControlNets that run in each pass. taxed: LoRAs run beside the weights. done: passes that are
+    over. spent: device seconds so far.
     """
 
     key: OpKey
@@ -88,7 +88,9 @@ Report: TypeAlias = Done | Progress | Lost | Failed
 
 @dataclass(slots=True)
 class Turn:
-    """tasks: the whole ops, or those that step. calls: planned; each takes `each`; `cuts` of them make a pass."""
+    """tasks: the whole ops, or those that step. calls: planned; each takes `each`; `cuts` of them make a
+    pass.
+    """
 
     tasks: list[Task]
     since: Seconds
@@ -104,8 +106,9 @@ class Turn:
 
 @dataclass(slots=True, eq=False)
 class Unit:
-    """A device. there: what it holds, and from when on. channel: until when its channel loads. free_at: until when
-    it still helps. version: of its next event. slow: how much slower it is than the profile says.
+    """A device. there: what it holds, and from when on. channel: until when its channel loads. free_at:
+    until when it still helps. version: of its next event. slow: how much slower it is than the profile
+    says.
     """
 
     id: DeviceId
@@ -172,34 +175,36 @@ class Fleet:
     # -- decisions -------------------------------------------------------------------------------
 
     def obey(self, decision: Decision) -> None:
-        """A decision that came too late, for what is over or gone, has no effect; an op for a lost device fails."""
+        """A decision that came too late, for what is over or gone, has no effect; an op for a lost device
+        fails.
+        """
+        if isinstance(decision, Reject):
+            self.cancel(decision.key)
+        elif isinstance(decision, Run):
+            self._run(decision.key, decision.device)
+        elif decision.device in self.units:
+            self._obey(decision, self.units[decision.device])
+
+    def _obey(self, decision: Resume | Preempt | Split | Unsplit | Load | Evict, unit: Unit) -> None:
         match decision:
-            case Run(key, device):
-                self._run(key, device)
-            case Resume(key, device):
-                unit = self.units.get(device)
-                if unit is not None and key in unit.paused:
-                    unit.steps[key] = unit.paused.pop(key)
-                    self._touch(unit)
-            case Preempt(key, device):
-                unit = self.units.get(device)
-                if unit is not None and key in unit.steps:
-                    unit.paused[key] = unit.steps.pop(key)
-                    self._cut(unit)
-            case Split(key, device, helper):
-                if key in self.where and device in self.units and helper in self.units:
-                    self.units[helper].helps = key
-                    self.tasks[key].helpers.append(helper)
-                    self._cut(self.units[device])
-            case Unsplit(key, device, helper):
-                if key in self.where and helper in self.tasks[key].helpers:
-                    self._part(self.tasks[key], self.units[device], self.units[helper])
-            case Load(component, device) if device in self.units:
-                self.load(self.units[device], component)
-            case Evict(component, device) if device in self.units:
-                self.drop(self.units[device], component)
-            case Reject(key):
-                self.cancel(key)
+            case Resume(key) if key in unit.paused:
+                unit.steps[key] = unit.paused.pop(key)
+                self._touch(unit)
+            case Preempt(key) if key in unit.steps:
+                unit.paused[key] = unit.steps.pop(key)
+                self._cut(unit)
+            case Split(key, _, helper) if key in self.where and helper in self.units:
+                self.units[helper].helps = key
+                self.tasks[key].helpers.append(helper)
+                self._cut(unit)
+            case Unsplit(key, _, helper) if key in self.where and helper in self.tasks[key].helpers:
+                self._part(self.tasks[key], unit, self.units[helper])
+            case Load(component):
+                self.load(unit, component)
+            case Evict(component):
+                self.drop(unit, component)
+            case _:
+                pass
 
     def cancel(self, key: OpKey) -> None:
         """An op is wanted no more: where it was preempted its state is dropped."""

@@ -1,6 +1,7 @@
 """Host memory and disk of the simulated fleet: where a device's weights come from, and how long that takes.
 
-The host memories of all machines count as one tier: between machines 41 GB/s are published, to a device 7.5 GiB/s.
+The host memories of all machines count as one tier: between machines 41 GB/s are published, to a device 7.5
+GiB/s.
 """
 
 from collections import OrderedDict

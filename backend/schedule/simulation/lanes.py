@@ -14,8 +14,8 @@ from backend.types import ComponentId, DeviceId, OpKey, Seconds
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """A device. held: components, the least recently used first, and when each is there. free_at: when what it
-    runs is over.
+    """A device. held: components, the least recently used first, and when each is there. free_at: when what
+    it runs is over.
     """
 
     id: DeviceId

@@ -23,8 +23,8 @@ def maker(name: str, traffic: Sequence[Job], rules: Rules = ALL) -> Make:
         OURS: lambda _: lambda c, h, d: Micro(Charted(c, h), d, rules),
         PAPER: lambda _: lambda c, h, d: Paper(c, h, d),
         "static partition": lambda js: lambda c, h, d: Static(c, h, d, work=work_by_pipeline(js, c)),
-        "one pipeline each": lambda js: lambda c, h, d: Static(
-            c, h, d, work=work_by_pipeline(js, c), packed=False
+        "one pipeline each": lambda js: (
+            lambda c, h, d: Static(c, h, d, work=work_by_pipeline(js, c), packed=False)
         ),
         "swap anywhere": lambda _: lambda c, h, d: Swap(c, h, d),
         "groups": lambda js: lambda c, h, d: Groups(c, h, d, work=work_by_pipeline(js, c)),

@@ -1,8 +1,9 @@
 """Micro-serving as LegoDiffusion's paper describes it (arXiv 2604.08123): the policy to improve on.
 
-Ops first come, first served by their request; the head is grouped with ready ops of its model and goes to the device
-with the least queue + transfer + load + execution; weights leave by least recent use; requests that can't be in time
-are aborted early; guidance's halves go to two devices where one is idle. A group runs to its end as it was formed.
+Ops first come, first served by their request; the head is grouped with ready ops of its model and goes to
+the device with the least queue + transfer + load + execution; weights leave by least recent use; requests
+that can't be in time are aborted early; guidance's halves go to two devices where one is idle. A group runs
+to its end as it was formed.
 """
 
 from bisect import insort
@@ -82,22 +83,22 @@ class Paper:
     def decide(self, now: Seconds) -> list[Decision]:
         decisions = self._abort(now)
         for lane in self.lanes.free:
-            if group := self.next_up.pop(lane.id, None):
-                decisions += self._start(lane, group, now)
+            if committed := self.next_up.pop(lane.id, None):
+                decisions += self._start(lane, committed, now)
         while self.queue:
             group = self._group()
-            lane = self._best(group, now)
-            if lane is None:
+            best = self._best(group, now)
+            if best is None:
                 break
             keys = {task.key for task in group}
             self.queue = [entry for entry in self.queue if entry[1] not in keys]
             for key in keys:
                 del self.ops[key]
-            if lane.running or lane.reserved:
-                self.next_up[lane.id] = group
-                decisions += self.lanes.load(lane, group[0].components, now) or []
+            if best.running or best.reserved:
+                self.next_up[best.id] = group
+                decisions += self.lanes.load(best, group[0].components, now) or []
             else:
-                decisions += self._start(lane, group, now)
+                decisions += self._start(best, group, now)
         return decisions + self._spread()
 
     def _abort(self, now: Seconds) -> list[Decision]:

@@ -1,8 +1,9 @@
 """Whole-pipeline serving, as strong as its design allows: what Tessera is compared with.
 
-All four know the profile, keep what they loaded while there is room, load over a channel of its own, and (but for
-the last) take jobs by deadline, drop the hopeless and run jobs of one pipeline, adapters and step count as one batch.
-What they can't do is what makes them whole-pipeline serving: share a part, or stop between two steps.
+All four know the profile, keep what they loaded while there is room, load over a channel of its own, and
+(but for the last) take jobs by deadline, drop the hopeless and run jobs of one pipeline, adapters and step
+count as one batch. What they can't do is what makes them whole-pipeline serving: share a part, or stop
+between two steps.
 """
 
 from bisect import insort
@@ -131,8 +132,8 @@ class Whole:
 
 @dataclass(eq=False)
 class Static(Whole):
-    """Each device keeps its pipelines for ever. work: of each pipeline, what the partition is made for. packed: as many
-    on a device as its memory holds; else one each.
+    """Each device keeps its pipelines for ever. work: of each pipeline, what the partition is made for.
+    packed: as many on a device as its memory holds; else one each.
     """
 
     work: Mapping[ComponentId, Seconds] = field(default_factory=dict)

@@ -26,13 +26,15 @@ class Device:
 
 
 class Policy(Protocol):
-    """whole: jobs come as one op each, a pipeline; else as the ops of their graph. merged: LoRAs are merged into the
-    weights, which costs time but none per pass. slices: long passes are cut into calls.
+    """whole: jobs come as one op each, a pipeline; else as the ops of their graph. merged: LoRAs are merged
+    into the weights, which costs time but none per pass. slices: long passes are cut into calls.
     """
 
     whole: bool
     merged: bool
-    slices: bool
+
+    @property
+    def slices(self) -> bool: ...
 
     def arrive(self, job: Job, tasks: Iterable[Task], now: Seconds) -> None:
         """A job is accepted. tasks: its ops, in order, of which some must wait for others."""
@@ -89,7 +91,6 @@ class Micro:
     max_rows: int = 16
     whole: bool = False
     merged: bool = False
-    slices: bool = True
     pool: Pool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -149,6 +150,10 @@ class Micro:
             decisions += made
             if len(made) < MOST:
                 return decisions
+
+    @property
+    def slices(self) -> bool:
+        return self.rules.slices
 
     @property
     def waiting(self) -> int:

@@ -1,11 +1,13 @@
-"""Traffic to simulate: jobs drawn with a seed from the statistics of two published traces (data/workload.json)."""
+"""Traffic to simulate: jobs drawn with a seed from the statistics of two published traces
+(data/workload.json).
+"""
 
 import random
 from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from backend.schedule.simulation.catalogue import FAMILIES, LORA_TAX, Base, Catalogue, read
 from backend.types import ComponentId, Seconds
@@ -176,11 +178,11 @@ class _Draw:
 class _Choice:
     """A weighted choice of labels."""
 
-    def __init__(self, weights: Mapping[object, float]) -> None:
+    def __init__(self, weights: Mapping[Any, float]) -> None:
         self._labels = list(weights)
         self._sums = list(accumulate(weights.values()))
 
-    def draw(self, chance: random.Random):  # type: ignore[no-untyped-def]
+    def draw(self, chance: random.Random) -> Any:
         return self._labels[bisect(self._sums, chance.random() * self._sums[-1])]
 
 
@@ -242,5 +244,5 @@ def _preset(name: str) -> Mapping[str, object]:
     return _table("presets")[name]  # type: ignore[no-any-return]
 
 
-def _table(name: str):  # type: ignore[no-untyped-def]
+def _table(name: str) -> Any:
     return read("workload")[name]
