@@ -16,7 +16,7 @@ from backend.types import Cond
 
 _PENULTIMATE = -2
 _WIDTHS = {"clip_l": 768, "clip_g": 1280}
-_WIDTH = 4096  # of T5's tokens, to which those of both CLIPs are filled up with zeros
+_WIDTH = 4096  # of T5-XXL's tokens: those of both CLIPs are filled up to them with zeros
 _LEAST = 77  # tokens of T5
 
 
@@ -27,11 +27,13 @@ def _encode(encoders: Mapping[str, Working], request: Request) -> tuple[Cond, ..
         clips = _clips(encoders, request)
         pooled = torch.cat([_pooled(clips.get(name), width) for name, width in _WIDTHS.items()], dim=-1)
         if clips:
-            tokens = _side_by_side(clips)
-            parts.append(F.pad(tokens, (0, _WIDTH - tokens.shape[-1])))
-    if "t5xxl" in encoders:
-        parts.append(t5.encode(encoders["t5xxl"], request, _LEAST))
-    return (Cond(torch.cat(parts, dim=1) if parts else torch.zeros(1, _LEAST, _WIDTH), pooled),)
+            parts.append(_side_by_side(clips))
+    long = t5.encode(encoders["t5xxl"], request, _LEAST) if "t5xxl" in encoders else None
+    if long is not None:
+        parts.append(long)
+    width = max([_WIDTH if long is None else long.shape[-1], *(part.shape[-1] for part in parts)])
+    filled = [F.pad(part, (0, width - part.shape[-1])) for part in parts]
+    return (Cond(torch.cat(filled, dim=1) if filled else torch.zeros(1, _LEAST, width), pooled),)
 
 
 def _clips(encoders: Mapping[str, Working], request: Request) -> dict[str, ClipText]:

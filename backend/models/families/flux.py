@@ -7,6 +7,7 @@ Names as in the original checkpoints; the network is diffusers'.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from backend.models.additions import NO_ADDITIONS, Additions
 from backend.models.conditioning import Given, Inputs, at_size, spread_rows
 from backend.models.families import inpainting, references
+from backend.models.families.blocks import passed
 from backend.models.families.renaming import Fused, Renaming, Swapped, Target, lora_names
 from backend.models.families.sequence import (
     PATCH,
@@ -195,14 +197,15 @@ class Flux:
         rotary = turns(angles(places, rope_axes(self.head), THETA), x.device)
         time = self._time(module, timesteps, extra, x)
         hidden = module.x_embedder(shown)
-        for block in module.transformer_blocks:
-            text, hidden = block(
-                hidden_states=hidden, encoder_hidden_states=text, temb=time, image_rotary_emb=rotary
-            )
-        for block in module.single_transformer_blocks:
-            text, hidden = block(
-                hidden_states=hidden, encoder_hidden_states=text, temb=time, image_rotary_emb=rotary
-            )
+        streams: tuple[Tensor, ...] = (hidden, text)
+        for kind, blocks in (
+            ("double", module.transformer_blocks),
+            ("single", module.single_transformer_blocks),
+        ):
+            for number, block in enumerate(blocks):
+                run = partial(_run, block, time, rotary)
+                streams = passed(additions, kind, number, run, streams)
+        hidden, _ = streams
         out: Tensor = module.proj_out(module.norm_out(hidden[:, :count], time))
         return from_tokens(out, height, width)
 
@@ -241,6 +244,13 @@ class Flux:
 
     def lora_names(self, site: str) -> tuple[LayerName, ...]:
         return lora_names(site, NAMES.origin(site))
+
+
+def _run(
+    block: nn.Module, time: Tensor, rotary: tuple[Tensor, Tensor], hidden: Tensor, text: Tensor
+) -> tuple[Tensor, ...]:
+    text, hidden = block(hidden_states=hidden, encoder_hidden_states=text, temb=time, image_rotary_emb=rotary)
+    return hidden, text
 
 
 def detect(header: Header) -> Flux | None:

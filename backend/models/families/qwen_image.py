@@ -5,6 +5,7 @@ Text is the hidden states of Qwen2.5-VL. Source: arXiv:2508.02324. Checkpoints h
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from backend.models.additions import NO_ADDITIONS, Additions
 from backend.models.conditioning import Given, Inputs
 from backend.models.families import references
+from backend.models.families.blocks import passed
 from backend.models.families.flux import rope_axes
 from backend.models.families.renaming import lora_names
 from backend.models.families.sequence import (
@@ -108,14 +110,9 @@ class QwenImage:
         text = module.txt_in(module.txt_norm(tokens))
         embed = module.time_text_embed
         time = embed.timestep_embedder(embed.time_proj(timesteps).to(x.dtype))
-        for block in module.transformer_blocks:
-            text, hidden = block(
-                hidden_states=hidden,
-                encoder_hidden_states=text,
-                encoder_hidden_states_mask=None,
-                temb=time,
-                image_rotary_emb=rotary,
-            )
+        for number, block in enumerate(module.transformer_blocks):
+            run = partial(_run, block, time, rotary)
+            hidden, text = passed(additions, "double", number, run, (hidden, text))
         hidden = hidden[:, : patches(height) * patches(width)]
         out: Tensor = module.proj_out(module.norm_out(hidden, time))
         return from_tokens(out, height, width)[:, :, None]
@@ -126,6 +123,19 @@ class QwenImage:
 
     def lora_names(self, site: str) -> tuple[LayerName, ...]:
         return lora_names(site, None)
+
+
+def _run(
+    block: nn.Module, time: Tensor, rotary: tuple[Tensor, Tensor], hidden: Tensor, text: Tensor
+) -> tuple[Tensor, ...]:
+    text, hidden = block(
+        hidden_states=hidden,
+        encoder_hidden_states=text,
+        encoder_hidden_states_mask=None,
+        temb=time,
+        image_rotary_emb=rotary,
+    )
+    return hidden, text
 
 
 def detect(header: Header) -> QwenImage | None:

@@ -6,6 +6,7 @@ Source: arXiv:2403.03206. Names as in the original checkpoints; the network is d
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import isqrt
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from backend.errors import UnsupportedOption
 from backend.models.additions import NO_ADDITIONS, Additions
 from backend.models.conditioning import NO_INPUTS, Given, Inputs
+from backend.models.families.blocks import passed
 from backend.models.families.renaming import Fused, Renaming, Swapped, Target, lora_names
 from backend.models.families.sequence import PATCH, from_tokens, padded, patches
 from backend.models.header import Header
@@ -159,8 +161,13 @@ class Sd3:
         time = embed.timestep_embedder(embed.time_proj(timesteps).to(x.dtype))
         time = time + embed.text_embedder(pooled)
         text = module.context_embedder(tokens)
-        for block in module.transformer_blocks:
-            text, hidden = block(hidden_states=hidden, encoder_hidden_states=text, temb=time)
+        last = len(module.transformer_blocks) - 1
+        for number, block in enumerate(module.transformer_blocks):
+            if number == last:  # it has no text to hand on, and is never left out
+                _, hidden = block(hidden_states=hidden, encoder_hidden_states=text, temb=time)
+            else:
+                run = partial(_run, block, time)
+                hidden, text = passed(additions, "double", number, run, (hidden, text))
         out: Tensor = module.proj_out(module.norm_out(hidden, time))
         return from_tokens(out, height, width, channels_last=True)
 
@@ -182,6 +189,11 @@ class Sd3:
 
     def lora_names(self, site: str) -> tuple[LayerName, ...]:
         return lora_names(site, self._names().origin(site))
+
+
+def _run(block: nn.Module, time: Tensor, hidden: Tensor, text: Tensor) -> tuple[Tensor, ...]:
+    text, hidden = block(hidden_states=hidden, encoder_hidden_states=text, temb=time)
+    return hidden, text
 
 
 def detect(header: Header) -> Sd3 | None:
