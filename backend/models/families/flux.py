@@ -197,15 +197,12 @@ class Flux:
         rotary = turns(angles(places, rope_axes(self.head), THETA), x.device)
         time = self._time(module, timesteps, extra, x)
         hidden = module.x_embedder(shown)
-        streams: tuple[Tensor, ...] = (hidden, text)
-        for kind, blocks in (
-            ("double", module.transformer_blocks),
-            ("single", module.single_transformer_blocks),
-        ):
-            for number, block in enumerate(blocks):
-                run = partial(_run, block, time, rotary)
-                streams = passed(additions, kind, number, run, streams)
-        hidden, _ = streams
+        for number, block in enumerate(module.transformer_blocks):
+            run = partial(_run, block, time, rotary)
+            hidden, text = passed(additions, "double", number, run, (hidden, text))
+        for number, block in enumerate(module.single_transformer_blocks):
+            run = partial(_run, block, time, rotary)
+            hidden, text = passed(additions, "single", number, run, (hidden, text))
         out: Tensor = module.proj_out(module.norm_out(hidden[:, :count], time))
         return from_tokens(out, height, width)
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from backend.models.additions import Additions, Alteration, Row
 from backend.models.family import Layout
+from backend.patches import Blocks
 from tests.backend.models.conftest import relative
 from tests.backend.models.families.originals import (
     ALL,
@@ -168,3 +170,21 @@ def test_rows_of_one_pass_are_what_they_are_alone(kind: str):
             alone = layout.call(module, x[one], time[one], text[one], {n: v[one] for n, v in extra.items()})
             assert relative(together[one], alone) < 1e-5
     assert together.shape == x.shape
+
+
+@pytest.mark.parametrize("kind", ["flux", "sd3", "qwen_image"])
+def test_a_row_without_a_block_is_what_it_is_where_all_rows_are(kind: str):
+    layout = ALL[kind]
+    frames = () if layout.latent.dimensions == 2 else (1,)
+    x, text = random(ROWS, 16, *frames, 8, 8), random(ROWS, TOKENS, 24, seed=2)
+    time = torch.tensor([0.3, 0.8]) * layout.prediction.timestep(torch.tensor(1.0))
+    extra = {"pooled": random(ROWS, 20, seed=3), "guidance": torch.tensor([3.5, 1.0])}
+    without = Row(Alteration(without=Blocks(double=(1,))))
+    module = network(layout)
+    with torch.no_grad():
+        plain = layout.call(module, x, time, text, extra)
+        mixed = layout.call(module, x, time, text, extra, Additions(None, (Row(), without)))
+        all_of_them = layout.call(module, x, time, text, extra, Additions(None, (without, without)))
+    assert relative(mixed[:1], plain[:1]) < 1e-6
+    assert relative(mixed[1:], all_of_them[1:]) < 1e-6
+    assert relative(mixed[1:], plain[1:]) > 1e-3
