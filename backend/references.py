@@ -224,8 +224,13 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Vae:
+    """An autoencoder. tiny: its name, where it is a tiny one: its files do not say whose latents they are
+    for.
+    """
+
     wire: ClassVar[str] = "VAE"
     weights: Weights
+    tiny: str = ""
 
 
 @dataclass(frozen=True, slots=True)

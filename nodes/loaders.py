@@ -130,7 +130,7 @@ def vae_loader(*, vae_name: Annotated[str, Choice(vae_names)], storage: Storage,
     if vae_name in TINY_AUTOENCODERS:
         available = {name.partition(".")[0]: name for name in storage.files("vae_approx")}
         names = [available.get(stem, stem) for stem in TINY_AUTOENCODERS[vae_name]]
-        return Vae(library.find("vae", "vae_approx", *names))
+        return Vae(library.find("vae", "vae_approx", *names), vae_name)
     return Vae(library.find("vae", "vae", vae_name))
 
 

@@ -14,7 +14,7 @@ class LatentFormat:
     """downscale: pixels per latent pixel; a model's units are (latent - shift) * scale.
 
     rgb: per channel its red, green and blue, a linear fit of what the VAE decodes, in -1..1; rgb_bias added.
-    dimensions: 3 where latents have frames, [B, C, T, H, W].
+    dimensions: 3 where latents have frames, [B, C, T, H, W]; tiny: its tiny autoencoder, for quick previews.
     """
 
     channels: int
@@ -24,6 +24,7 @@ class LatentFormat:
     rgb: tuple[tuple[float, float, float], ...] = ()
     rgb_bias: tuple[float, float, float] = (0.0, 0.0, 0.0)
     dimensions: int = 2
+    tiny: str = ""
 
     def to_model(self, samples: Tensor) -> Tensor:
         """LATENT's units (the VAE's own) -> the units that are sampled in."""

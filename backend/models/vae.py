@@ -1,8 +1,8 @@
 """VAEs: pixels <-> latents, whole or in tiles, and the masked pixels of inpainting."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -10,43 +10,52 @@ from torch import Tensor, nn
 
 from backend.errors import BadFile, UnknownFamily
 from backend.models.adapters import adapt
-from backend.models.families import kl_vae, wan_vae
+from backend.models.families import flux, kl_vae, sd3, sd15, sdxl, tiny_vae, wan_vae
+from backend.models.families.tiny_vae import TinyVaeLayout
 from backend.models.header import Header
 from backend.models.hostcopy import Form, HostCopies
+from backend.models.latent import LatentFormat
 from backend.models.parts import VAE_PREFIXES
 from backend.models.residual import install_residuals
 from backend.models.tiling import tiled
 from backend.models.upsampler import fold_upsamplers, install_upsamplers
 from backend.models.vae_layout import VaeLayout
-from backend.models.weights import ModelFile, fill, open_file
+from backend.models.weights import ModelFile, fill, open_file, open_model
 from backend.ops import Tiles
 from backend.references import File, Weights
 from backend.types import Latent
 
 # An autoencoder's header (names without prefix) -> its layout, None if it is of another kind.
 VAES: tuple[Callable[[Header], VaeLayout | None], ...] = (kl_vae.detect, wan_vae.detect)
+# What the latents of each tiny autoencoder are.
+TINY = {format.tiny: format for format in (sd15.LATENT, sdxl.LATENT, sd3.LATENT, flux.LATENT)}
 _IMAGES = 12  # numbers per pixel of an image and its copies: parts of a batch, sums and weights of tiles
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VaeModel:
-    """An autoencoder. nbytes: of its weights."""
+    """An autoencoder. nbytes: of its weights; units: what its own latents are, where these are a model's
+    units.
+    """
 
     layout: VaeLayout
     module: nn.Module
     nbytes: int
     device: torch.device
     dtype: torch.dtype
+    units: LatentFormat | None = None
 
     def encode(self, pixels: Tensor) -> Tensor:
         """[B, 3, (T,) H, W] in 0..1 -> the mean of its latent, float32 [B, C, (T',) h, w] on the CPU."""
         with torch.no_grad():
             inner = pixels * 2.0 - 1.0 if self.layout.signed else pixels
-            return self.layout.encode(self.module, self._placed(inner)).float().cpu()
+            latent = self.layout.encode(self.module, self._placed(inner)).float().cpu()
+            return latent if self.units is None else self.units.from_model(latent)
 
     def decode(self, latent: Tensor) -> Tensor:
         """[B, C, (T',) h, w] -> float32 [B, 3, (T,) H, W], about 0..1, on the CPU."""
         with torch.no_grad():
+            latent = latent if self.units is None else self.units.to_model(latent.float())
             pixels = self.layout.decode(self.module, self._placed(latent)).float().cpu()
             return (pixels + 1.0) / 2.0 if self.layout.signed else pixels
 
@@ -79,6 +88,8 @@ def load_vae(
     weights: Weights, device: torch.device, dtype: torch.dtype, copies: HostCopies | None = None
 ) -> VaeModel:
     """The VAE of a checkpoint, or of a file of its own. Raises: UnknownFamily, BadFile."""
+    if len(weights.files) == 2:
+        return _load_tiny(weights, device, dtype)
     if len(weights.files) != 1:
         paths = ", ".join(f.path for f in weights.files)
         raise BadFile(paths, "a VAE comes from one file", "Give one file that holds the whole VAE.")
@@ -93,6 +104,68 @@ def load_vae(
     nbytes = fill(module, file, layout.convert, device, form, copies.of(weights) if copies else None)
     nbytes += fold_upsamplers(module)
     return VaeModel(layout, module, nbytes, device, dtype)
+
+
+def _load_tiny(weights: Weights, device: torch.device, dtype: torch.dtype) -> VaeModel:
+    """A tiny autoencoder, of an encoder's file and a decoder's. Raises: UnknownFamily, BadFile."""
+    files = dict(zip(("encoder", "decoder"), map(open_file, weights.files), strict=True))
+    layout = tiny_layout(files["decoder"].header)
+    module = layout.build()
+    adapt(module)
+    nbytes = 0
+    for half, file in files.items():
+        nbytes += fill_half(module, half, layout, file, device, Form(dtype, channels_last=True))
+    return VaeModel(layout, module, nbytes, device, dtype)
+
+
+def tiny_decoder(path: str, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """A tiny autoencoder's decoder: latents [B, C, h, w] in a model's units -> pixels [B, 3, H, W], about
+    -1..1.
+
+    Raises: UnknownFamily, BadFile.
+    """
+    file = open_model(path)
+    layout = tiny_layout(file.header)
+    module = layout.build()
+    adapt(module)
+    del module.encoder
+    fill_half(module, "decoder", layout, file, device, Form(torch.float32, channels_last=True))
+
+    def decode(latent: Tensor) -> Tensor:
+        with torch.no_grad():
+            return layout.decode(module, latent.to(device, torch.float32))
+
+    return decode
+
+
+def tiny_layout(decoder: Header) -> TinyVaeLayout:
+    """Raises: UnknownFamily."""
+    if (layout := tiny_vae.detect(decoder)) is None:
+        remedy = "Use the decoder's file of TAESD, TAESDXL, TAESD3 or TAEF1."
+        raise UnknownFamily(decoder.path, "no decoder of a tiny autoencoder in it", remedy)
+    return layout
+
+
+def fill_half(
+    module: nn.Module,
+    half: str,
+    layout: TinyVaeLayout,
+    file: ModelFile,
+    device: torch.device,
+    form: Form,
+) -> int:
+    """Give a tiny autoencoder's encoder or decoder the weights of its file."""
+
+    def convert(name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+        for target, value in layout.convert(f"{half}.{name}", weight):
+            yield target.removeprefix(f"{half}."), value
+
+    return fill(module.get_submodule(half), file, convert, device, form)
+
+
+def in_units(vae: VaeModel, tiny: str) -> VaeModel:
+    """The same, for a tiny autoencoder's name: its latents are those of the model it is for, in its units."""
+    return replace(vae, units=TINY[tiny]) if tiny else vae
 
 
 def encode_pixels(vae: VaeModel, pixels: Tensor, tiles: Tiles | None = None) -> Latent:

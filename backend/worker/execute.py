@@ -16,7 +16,7 @@ from backend.models.family import Layout
 from backend.models.lora import Patch
 from backend.models.text import Request, Working, encode_text
 from backend.models.upscaler import TILES, upscale_pixels
-from backend.models.vae import decode_latent, encode_inpaint, encode_pixels
+from backend.models.vae import decode_latent, encode_inpaint, encode_pixels, in_units
 from backend.ops import (
     AddNoise,
     DecodeLatent,
@@ -218,7 +218,7 @@ def _encode_pixels(op: EncodePixels, bench: Bench) -> Latent:
     pixels = _is(Tensor, op.pixels)
 
     def encode(tiles: Tiles | None) -> Latent:
-        vae = bench.residents.vae(op.vae.weights)
+        vae = in_units(bench.residents.vae(op.vae.weights), op.vae.tiny)
         bench.ladder.memory.claim(_size("encoding", pixels), vae.encoding_bytes(pixels.shape, tiles))
         return encode_pixels(vae, pixels, tiles)
 
@@ -229,7 +229,7 @@ def _encode_inpaint(op: EncodeInpaint, bench: Bench) -> Latent:
     pixels, mask = _is(Tensor, op.pixels), _is(Tensor, op.mask)
 
     def encode(tiles: Tiles | None) -> Latent:
-        vae = bench.residents.vae(op.vae.weights)
+        vae = in_units(bench.residents.vae(op.vae.weights), op.vae.tiny)
         bench.ladder.memory.claim(_size("encoding", pixels), vae.encoding_bytes(pixels.shape, tiles))
         return encode_inpaint(vae, pixels, mask, op.grow, tiles, op.soft)
 
@@ -278,7 +278,7 @@ def _decode_latent(op: DecodeLatent, bench: Bench) -> Tensor:
     what = f"decoding a latent of shape {list(latent.samples.shape)}"
 
     def decode(tiles: Tiles | None) -> Tensor:
-        vae = bench.residents.vae(op.vae.weights)
+        vae = in_units(bench.residents.vae(op.vae.weights), op.vae.tiny)
         if latent.samples.ndim >= 4:  # others are refused
             bench.ladder.memory.claim(what, vae.decoding_bytes(latent.samples.shape, tiles))
         return decode_latent(vae, latent, tiles)

@@ -47,6 +47,7 @@ from backend.worker.messages import (
     Unload,
     Unsplit,
 )
+from backend.worker.previews import Previews
 from backend.worker.residents import Residents
 from backend.worker.steploop import Ended, Lent, StepLoop, described
 
@@ -81,6 +82,7 @@ class Worker:
         storage = Storage(setup.settings)
         self._ladder = Ladder(self._residents.memory, self._evict)
         self._bench = Bench(self._residents, self._ladder, lambda name: find_embedding(storage, name))
+        self._previews = Previews(storage, self._device)
         self._steps = StepLoop(device.max_rows(self._device), self._report, self._ladder.passes)
         self._now: object = None  # what is being started, run whole, or loaded
         self._whole: deque[RunOp] = deque()
@@ -165,8 +167,8 @@ class Worker:
             self._now = op
             denoising = start(message.key, op, self._bench)
             self._spent[message.key] = _Spent(self._residents.load_seconds - loading, unpacked - begun)
-            size = None if message.preview == "none" else message.preview_size
-            self._steps.add(op, denoising, size)
+            shown = self._previews.of(message.preview, message.preview_size, denoising.format.tiny)
+            self._steps.add(op, denoising, shown)
         except Exception as error:  # around an operation
             self._spent.pop(message.key, None)
             self._fail(message.key, op, error)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from backend.errors import UnsupportedOption
+from backend.models.families.sdxl import PLAYGROUND
 from backend.models.family import Layout
 from backend.models.latent import LatentFormat
 from backend.patches import CascadeSampling, ContinuousSampling, DiscreteSampling, FlowSampling, ModelPatch
@@ -18,18 +19,6 @@ from backend.sampling.discretization import (
 from backend.sampling.prediction import Prediction
 
 Sampling: TypeAlias = DiscreteSampling | FlowSampling | ContinuousSampling | CascadeSampling
-PLAYGROUND = LatentFormat(  # Playground 2.5's, where SDXL's latents are scaled by channel
-    channels=4,
-    downscale=8,
-    scale=tuple(0.5 / deviation for deviation in (8.4927, 5.9022, 6.5498, 5.2299)),
-    shift=(-1.6574, 1.886, -1.383, 2.5155),
-    rgb=(
-        (0.3920, 0.4054, 0.4549),
-        (-0.2634, -0.0196, 0.0653),
-        (0.0568, 0.1687, -0.0755),
-        (-0.3112, -0.2359, -0.2076),
-    ),
-)
 EDM_DATA = 0.5  # deviation of clean latents that EDM models were trained with
 
 

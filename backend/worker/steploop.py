@@ -15,7 +15,7 @@ from backend.worker.denoise import Denoising
 from backend.worker.failure import failed
 from backend.worker.lending import Lending, Loan, loan_of
 from backend.worker.messages import Failed, Preview, Progress
-from backend.worker.preview import jpeg
+from backend.worker.preview import Shown, jpeg
 
 _PREVIEW_EVERY = 0.1  # seconds between the previews of one op
 _log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Counters:
 class _Running:
     op: Denoise
     run: Denoising
-    preview_size: int | None  # None: no previews
+    shown: Shown | None  # None: no previews
     seconds: float = 0.0
     previewed: float = 0.0
 
@@ -96,12 +96,12 @@ class StepLoop:
         """Runs that a turn would bring on: those that wait for another device are not among them."""
         return len(self._running) - len(self._lending)
 
-    def add(self, op: Denoise, run: Denoising, preview_size: int | None) -> None:
+    def add(self, op: Denoise, run: Denoising, shown: Shown | None) -> None:
         """Let a run take part from the next turn on. One without steps ends here."""
         if run.result is not None:
             self._report(Ended(run.key, run.result, 0.0))
         else:
-            self._running[run.key] = _Running(op, run, preview_size)
+            self._running[run.key] = _Running(op, run, shown)
 
     def cancel(self, key: OpKey) -> bool:
         """Drop a run; the others are as before. Returns: whether it was there."""
@@ -235,10 +235,10 @@ class StepLoop:
 
     def _preview(self, running: _Running) -> None:
         now = monotonic()
-        if running.preview_size is None or now - running.previewed < _PREVIEW_EVERY:
+        if running.shown is None or now - running.previewed < _PREVIEW_EVERY:
             return
         running.previewed = now
-        image = jpeg(running.run.estimate, running.run.format, running.preview_size)
+        image = jpeg(running.run.estimate, running.run.format, running.shown)
         if image is not None:
             self._report(Preview(running.run.key, image))
 

@@ -39,6 +39,7 @@ from backend.sampling.discretization import exponential_flow, shifted_flow
 from backend.sampling.prediction import Prediction
 
 LATENT = LatentFormat(
+    tiny="taef1",
     channels=16,
     downscale=8,
     scale=0.3611,

@@ -21,6 +21,7 @@ from backend.sampling.discretization import Table, scaled_linear
 from backend.sampling.prediction import Prediction
 
 LATENT = LatentFormat(
+    tiny="taesd",
     channels=4,
     downscale=8,
     scale=0.18215,

@@ -26,6 +26,7 @@ from backend.sampling.discretization import shifted_flow
 from backend.sampling.prediction import Prediction
 
 LATENT = LatentFormat(
+    tiny="taesd3",
     channels=16,
     downscale=8,
     scale=1.5305,

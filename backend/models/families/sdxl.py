@@ -27,6 +27,7 @@ from backend.sampling.discretization import Continuous, continuous
 from backend.sampling.prediction import Prediction
 
 LATENT = LatentFormat(
+    tiny="taesdxl",
     channels=4,
     downscale=8,
     scale=0.13025,

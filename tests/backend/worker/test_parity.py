@@ -17,6 +17,7 @@ from backend.types import Latent, OpKey
 from backend.worker.execute import Bench, execute, start
 from backend.worker.ladder import Ladder
 from backend.worker.messages import Preview, Progress
+from backend.worker.preview import Shown
 from backend.worker.residents import Residents
 from backend.worker.steploop import Ended, StepLoop
 
@@ -95,7 +96,7 @@ def error(ours, theirs):
 )
 def test_a_sampling_run_equals_comfyuis(name, bench):
     case = Case(name, bench)
-    (samples,), _, reports = together(bench, [case.op()], previews=64)
+    (samples,), _, reports = together(bench, [case.op()], previews=Shown(64))
     assert error(samples, case.latent) < LIMIT
     assert sum(isinstance(r, Progress) for r in reports) == case.inputs["steps"]
     assert any(isinstance(r, Preview) for r in reports)

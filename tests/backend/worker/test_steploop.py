@@ -9,6 +9,7 @@ from backend.sampling.request import DenoiseRequest
 from backend.sampling.run import Outcome
 from backend.types import OpKey
 from backend.worker.messages import Failed, Preview, Progress
+from backend.worker.preview import Shown
 from backend.worker.steploop import Ended, StepLoop
 from tests.backend.worker.fakes import FORMAT, SIGMAS, Formula, a_cond, a_run, an_op, steered
 
@@ -161,7 +162,7 @@ def test_previews_are_fitted_jpegs_and_not_made_unasked(monkeypatch):
 
     from PIL import Image
 
-    _, reports = finished(a_run(), previews=128)
+    _, reports = finished(a_run(), previews=Shown(128))
     previews = [r for r in reports if isinstance(r, Preview)]
     assert 1 <= len(previews) <= 4  # the loop takes milliseconds, and ten a second are sent
     image = Image.open(BytesIO(previews[0].image))
