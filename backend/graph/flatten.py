@@ -1,5 +1,6 @@
 """Nested ops become flat ones, which refer to each other by `Ref`; and what a flat op refers to."""
 
+from collections.abc import Mapping
 from dataclasses import is_dataclass, replace
 
 from backend.graph.keys import content_key
@@ -23,6 +24,9 @@ def flatten(value: object, ops: dict[OpKey, Op[object]]) -> object:
     if isinstance(value, tuple):
         items = tuple(flatten(item, ops) for item in value)
         return value if all(a is b for a, b in zip(items, value, strict=True)) else items
+    if isinstance(value, Mapping):  # a condition's options, say
+        options = {name: flatten(item, ops) for name, item in value.items()}
+        return value if all(options[name] is item for name, item in value.items()) else options
     if is_dataclass(value) and not isinstance(value, type | Ref):
         return _with_fields(value, ops)
     return value
@@ -44,6 +48,9 @@ def _collect(value: object, found: dict[OpKey, None]) -> None:
         found[value.key] = None
     elif isinstance(value, tuple):
         for item in value:
+            _collect(item, found)
+    elif isinstance(value, Mapping):
+        for item in value.values():
             _collect(item, found)
     elif is_dataclass(value) and not isinstance(value, type):
         for name in field_names(value):
