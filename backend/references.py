@@ -204,6 +204,69 @@ class ControlUse:
 
 
 @dataclass(frozen=True, slots=True)
+class Keyframe:
+    """A hook's strength from percent `start` of the run on (0..1), for at least `steps` steps of it."""
+
+    strength: float
+    start: float
+    steps: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Keyframes:
+    """Keyframes in the order of their starts; none: strength 1 all the time."""
+
+    wire: ClassVar[str] = "HOOK_KEYFRAMES"
+    frames: tuple[Keyframe, ...] = ()
+
+    def plus(self, *frames: Keyframe) -> Self:
+        return replace(self, frames=tuple(sorted((*self.frames, *frames), key=lambda frame: frame.start)))
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A LoRA for the conditions that it is on, and for the encoding of their text, at a strength each."""
+
+    lora: Weights
+    model: float
+    clip: float
+    keyframes: Keyframes = Keyframes()
+
+    def same(self, other: "Hook") -> bool:
+        """The other is this one, whatever its keyframes."""
+        return replace(self, keyframes=other.keyframes) == other
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Hooks, none of them twice."""
+
+    wire: ClassVar[str] = "HOOKS"
+    hooks: tuple[Hook, ...] = ()
+
+    def plus(self, other: "Hooks | None") -> Self:
+        """These, and those of the other that are not among them."""
+        added = () if other is None else other.hooks
+        new = tuple(hook for hook in added if not any(own.same(hook) for own in self.hooks))
+        return replace(self, hooks=(*self.hooks, *new))
+
+    def timed(self, keyframes: Keyframes) -> Self:
+        """These with other keyframes."""
+        return replace(self, hooks=tuple(replace(hook, keyframes=keyframes) for hook in self.hooks))
+
+
+@dataclass(frozen=True, slots=True)
+class ClipHooks:
+    """The hooks of text encoders. scheduled: a text is encoded for each stretch of the run in which their
+    keyframes stay; otherwise they have none. to_conditions: what is encoded gets them, keyframes and all.
+    """
+
+    hooks: Hooks
+    to_conditions: bool
+    scheduled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Clip:
     """Text encoders that work together, each a component of its own.
 
@@ -216,7 +279,11 @@ class Clip:
     family: str = "sd15"
     stop_at: int | None = None
     loras: tuple[LoraUse, ...] = ()
+    hooks: ClipHooks | None = None
     options: tuple[tuple[str, int], ...] = ()
+
+    def with_hooks(self, hooks: ClipHooks) -> Self:
+        return replace(self, hooks=hooks)
 
     def with_lora(self, lora: Weights, strength: float) -> Self:
         return self if strength == 0 else replace(self, loras=(*self.loras, LoraUse(lora, strength)))
@@ -349,6 +416,8 @@ REFERENCES = (
     Vae,
     ControlNet,
     UpscaleModel,
+    Keyframes,
+    Hooks,
     Noise,
     Sampler,
     Schedule,

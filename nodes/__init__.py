@@ -6,6 +6,7 @@ BUILTIN = (
     "nodes.merge",
     "nodes.model_files",
     "nodes.conditioning",
+    "nodes.hooks",
     "nodes.clip_encoding",
     "nodes.controlnet",
     "nodes.picture_conditioning",

@@ -75,8 +75,9 @@ class ModelCall:
     """One condition of one op's pending request.
 
     x [B, ...], scaled for the network; timesteps [B]; tokens [B, T, C]; extra: the network's other inputs,
-    [B, ...] each; patches: the op's LoRAs; controls: ControlNets whose residuals are added up; alteration:
-    what its rows change in the network's blocks; mixes_lengths: its tokens may be repeated.
+    [B, ...] each; patches: the op's LoRAs and (hooked) the condition's; controls: ControlNets whose residuals
+    are added up; alteration: what its rows change in the network's blocks; mixes_lengths: its tokens may be
+    repeated.
     """
 
     op: OpKey
@@ -86,6 +87,7 @@ class ModelCall:
     tokens: Tensor
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     patches: tuple[Patch, ...] = ()
+    hooked: bool = False
     controls: tuple[Control, ...] = ()
     alteration: Alteration = UNALTERED
     mixes_lengths: bool = True

@@ -10,9 +10,10 @@ from backend.errors import UnsupportedOption
 from backend.models.conditioning import rows_of
 from backend.models.family import Layout
 from backend.models.latent import LatentFormat
+from backend.models.lora import Patch
 from backend.ops import Denoise
 from backend.patches import DifferentialMask, ModelPatch
-from backend.references import ControlNet, Schedule, Vae
+from backend.references import ControlNet, LoraUse, Schedule, Vae
 from backend.sampling.noise import initial_noise, leftover_generator
 from backend.sampling.prediction import Prediction
 from backend.sampling.run import fit_mask, sample
@@ -31,10 +32,12 @@ def begin(
     layout: Layout,
     control: Callable[[ControlNet], ControlNetwork],
     encode: Callable[[Vae, Tensor], Tensor],
+    lora: Callable[[LoraUse], Patch],
 ) -> Denoising:
     """Start a run of `op`, whose refs are values by now. A run without sigmas has its result at once.
 
-    control: makes a ControlNet resident and gives it; encode: pixels [B, H, W, 3] -> latents of a VAE.
+    control: makes a ControlNet resident and gives it; encode: pixels [B, H, W, 3] -> latents of a VAE; lora:
+    loads one for the model.
     Raises: UnsupportedOption for an unknown sampler or scheduler, an option that can't be honoured, or a
     latent that is not the model's.
     """
@@ -48,7 +51,8 @@ def begin(
         noise = initial_noise(samples.shape, op.noise.seed, latent.batch_index)
     mask = None if latent.noise_mask is None else fit_mask(latent.noise_mask, samples.shape)
     initial = in_model_units(samples, target.format)
-    setting = Setting(layout, target.prediction.range, initial, mask, control, encode)
+    most = float(sigmas.max()) if len(sigmas) else 0.0
+    setting = Setting(layout, target.prediction.range, initial, mask, control, encode, lora, most)
     guider = op.guider
     sides = resolve(conditions_of(guider), setting)
     run = sample(

@@ -5,6 +5,7 @@ Done once, before the first step, as far as the latent's size and the model's no
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TypeAlias
 
 import torch
@@ -15,16 +16,20 @@ from backend.models.conditioning import NO_INPUTS, Given, Inputs, rows_of
 from backend.models.control_layout import HintFormat
 from backend.models.family import OPTIONS as FAMILY_OPTIONS
 from backend.models.family import Layout
-from backend.references import ControlNet, ControlUse, Vae
+from backend.models.lora import Patch
+from backend.references import ControlNet, ControlUse, Hooks, LoraUse, Vae
 from backend.resize import resize
 from backend.sampling.discretization import NoiseRange
+from backend.sampling.keyframes import Frame
 from backend.sampling.region import OPTIONS, Region, region_of
 from backend.types import Cond
 from backend.worker.batch import Control, ControlNetwork
 
 CONTROL, FOR_BOTH = "control", "control_apply_to_uncond"  # ComfyUI's names of the options
 CONTROL_TOKENS, CONTROL_POOLED = "cross_attn_controlnet", "pooled_output_controlnet"
-HONOURED = OPTIONS | FAMILY_OPTIONS | {CONTROL, FOR_BOTH, CONTROL_TOKENS, CONTROL_POOLED, "prompt_type"}
+HOOKS, DEFAULT = "hooks", "default"
+_OWN = frozenset({CONTROL, FOR_BOTH, CONTROL_TOKENS, CONTROL_POOLED, HOOKS, DEFAULT, "prompt_type"})
+HONOURED = OPTIONS | FAMILY_OPTIONS | _OWN
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,8 +50,18 @@ class ActiveControl:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ActiveHook:
+    """A LoRA for one condition, its strength that of a keyframe's 1; frames: of this run."""
+
+    patch: Patch
+    frames: tuple[Frame, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Condition:
-    """inputs: what the family makes of the condition for the network."""
+    """inputs: what the family makes of the condition for the network; default: it counts where the others of
+    its side leave room.
+    """
 
     tokens: Tensor
     region: Region
@@ -54,6 +69,8 @@ class Condition:
     controls: tuple[ActiveControl, ...] = ()
     control_tokens: Tensor | None = None
     for_both: bool = False  # its ControlNets are for the negative side as well
+    hooks: tuple[ActiveHook, ...] = ()
+    default: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +78,8 @@ class Setting:
     """What conditions are resolved for.
 
     latent [B, C, *dims] in the model's units; mask: where it is sampled, like it, or None; control: the
-    loaded network of a reference; encode: pixels [B, H, W, 3] -> a VAE's latents of them.
+    loaded network of a reference; encode: pixels [B, H, W, 3] -> a VAE's latents of them; lora: a LoRA loaded
+    for the model; most: the run's greatest sigma.
     """
 
     layout: Layout
@@ -70,6 +88,8 @@ class Setting:
     mask: Tensor | None
     control: Callable[[ControlNet], ControlNetwork]
     encode: Callable[[Vae, Tensor], Tensor]
+    lora: Callable[[LoraUse], Patch]
+    most: float = inf
 
 
 Sides: TypeAlias = Mapping[str, tuple[Condition, ...]]
@@ -147,7 +167,37 @@ def _resolved(cond: Cond, side: str, setting: Setting) -> Condition:
         tuple(_active(use, region, setting) for use in uses),
         tokens if isinstance(tokens, Tensor) else None,
         bool(cond.options.get(FOR_BOTH)),
+        _hooks(cond.options.get(HOOKS), setting),
+        DEFAULT in cond.options,
     )
+
+
+def _hooks(hooks: object, setting: Setting) -> tuple[ActiveHook, ...]:
+    """Those that change the model. A keyframe from before the run's first sigma has to stay for no step."""
+    if not isinstance(hooks, Hooks):
+        return ()
+    found = []
+    for hook in hooks.hooks:
+        if hook.model == 0:
+            continue
+        begins = [setting.noise.percent_to_sigma(frame.start) for frame in hook.keyframes.frames]
+        frames = tuple(
+            Frame(sigma, frame.strength, 0 if sigma > setting.most else frame.steps)
+            for sigma, frame in zip(begins, hook.keyframes.frames, strict=True)
+        )
+        found.append(ActiveHook(setting.lora(LoraUse(hook.lora, hook.model)), frames))
+    return tuple(found)
+
+
+def remaining(x: Tensor, others: Sequence[Condition]) -> Region | None:
+    """Where the others of a side leave room, for its default conditions; None where they leave none."""
+    room = torch.ones(len(x), *x.shape[2:], device=x.device)
+    for other in others:
+        region = other.region
+        weight = region.weight(x)[:, 0]
+        (room if region.box is None else region.box.crop(room)).sub_(weight)
+    room = room.relu()
+    return Region(mask=room) if bool(room.any()) else None
 
 
 def _active(use: ControlUse, region: Region, setting: Setting) -> ActiveControl:

@@ -18,6 +18,7 @@ from backend.models.lora import Patch
 from backend.patches import Downscale, FreeU, HyperTile, TokenMerging
 from backend.references import Guider
 from backend.sampling.guidance import stacked
+from backend.sampling.keyframes import Frame, Track
 from backend.sampling.prediction import Prediction
 from backend.sampling.region import combined
 from backend.sampling.request import DenoiseRequest
@@ -26,7 +27,7 @@ from backend.sampling.stages import Memory
 from backend.sampling.steer import Ask, Estimate, Steering, settled, steer
 from backend.types import Latent, OpKey
 from backend.worker.batch import ModelCall, Network
-from backend.worker.conditions import Condition, Sides
+from backend.worker.conditions import Condition, Sides, remaining
 from backend.worker.reuse import call_reuse, result_reuse
 
 
@@ -96,6 +97,7 @@ class Denoising:
         self._run, self._target, self._finish = run, target, finish
         self._guider, self._sides = guidance
         self._memory = Memory()
+        self._tracks: dict[tuple[Frame, ...], Track] = {}
         patches, noise = self._guider.model.patches, target.prediction.range
         self._reuse, self._results = call_reuse(patches, noise), result_reuse(patches, noise)
         self._sharing: tuple[SharingPatches, Draws] | None = None  # at the pending request
@@ -191,7 +193,8 @@ class Denoising:
             timesteps=time.expand(rows),
             tokens=rows_of(condition.tokens, rows).to(target.device),
             extra=extra,
-            patches=target.patches,
+            patches=(*target.patches, *self._hooked(condition, request)),
+            hooked=bool(condition.hooks),
             controls=tuple(c.at(x, tokens) for c in condition.controls if c.times.counts(request.sigma)),
             mixes_lengths=target.mixes_lengths,
             alteration=Alteration(
@@ -202,6 +205,15 @@ class Denoising:
                 self._sharing,
             ),
         )
+
+    def _hooked(self, condition: Condition, request: DenoiseRequest) -> list[Patch]:
+        """The LoRAs of a condition's own, as strong as their keyframes have them now."""
+        patches = []
+        for hook in condition.hooks:
+            track = self._tracks.setdefault(hook.frames, Track(hook.frames))
+            strength = hook.patch.strength * track.strength(float(request.sigma))
+            patches.append(replace(hook.patch, strength=strength))
+        return patches
 
     def _blocks(self, request: DenoiseRequest) -> tuple[BlockPatch, ...]:
         """The model's patches of blocks that are in force at the request's noise level."""
@@ -224,7 +236,7 @@ class Denoising:
             _Asked(
                 ask,
                 request.x if ask.x is None else ask.x,
-                tuple(c for c in self._sides[ask.side] if c.region.counts(request.sigma)),
+                _counting(self._sides[ask.side], request),
                 {},
             )
             for ask in asks
@@ -252,6 +264,16 @@ class Denoising:
             return
         self._steering = steer(self._guider, self._request, self._target.prediction.range, self._memory)
         self._ask(next(self._steering))
+
+
+def _counting(conditions: Sequence[Condition], request: DenoiseRequest) -> tuple[Condition, ...]:
+    """Those of a side that count at a noise level, default ones where the others leave room."""
+    active = [c for c in conditions if c.region.counts(request.sigma)]
+    if not any(c.default for c in active):
+        return tuple(active)
+    others = [c for c in active if not c.default]
+    room = remaining(request.x, others)
+    return (*others, *(replace(c, region=room) for c in active if c.default and room is not None))
 
 
 def finisher(latent: Latent, format: LatentFormat) -> Callable[[Outcome], tuple[Latent, Latent]]:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar, cast
 
 import torch
@@ -37,7 +38,7 @@ from backend.ops import (
     WithPicture,
     field_names,
 )
-from backend.references import ControlNet, Ref, Vae, Weights
+from backend.references import ControlNet, LoraUse, Ref, Vae, Weights
 from backend.resize import resize
 from backend.sampling.discretization import sigma_max, sigma_min
 from backend.sampling.noise import initial_noise
@@ -48,6 +49,7 @@ from backend.worker.begin import begin, fitted, in_model_units
 from backend.worker.conditions import CONTROL_POOLED, CONTROL_TOKENS
 from backend.worker.denoise import Denoising, Target
 from backend.worker.exchange import Outputs, Value
+from backend.worker.hooks import encodings
 from backend.worker.ladder import Ladder
 from backend.worker.lending import Loan
 from backend.worker.predictions import format_of, prediction_of
@@ -132,8 +134,12 @@ def start(key: OpKey, op: Denoise, bench: Bench) -> Denoising:
     def encode(vae: Vae, pixels: Tensor) -> Tensor:
         return _encode_pixels(EncodePixels(vae, pixels), bench).samples
 
+    def lora(use: LoraUse) -> Patch:
+        (patch,) = bench.residents.patches(model.weights, (use,))
+        return patch
+
     target, layout = bench.ladder.attempt("loading a denoiser", loaded)
-    return begin(key, op, target, layout, control, encode)
+    return begin(key, op, target, layout, control, encode, lora)
 
 
 def evaluate(loan: Loan, bench: Bench, max_rows: int) -> Tensor:
@@ -159,9 +165,10 @@ def evaluate(loan: Loan, bench: Bench, max_rows: int) -> Tensor:
 
 
 def _encode_text(op: EncodeText, bench: Bench) -> tuple[Cond, ...]:
-    def encode() -> tuple[Cond, ...]:
+    def encode(hooked: tuple[LoraUse, ...]) -> tuple[Cond, ...]:
         encoders = [bench.residents.text_encoder(weights) for weights in op.clip.weights]
-        patches = [bench.residents.patches(weights, op.clip.loras) for weights in op.clip.weights]
+        loras = (*op.clip.loras, *hooked)
+        patches = [bench.residents.patches(weights, loras) for weights in op.clip.weights]
         return encode_text(op.clip.family, list(map(Working, encoders, patches)), request)
 
     images = tuple(_is(Tensor, image) for image in op.images)
@@ -174,7 +181,11 @@ def _encode_text(op: EncodeText, bench: Bench) -> tuple[Cond, ...]:
         frozenset(op.left_out),
         dict(op.clip.options),
     )
-    return bench.ladder.attempt("encoding a text", encode)
+    found: list[Cond] = []
+    for options, hooked in encodings(op.clip.hooks):
+        conds = bench.ladder.attempt("encoding a text", partial(encode, hooked))
+        found += [dataclasses.replace(cond, options={**cond.options, **options}) for cond in conds]
+    return tuple(found)
 
 
 def _scale_pixels(op: ScalePixels, bench: Bench) -> Tensor:

@@ -125,9 +125,9 @@ class Lending:
 
 
 def lendable(call: ModelCall) -> bool:
-    """Whether another device can compute the call: it has no ControlNets, and alters no blocks."""
+    """Whether another device can compute the call: no ControlNets, no LoRAs of its own, no altered blocks."""
     plain = call.alteration == UNALTERED and call.alteration.watcher is None
-    return plain and not call.controls
+    return plain and not call.controls and not call.hooked
 
 
 def loan_of(call: ModelCall, model: Model) -> Loan:

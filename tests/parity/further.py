@@ -47,6 +47,33 @@ class Workflow:
             self.model = self.add(class_type, model=self.model, **given)
         return self
 
+    def hooks(self, keyframes: bool) -> list[Any]:
+        """Two LoRA hooks, with keyframes or without."""
+        hooks = self.add(
+            "CreateHookLora", lora_name="lora_sd15.safetensors", strength_model=0.8, strength_clip=0.6
+        )
+        hooks = self.add(
+            "CreateHookLoraModelOnly",
+            lora_name="lora_sd15_b.safetensors",
+            strength_model=0.5,
+            prev_hooks=hooks,
+        )
+        if not keyframes:
+            return hooks
+        frames = self.add("CreateHookKeyframe", strength_mult=0.3, start_percent=0.0)
+        frames = self.add(
+            "CreateHookKeyframesInterpolated",
+            strength_start=0.5,
+            strength_end=1.5,
+            interpolation="ease_in",
+            start_percent=0.2,
+            end_percent=0.9,
+            keyframes_count=3,
+            print_keyframes=False,
+            prev_hook_kf=frames,
+        )
+        return self.add("SetHookKeyframes", hooks=hooks, hook_kf=frames)
+
     def picture(self) -> "Workflow":
         """From an encoded picture in place of an empty latent."""
         image = self.add("LoadImage", image="photo.png")
@@ -160,7 +187,53 @@ def prompts() -> dict[str, Prompt]:
     for strength in (1.0, 0.4):
         workflow = Workflow().patched(("DifferentialDiffusion", {"strength": strength})).picture().masked()
         found[f"patch-differential-{strength}"] = workflow.sampled(denoise=0.8, sampler_name="dpmpp_2m")
-    return {**found, **_custom_samplers()}
+    return {**found, **_custom_samplers(), **_hooked()}
+
+
+def _hooked() -> dict[str, Prompt]:
+    """LoRA hooks, keyframes, masks with a default."""
+    found = {}
+    for name, keyframes in (("plain", False), ("keyframes", True)):
+        workflow = Workflow()
+        hooks = workflow.hooks(keyframes)
+        workflow.positive = workflow.add(
+            "ConditioningSetProperties",
+            cond_NEW=workflow.positive,
+            strength=1.0,
+            set_cond_area="default",
+            hooks=hooks,
+        )
+        found[f"hook-lora-{name}"] = workflow.sampled(steps=6)
+    for scheduled in (False, True):
+        workflow = Workflow()
+        clip = workflow.add(
+            "SetClipHooks",
+            clip=workflow.clip,
+            apply_to_conds=True,
+            schedule_clip=scheduled,
+            hooks=workflow.hooks(keyframes=True),
+        )
+        workflow.positive = workflow.text(POSITIVE, clip)
+        found[f"hook-clip-{'scheduled' if scheduled else 'still'}"] = workflow.sampled(steps=6)
+    workflow = Workflow()
+    mask = workflow.add("LoadImageMask", image="mask_soft.png", channel="red")
+    other = workflow.text("a frozen lake at night")
+    pair = workflow.add(
+        "PairConditioningSetProperties",
+        positive_NEW=workflow.positive,
+        negative_NEW=workflow.negative,
+        strength=0.8,
+        set_cond_area="default",
+        mask=mask,
+        hooks=workflow.hooks(keyframes=False),
+        timesteps=workflow.add("ConditioningTimestepsRange", start_percent=0.0, end_percent=0.7),
+    )
+    workflow.positive = workflow.add("ConditioningSetDefaultCombine", cond=pair, cond_DEFAULT=other)
+    workflow.negative = workflow.add(
+        "ConditioningSetDefaultCombine", cond=[pair[0], 1], cond_DEFAULT=workflow.negative
+    )
+    found["hook-masked-default"] = workflow.sampled(steps=6)
+    return found
 
 
 def _custom_samplers() -> dict[str, Prompt]:

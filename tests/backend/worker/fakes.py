@@ -1,5 +1,7 @@
 """A network that is a formula, and samplers over it: for tests of the step loop."""
 
+from dataclasses import dataclass
+
 import torch
 
 from backend.models.additions import Residuals
@@ -65,6 +67,21 @@ class ControlFormula:
         return Residuals((), middle)
 
 
+def a_patch(use):
+    """A LoRA that is a number: the formula adds it up."""
+    return Added(use.strength)
+
+
+@dataclass(frozen=True)
+class Added:
+    """strength: what it adds to each row that has it."""
+
+    strength: float
+
+    def __radd__(self, other):
+        return other + self.strength
+
+
 def a_cond(value=1.0, length=77, **options):
     return Cond(torch.full((1, length, 8), value), options=options)
 
@@ -115,7 +132,8 @@ def a_run(
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, 4, size, size, generator=generator) * 14.6
     guider = steering or steered((a_cond(1.0),), (a_cond(-1.0),), cfg=3.0)
-    setting = Setting(Plain(), PREDICTION.range, x, None, lambda net: nets[net], None)
+    most = float(sigmas[0])
+    setting = Setting(Plain(), PREDICTION.range, x, None, lambda net: nets[net], None, a_patch, most)
     sides = resolve(conditions_of(guider), setting)
     target = Target(network or Formula(), PREDICTION, FORMAT, torch.device("cpu"), patches)
 

@@ -29,7 +29,8 @@ class Net:
 
 def a_setting(layout=None, mask=None, rows=1, encode=None):
     latent = torch.full((rows, 4, 16, 16), 0.5)
-    return Setting(layout or Plain(), PREDICTION.range, latent, mask, lambda net: Net(), encode)
+    control, lora = (lambda net: Net()), (lambda use: use)
+    return Setting(layout or Plain(), PREDICTION.range, latent, mask, control, encode, lora)
 
 
 def resolved(positive, negative, setting=None):

@@ -3,8 +3,32 @@
 import pytest
 import torch
 
-from backend.patches import Downscale, FreeU, PerturbedAttention
-from backend.references import ControlNet, ControlUse, Weights
+from backend.latent_operations import Tonemap
+from backend.patches import (
+    Blocks,
+    CfgNorm,
+    CfgZeroStar,
+    Downscale,
+    EasyCache,
+    EpsilonScale,
+    FreeU,
+    FrequencyGuidance,
+    GuidanceOperation,
+    HyperTile,
+    LazyCache,
+    Mahiro,
+    PerpNegative,
+    PerturbedAttention,
+    ProjectedGuidance,
+    RenormCfg,
+    RescaleCfg,
+    RowScales,
+    SkipLayers,
+    SkipLayersInNegative,
+    TangentialDamping,
+    TokenMerging,
+)
+from backend.references import ControlNet, ControlUse, Hook, Hooks, Keyframe, Keyframes, Weights
 from backend.sampling.names import SAMPLER_NAMES
 from backend.sampling.request import DenoiseRequest
 from backend.sampling.run import Outcome, sample
@@ -62,6 +86,39 @@ USERS = {
 }
 
 
+TEXT = (a_cond(1.0),), (a_cond(-1.0),)
+HOOK = Hooks((Hook(Weights("lora", "h", ()), 0.4, 1.0, Keyframes((Keyframe(0.5, 0.0), Keyframe(2.0, 0.3)))),))
+# name -> the patches of one user's model
+GUIDANCES = {
+    "rescaled": (RescaleCfg(0.7),),
+    "perturbed": (PerturbedAttention(2.0),),
+    "skipping": (SkipLayers(Blocks((0,)), 2.0, 0.0, 1.0, 0.4),),
+    "negative skipping": (SkipLayersInNegative(Blocks((), (0,)), 0.0, 0.6),),
+    "projected": (ProjectedGuidance(0.5, 5.0, -0.4),),
+    "damped": (TangentialDamping(),),
+    "frequencies": (FrequencyGuidance(0.9, 1.4, 2),),
+    "operation": (GuidanceOperation(Tonemap(0.8)),),
+    "renormed": (RenormCfg(8.0, 0.9),),
+    "by row": (RowScales(1.0, "triangle"),),
+    "perp-neg": (PerpNegative((a_cond(0.1),), 1.2),),
+    "norm": (CfgNorm(0.9),),
+    "zero star": (CfgZeroStar(),),
+    "mahiro": (Mahiro(),),
+    "epsilon": (EpsilonScale(1.03),),
+    "cached": (EasyCache(0.3, 0.0, 1.0),),
+    "lazy": (LazyCache(0.3, 0.0, 1.0),),
+    "free": (FreeU(1.1, 1.2, 0.9, 0.2, 2),),
+    "tiled": (HyperTile(32, 4, 1, False), TokenMerging(0.3)),
+    "several": (PerturbedAttention(1.0), ProjectedGuidance(0.3, 8.0, 0.2), RescaleCfg(0.5), CfgNorm(1.1)),
+}
+USERS |= {
+    "hooked": lambda: steered((a_cond(1.0, hooks=HOOK),), (a_cond(-1.0),), cfg=3.0),
+    "default": lambda: steered(
+        (a_cond(1.0, mask=a_mask(), hooks=HOOK), a_cond(0.3, default=True)), (a_cond(-1.0),), cfg=3.0
+    ),
+}
+
+
 def finished(runs):
     """Samples by key, and the loop."""
     ended = {}
@@ -101,6 +158,65 @@ def test_users_of_every_kind_share_passes_and_each_ends_as_alone(sampler):
         alone, _ = finished([a_user(name, Formula(), ControlFormula(), seed, sampler)])
         scale = alone[name].abs().max()
         assert torch.allclose(together[name], alone[name], atol=1e-4 * float(scale)), name
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m_cfg_pp", "heun"])
+@pytest.mark.parametrize("cfg", [3.0, 1.0])
+def test_users_of_every_guidance_share_passes_and_each_ends_as_alone(sampler, cfg):
+    def a_guided(name, network, seed):
+        def run(x, sigmas):
+            noise = x / 14.6
+            return sample(
+                torch.zeros_like(x), noise, sigmas, sampler=sampler, prediction=PREDICTION, seed=seed
+            )
+
+        guider = steered(*TEXT, cfg=cfg, patches=GUIDANCES[name])
+        return a_run(name, network, seed, SIZE, guider, run, SIGMAS, batch=1 + seed % 2)
+
+    network = Formula()
+    together, loop = finished([a_guided(name, network, seed) for seed, name in enumerate(GUIDANCES)])
+    assert loop.counters.shared > 0
+    for seed, name in enumerate(GUIDANCES):
+        alone, _ = finished([a_guided(name, Formula(), seed)])
+        assert torch.isfinite(alone[name]).all(), name
+        scale = alone[name].abs().max()
+        assert torch.allclose(together[name], alone[name], atol=1e-4 * float(scale)), name
+
+
+def test_what_changes_little_is_not_computed_again():
+    network = Formula()
+    finished([a_run(network=network, steering=steered(*TEXT, cfg=3.0, patches=(EasyCache(1e9, 0.0, 1.0),)))])
+    assert network.passes == [2, 2]  # the first two steps; then the ratio of change is known
+    network = Formula()
+    finished([a_run(network=network, steering=steered(*TEXT, cfg=3.0, patches=(LazyCache(1e9, 0.0, 1.0),)))])
+    assert network.passes == [2, 2]
+
+
+def test_a_hook_is_as_strong_as_its_keyframe_has_it_now():
+    def late(sigma):
+        return estimate(steered((a_cond(1.0, hooks=HOOK),)), sigma)
+
+    def plain(sigma):
+        return estimate(steered((a_cond(1.0),)), sigma)
+
+    early = (late(14.6) - plain(14.6)) / -14.6
+    assert torch.allclose(early, torch.full_like(early, 0.4 * 0.5), atol=1e-4)
+    then = (late(0.1) - plain(0.1)) / -0.1
+    assert torch.allclose(then, torch.full_like(then, 0.4 * 2.0), atol=1e-3)
+
+
+def test_a_default_condition_counts_where_the_others_leave_room():
+    masked = a_cond(1.0, mask=a_mask())
+    got = estimate(steered((masked, a_cond(2.0, default=True))), size=SIZE)
+    outside, inside = (
+        estimate(steered((a_cond(2.0),)), size=SIZE),
+        estimate(steered((a_cond(1.0),)), size=SIZE),
+    )
+    assert torch.allclose(got[..., :3, :], outside[..., :3, :], atol=1e-4)
+    mixed = 0.7 * inside + 0.3 * outside
+    assert torch.allclose(got[..., 3:12, 5:14], mixed[..., 3:12, 5:14], atol=1e-4)
+    whole = estimate(steered((a_cond(1.0), a_cond(2.0, default=True))), size=SIZE)
+    assert torch.equal(whole, inside)
 
 
 def once(x, sigmas):
