@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from backend.errors import TesseraError
 from backend.graph.parse import Link, Prompt, PromptNode
@@ -12,6 +13,7 @@ class NodeNotFound(TesseraError):
     """A node id that the prompt doesn't have."""
 
     code = "node_not_found"
+    shown_as: ClassVar[str] = "comfy_execution.graph.NodeNotFoundError"  # the type that clients know
 
     def __init__(self, id: object) -> None:
         self.id = id
@@ -22,6 +24,7 @@ class DuplicateNode(TesseraError):
     """An expansion used a node id a second time."""
 
     code = "duplicate_node"
+    shown_as: ClassVar[str] = "execution.DuplicateNodeError"
 
     def __init__(self, id: NodeId) -> None:
         self.id = id

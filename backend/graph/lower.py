@@ -222,6 +222,8 @@ class Lowering:
         key = lowered.key
         try:
             rows, added = self._rows(id, answer)
+        except NodeRaised as error:  # a class that isn't there
+            raise NodeRaised(id, node.class_type, error.cause, node.inputs) from error
         except (TesseraError, KeyError, TypeError) as error:  # the fragment is not what it should be
             raise NodeRaised(id, node.class_type, error, node.inputs) from error
         self.settle(id, key)
