@@ -84,6 +84,7 @@ class Weights:
     which of the files' components of that kind ("": the only one); nbytes: of its tensors there, 0 if
     unknown; blend: how they are made of others, where no file holds them: `files` then holds the tensors they
     begin with, and the digest is the recipe's. These are no part of what the weights are.
+    precision: what they are computed in (fp32, fp16, bf16), "" for what suits the device.
     """
 
     unkeyed: ClassVar[tuple[str, ...]] = ("files", "part", "nbytes", "blend")
@@ -93,11 +94,13 @@ class Weights:
     part: str = field(default="", compare=False)
     nbytes: int = field(default=0, compare=False)
     blend: "Blend | None" = field(default=None, compare=False)
+    precision: str = ""
 
     @property
     def id(self) -> ComponentId:
         """Equal for equal weights: what residency, batching and content keys go by."""
-        return ComponentId(f"{self.kind}@{self.digest}")
+        id = f"{self.kind}@{self.digest}"
+        return ComponentId(f"{id}:{self.precision}" if self.precision else id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ BUILTIN = (
     "nodes.loaders",
     "nodes.merge",
     "nodes.model_files",
+    "nodes.computing",
     "nodes.conditioning",
     "nodes.hooks",
     "nodes.clip_encoding",

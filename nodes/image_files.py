@@ -7,10 +7,11 @@ from typing import Annotated
 
 from backend.deferred import torch
 from backend.media import Channel, encode_png, read_channel, read_picture, to_floats, to_pixels
-from backend.node import Choice, HiddenInput, Result, Widget, node
+from backend.node import Boolean, Choice, HiddenInput, Int, Result, Widget, node
 from backend.settings import Settings
 from backend.storage import PlaceKind, Storage
 from backend.types import Image, Mask, Wire
+from nodes.conditioning import MAX_RESOLUTION
 
 Prompt = Annotated[object, HiddenInput("PROMPT")]
 ExtraInfo = Annotated[object, HiddenInput("EXTRA_PNGINFO")]
@@ -84,6 +85,28 @@ def load_image_output(
 ) -> tuple[Image, Mask]:
     """A picture of the output folder; the front end fetches the list of names itself."""
     return opened(storage, image)
+
+
+Webcam = Annotated[str, Widget({}, "WEBCAM")]
+
+
+@node(
+    "WebcamCapture",
+    category="image",
+    display_name="Webcam Capture",
+    module="comfy_extras.nodes_webcam",
+    fingerprint=image_fingerprint,
+)
+def webcam_capture(
+    *,
+    image: Webcam,
+    width: Annotated[int, Int(0, MAX_RESOLUTION, step=1)] = 0,
+    height: Annotated[int, Int(0, MAX_RESOLUTION, step=1)] = 0,
+    capture_on_queue: Annotated[bool, Boolean()] = True,
+    storage: Storage,
+) -> Image:
+    """What the page's camera saw; the page takes the picture in this size and uploads it."""
+    return opened(storage, image)[0]
 
 
 @node(

@@ -1,13 +1,14 @@
 """Models written to files, as ComfyUI writes them."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from backend.node import Result, node
+from backend.node import Boolean, Int, Result, String, node
 from backend.references import Clip, Model, Vae
 from backend.settings import Settings
 from backend.storage import Storage
 from nodes.image_files import ExtraInfo, Prompt, embedded_text
+from nodes.text import one_of
 
 if TYPE_CHECKING:
     from backend.models.saved import Entry
@@ -113,4 +114,34 @@ def vae_save(
     from backend.models.saved import vae_entries
 
     written(storage, filename_prefix, vae_entries(vae), about(settings, prompt, extra_pnginfo))
+    return Result()
+
+
+@node(
+    "LoraSave",
+    category="_for_testing",
+    display_name="Extract and Save Lora",
+    module="comfy_extras.nodes_lora_extract",
+    output_node=True,
+    experimental=True,
+)
+def lora_save(
+    *,
+    filename_prefix: Annotated[str, String(multiline=False)] = "loras/ComfyUI_extracted_lora",
+    rank: Annotated[int, Int(1, 4096, step=1)] = 8,
+    lora_type: Annotated[Literal["standard", "full_diff"], one_of("standard", "full_diff")],
+    bias_diff: Annotated[bool, Boolean()] = True,
+    model_diff: Model | None = None,
+    text_encoder_diff: Clip | None = None,
+    prompt: Prompt = None,
+    extra_pnginfo: ExtraInfo = None,
+    storage: Storage,
+) -> Result:
+    """Write the difference of two models, as ModelMergeSubtract makes it, as a LoRA."""
+    if model_diff is None and text_encoder_diff is None:
+        return Result()
+    from backend.models.extract import lora_entries
+
+    entries = lora_entries(model_diff, text_encoder_diff, rank, lora_type, bias_diff)
+    written(storage, filename_prefix, entries, None)
     return Result()

@@ -1,4 +1,4 @@
-"""Conditionings that carry a picture for models which are shown one at the size they make."""
+"""Conditionings of models beside the common ones: shown a picture, in a part of a video, without a text."""
 
 from importlib.resources import files
 from typing import Annotated
@@ -62,3 +62,23 @@ def lotus_conditioning() -> Conditioning:
     data = files("nodes").joinpath("data/lotus.f16").read_bytes()
     tokens = np.frombuffer(data, "<f2").astype(np.float32).reshape(1, 2, 1024)
     return (Cond(torch.from_numpy(tokens)),)
+
+
+Fraction = Annotated[float, Float(0, 1.0, step=0.01)]
+
+
+@node("ConditioningSetAreaPercentageVideo", category="conditioning", module="comfy_extras.nodes_video_model")
+def conditioning_set_area_percentage_video(
+    *,
+    conditioning: Conditioning,
+    width: Fraction = 1.0,
+    height: Fraction = 1.0,
+    temporal: Fraction = 1.0,
+    x: Fraction = 0,
+    y: Fraction = 0,
+    z: Fraction = 0,
+    strength: Annotated[float, Float(0.0, 10.0, step=0.01)] = 1.0,
+) -> Conditioning:
+    """Apply within a rectangle and a stretch of time, given as parts of the video."""
+    area = ("percentage", temporal, height, width, z, y, x)
+    return with_options(conditioning, {"area": area, "strength": strength, "set_area_to_bounds": False})

@@ -99,9 +99,9 @@ def checkpoint_entries(model: Model, clip: Clip | None = None, vae: Vae | None =
         prefix = "first_stage_model." if family.name in _FIRST_STAGE else "vae."
         entries |= {prefix + name: entry for name, entry in _component(vae.weights).items()}
     if layout.prediction.kind == "v":
-        entries["v_pred"] = _given(torch.tensor([]))
+        entries["v_pred"] = given(torch.tensor([]))
         if any(getattr(patch, "zsnr", False) for patch in model.patches):
-            entries["ztsnr"] = _given(torch.tensor([]))
+            entries["ztsnr"] = given(torch.tensor([]))
     return entries
 
 
@@ -130,6 +130,17 @@ def encoder_files(clip: Clip) -> dict[str, Entries]:
         else:
             files.setdefault("", {}).update((_nested(part, name), e) for name, e in entries.items())
     return files
+
+
+def component_entries(weights: Weights, loras: tuple[LoraUse, ...]) -> Entries:
+    """A component's tensors by their canonical names, LoRAs baked in."""
+    return _component(_with_loras(weights, loras))
+
+
+def encoder_entries(clip: Clip) -> Entries:
+    """All text encoders' tensors by ComfyUI's own names, LoRAs baked in."""
+    found = (_encoder(weights, clip.loras) for weights in clip.weights)
+    return {_nested(part, name): entry for part, entries in found for name, entry in entries.items()}
 
 
 def vae_entries(vae: Vae) -> Entries:
@@ -202,7 +213,8 @@ def _read(file: ModelFile, tensors: Mapping[str, Tensor], name: str) -> Entry:
     return Entry(_DTYPES[info.dtype], info.shape, lambda: tensors[name])
 
 
-def _given(value: Tensor) -> Entry:
+def given(value: Tensor) -> Entry:
+    """A tensor that is there."""
     return Entry(value.dtype, tuple(value.shape), lambda: value)
 
 
@@ -231,7 +243,7 @@ def _placed(family: str, part: str, entries: Entries) -> Iterator[tuple[str, Ent
         return
     yield from ((prefix + n, e) for n, e in entries.items() if n not in ("logit_scale", _PROJECTION))
     if family != "sd15":
-        yield prefix + "text_model.embeddings.position_ids", _given(torch.arange(_CONTEXT)[None])
+        yield prefix + "text_model.embeddings.position_ids", given(torch.arange(_CONTEXT)[None])
 
 
 def _encoder(weights: Weights, loras: tuple[LoraUse, ...]) -> tuple[str, Entries]:
@@ -250,7 +262,7 @@ def _encoder(weights: Weights, loras: tuple[LoraUse, ...]) -> tuple[str, Entries
         norm = entries["text_model.final_layer_norm.weight"]
         width = norm.shape[0]
         entries[_PROJECTION] = Entry(norm.dtype, (width, width), lambda: torch.eye(width))
-    entries.setdefault("logit_scale", _given(torch.tensor(_LOGIT_SCALE)))
+    entries.setdefault("logit_scale", given(torch.tensor(_LOGIT_SCALE)))
     return place.part, entries
 
 

@@ -26,16 +26,19 @@ def choose(settings: Settings, index: int) -> torch.device:
     return torch.device("cpu")
 
 
-def compute_dtype(device: torch.device, settings: Settings, kind: ComponentKind) -> torch.dtype:
+def compute_dtype(
+    device: torch.device, settings: Settings, kind: ComponentKind, asked: str = ""
+) -> torch.dtype:
     """What a component is computed in.
 
     On a CPU float32 unless told otherwise: half formats are slower there.
     """
-    if settings.precision != "auto":
-        if settings.precision not in _DTYPES:
+    if asked or settings.precision != "auto":
+        precision = asked or settings.precision
+        if precision not in _DTYPES:
             remedy = f"Use one of: auto, {', '.join(_DTYPES)}."
-            raise UnsupportedOption("precision", settings.precision, remedy)
-        return _DTYPES[settings.precision]
+            raise UnsupportedOption("precision", precision, remedy)
+        return _DTYPES[precision]
     if device.type == "cpu":
         return torch.float32
     if kind == "upscaler":  # ComfyUI's choice too: half formats show in flat areas

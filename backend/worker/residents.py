@@ -156,7 +156,7 @@ class Residents:
         held = self._held.pop(weights.id, None)
         if held is None:
             begun, name = perf_counter(), label(weights.kind, weights)
-            dtype = compute_dtype(self.device, self._settings, weights.kind)
+            dtype = compute_dtype(self.device, self._settings, weights.kind, weights.precision)
             self.memory.claim(f"the {name}", weight_bytes(weights, dtype))
             held = _Held(load(weights, self.device, dtype, self._copies), name, {})
             seconds = perf_counter() - begun

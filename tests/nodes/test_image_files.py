@@ -134,3 +134,9 @@ def test_svg_files_carry_the_workflow(storage):
 def test_what_is_no_svg_is_refused(storage):
     with pytest.raises(TypeError, match="svg is a str"):
         run("SaveSVGNode", storage, svg="<svg/>")
+
+
+def test_a_camera_picture_comes_from_where_the_page_put_it(storage):
+    (storage.temp / "webcam").mkdir(parents=True)
+    Image.fromarray(PIXELS).save(storage.temp / "webcam" / "1.png")
+    assert run("WebcamCapture", storage, image="webcam/1.png [temp]").shape == (1, 6, 5, 3)

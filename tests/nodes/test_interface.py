@@ -10,6 +10,7 @@ import pytest
 
 from backend.node import InputSpec, NodeSpec
 from nodes.catalogue import builtin_nodes, builtin_registry
+from tests.nodes.absent import NOT_YET, OUT_OF_SCOPE, reasons
 
 SHARED = Path(os.environ.get("TESSERA_SHARED", Path(__file__).parents[3] / "shared"))
 CONTRACT = SHARED / "contract" / "nodes.json"
@@ -75,6 +76,22 @@ def test_every_class_of_ours_equals_the_contract():
             if have.get(field) != want.get(field)
         ]
     assert not differences, "\n".join(differences)
+
+
+def test_what_is_missing_is_known_and_has_a_reason():
+    here, wanted = {spec.name for spec in builtin_nodes()}, set(contract())
+    absent, why = wanted - here, reasons()
+    unexplained = absent - why.keys() - NOT_YET
+    assert not unexplained, f"in the contract and not here, for no reason given: {sorted(unexplained)}"
+    mistaken = why.keys() - wanted
+    assert not mistaken, f"no classes of the contract: {sorted(mistaken)}"
+    here_all_the_same = here & why.keys()
+    assert not here_all_the_same, f"said to be missing, and here: {sorted(here_all_the_same)}"
+    scope = len(wanted) - len(why)
+    print(f"{len(here & wanted)} of {scope} classes in scope; {len(why)} are out of scope:")
+    for reason in OUT_OF_SCOPE:
+        print(f"  {reason}: {', '.join(sorted(name for name in why if why[name] == reason))}")
+    print(f"  not yet: {', '.join(sorted(absent & NOT_YET)) or 'none'}")
 
 
 def test_every_module_of_the_list_defines_nodes_and_no_name_stands_twice():

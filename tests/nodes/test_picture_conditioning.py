@@ -25,3 +25,9 @@ def test_lotus_has_one_encoding_of_its_own():
     (cond,) = run("LotusConditioning")
     assert cond.tokens.shape == (1, 2, 1024)
     assert cond.tokens[0, 0, 0] == -0.3134765625
+
+
+def test_a_part_of_a_video_has_a_time_too():
+    side = (Cond(torch.zeros(1, 77, 8)),)
+    (cond,) = run("ConditioningSetAreaPercentageVideo", conditioning=side, temporal=0.5, z=0.25, x=0.1)
+    assert cond.options["area"] == ("percentage", 0.5, 1.0, 1.0, 0.25, 0, 0.1)
