@@ -15,6 +15,7 @@ from backend.engine.jobs import Submission
 from backend.engine.record import JobRecord
 from backend.errors import TesseraError
 from backend.graph.validate import Refused
+from backend.schedule.forecast import Forecast
 from backend.settings import Settings
 from web.assembly import assemble
 from web.packs import load_packs
@@ -61,6 +62,13 @@ class Display:
         self._bar: tqdm[NoReturn] | None = None
         self._node: str | None = None
 
+    def expect(self, forecast: Forecast | None) -> None:
+        """Say how long it will take, where former jobs tell."""
+        if forecast is not None:
+            print(
+                f"about {forecast.seconds:.0f} s ({forecast.low:.0f} to {forecast.high:.0f})", file=sys.stderr
+            )
+
     def on_event(self, event: ev.Event) -> None:
         match event:
             case ev.StepProgress():
@@ -103,6 +111,7 @@ async def run(settings: Settings, path: Path) -> int:
     assembly.start_devices()
     try:
         job = await assembly.engine.submit(Submission(prompt=prompt))
+        display.expect(assembly.engine.forecasts().get(job.id))
         await display.ended.wait()
         record = await assembly.store.history_one(job.id)
         for place, subfolder, name in () if record is None else saved(record):

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import urlencode
 
 from backend.engine import events as ev
@@ -12,7 +13,8 @@ from backend.engine.view import PoolView
 from backend.errors import GraphError
 from backend.graph.validate import NodeErrors, Refused
 from backend.jsontext import dump_text
-from backend.types import ClientId, NodeId
+from backend.schedule.forecast import Forecast
+from backend.types import ClientId, JobId, NodeId
 from backend.worker.messages import DeviceInfo
 from comfy_compat.custom_nodes import Pack
 from web.logs import LogEntry
@@ -235,12 +237,19 @@ def execution_status(record: JobRecord) -> Json:
     return {"status_str": "success" if done else "error", "completed": done, "messages": messages}
 
 
-def jobs_page(jobs: Sequence[JobSummary], total: int, limit: int, offset: int) -> Json:
+def jobs_page(
+    jobs: Sequence[JobSummary],
+    total: int,
+    limit: int,
+    offset: int,
+    forecasts: Mapping[JobId, Forecast] = MappingProxyType({}),
+) -> Json:
+    """forecasts: of jobs that are not over."""
     page = {"offset": offset, "limit": limit, "total": total, "has_more": offset + len(jobs) < total}
-    return {"jobs": [job(j) for j in jobs], "pagination": page}
+    return {"jobs": [job(j, forecasts.get(j.id)) for j in jobs], "pagination": page}
 
 
-def job(summary: JobSummary) -> Json:
+def job(summary: JobSummary, forecast: Forecast | None = None) -> Json:
     """A job in a list: what is not known yet is left out."""
     known: Json = {
         "execution_start_time": summary.started,
@@ -248,6 +257,7 @@ def job(summary: JobSummary) -> Json:
         "preview_output": summary.preview_output,
         "execution_error": summary.error,
         "workflow_id": summary.workflow_id,
+        "estimate": None if forecast is None else estimate(forecast),
     }
     return {
         "id": summary.id,
@@ -259,10 +269,18 @@ def job(summary: JobSummary) -> Json:
     }
 
 
-def job_detail(record: JobRecord) -> Json:
+def estimate(forecast: Forecast) -> Json:
+    """Our own: seconds from now until a job is over."""
+    return {name: round(value, 2) for name, value in asdict(forecast).items()}
+
+
+def job_detail(record: JobRecord, forecast: Forecast | None = None) -> Json:
     """One job; the outputs and the end of it only once it has ended."""
     extra = {"create_time": record.created, **public(record.extra)}
-    shown = {**job(record.summary()), "workflow": {"prompt": dict(record.prompt), "extra_data": extra}}
+    shown = {
+        **job(record.summary(), forecast),
+        "workflow": {"prompt": dict(record.prompt), "extra_data": extra},
+    }
     if record.messages is not None:
         shown |= {"outputs": dict(record.outputs), "execution_status": execution_status(record)}
     return shown

@@ -17,6 +17,7 @@ from backend.engine.board import Board
 from backend.engine.clock import Clock
 from backend.engine.events import ClientMessage, Event, NodeText, QueueChanged
 from backend.engine.fleet import HostThreads, Worker
+from backend.engine.forecasts import Forecasts
 from backend.engine.jobs import Accepted, Job, Submission
 from backend.engine.metrics import Metrics
 from backend.engine.narrate import Narrator
@@ -35,6 +36,7 @@ from backend.graph.validate import Refused, Validated, validate
 from backend.ops import Call, Expanded, Needs
 from backend.references import Ref
 from backend.registry import Registry
+from backend.schedule.forecast import Forecast
 from backend.schedule.rules import Rules
 from backend.types import ClientId, DeviceId, JobId, JobKey, NodeId, OpKey, Seconds
 from backend.worker.exchange import Value
@@ -92,6 +94,7 @@ class Engine:
         self.store = store
         self._registry, self._services, self._clock, self._limits = registry, services, clock, limits
         self._board = Board(registry, clock, limits.cache_bytes, Rules(split=limits.split))
+        self._forecasts = Forecasts(self._board)
         self._watch = Watch(self._board, limits.watchdog)
         self._jobs: dict[JobKey, Job] = {}
         self._seen: OrderedDict[OpKey, None] = OrderedDict()
@@ -252,7 +255,11 @@ class Engine:
         return [seat.info for seat in self._board.fleet if seat.info is not None]
 
     def pool_view(self) -> PoolView:
-        return pool_view(self._board, self._jobs, self._clock.now())
+        return pool_view(self._board, self._jobs, self.forecasts(), self._clock.now())
+
+    def forecasts(self) -> dict[JobId, Forecast]:
+        """When unfinished jobs will be over, where that can be said."""
+        return self._forecasts.of(self._jobs)
 
     def metrics(self) -> Metrics:
         return self._board.trace.metrics
@@ -297,6 +304,8 @@ class Engine:
         self._board.trace.job_arrived(job.key, record.id, record.client)
         self._emit(QueueChanged(self.remaining()))
         self._grow(job)
+        if job.key in self._jobs:
+            self._forecasts.came(job.key, self._jobs, self._clock.now())
         self._dispatch()
 
     def _grow(self, job: Job) -> None:
@@ -446,6 +455,7 @@ class Engine:
         """Every started job comes here once, whatever became of it."""
         narrator = job.narrator
         self._board.trace.job_ended(job.key, status)
+        self._forecasts.ended(job.key, self._clock.now(), succeeded=status == "completed")
         self._forget(job)
         ended = replace(
             job.record,
@@ -462,6 +472,7 @@ class Engine:
 
     def _forget(self, job: Job) -> None:
         self._jobs.pop(job.key, None)
+        self._forecasts.ended(job.key, self._clock.now(), succeeded=False)
         for key in job.held:
             self._board.results.unpin(key)
         self._board.trace.job_ended(job.key, "cancelled")  # one that was pending; others ended before

@@ -4,7 +4,7 @@ Times are seconds before or after the moment of the view ("ago", "for"), so that
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from backend.engine.board import Board
@@ -12,6 +12,7 @@ from backend.engine.fleet import Seat
 from backend.engine.jobs import Job
 from backend.engine.record import JobRecord
 from backend.engine.trace import Decided, JobTrace, OpenOp, Span, Trace, UserTrace
+from backend.schedule.forecast import Forecast
 from backend.types import ClientId, ComponentId, DeviceId, JobId, JobKey, OpKey, Seconds
 from backend.worker.messages import DeviceInfo, Resident, Table
 
@@ -131,6 +132,18 @@ class JobView:
 
 
 @dataclass(frozen=True, slots=True)
+class ForecastView:
+    """An unfinished job: seconds until it is over, likely and at least and most (four of five end within)."""
+
+    id: JobId
+    client: ClientId | None
+    seconds: Seconds
+    low: Seconds
+    high: Seconds
+    known: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PoolView:
     """running: jobs; pending: the first of those that are not, pending_count: how many they are.
 
@@ -154,11 +167,14 @@ class PoolView:
     evicted: int
     decisions: tuple[DecisionView, ...]
     jobs: tuple[JobView, ...]
+    forecasts: tuple[ForecastView, ...]
     timeline: tuple[SpanView, ...]
     timeline_seconds: Seconds
 
 
-def pool_view(board: Board, jobs: Mapping[JobKey, Job], now: Seconds) -> PoolView:
+def pool_view(
+    board: Board, jobs: Mapping[JobKey, Job], forecasts: Mapping[JobId, Forecast], now: Seconds
+) -> PoolView:
     """jobs: the unfinished ones; now: on the engine's clock."""
     ordered = sorted(jobs.values(), key=lambda job: job.order)
     pending = [job.record.id for job in ordered if not job.started]
@@ -180,9 +196,19 @@ def pool_view(board: Board, jobs: Mapping[JobKey, Job], now: Seconds) -> PoolVie
         evicted=cache.evicted,
         decisions=tuple(_decision(made, now) for made in trace.decisions),
         jobs=tuple(_job(job) for job in list(trace.ended)[-RECENT:]),
+        forecasts=tuple(_forecasts(ordered, forecasts))[:MOST_PENDING],
         timeline=_timeline(trace.spans, now),
         timeline_seconds=TIMELINE,
     )
+
+
+def _forecasts(jobs: Iterable[Job], forecasts: Mapping[JobId, Forecast]) -> Iterator[ForecastView]:
+    for job in jobs:
+        found = forecasts.get(job.record.id)
+        if found is not None:
+            yield ForecastView(
+                job.record.id, job.record.client, found.seconds, found.low, found.high, found.known
+            )
 
 
 def _device(seat: Seat, board: Board, jobs: Mapping[JobKey, Job], now: Seconds) -> DeviceView:

@@ -68,7 +68,7 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class _Open:
+class OpenJob:
     """A job that is not over. tasks: its ops in order; behind: how many of the first must end before the
     next.
     """
@@ -102,7 +102,7 @@ class Simulation:
     policy: Policy = field(init=False)
     now: Seconds = 0.0
     endings: dict[int, Ending] = field(default_factory=dict)
-    open: dict[int, _Open] = field(default_factory=dict)
+    open: dict[int, OpenJob] = field(default_factory=dict)
     decided: Counter[str] = field(default_factory=Counter)
     _owner: dict[OpKey, int] = field(default_factory=dict)
     _waits: dict[OpKey, Task] = field(default_factory=dict)
@@ -241,6 +241,8 @@ class Simulation:
                 self._refuse(self._owner[decision.key])
             return
         if isinstance(decision, (Run, Resume)):
+            if decision.key not in self.fleet.tasks:
+                return  # its job was refused by a decision of the same list
             self._unwait(decision.key)
         self.fleet.obey(decision)
 
@@ -250,7 +252,7 @@ class Simulation:
         self.now = max(self.now, job.arrived)
         self.fleet.now = self.now
         tasks, costs, first = self._lower(job)
-        opened = self.open[job.id] = _Open(job, tasks, costs, first)
+        opened = self.open[job.id] = OpenJob(job, tasks, costs, first)
         for task in tasks:
             self._owner[task.key] = job.id
             self.fleet.tasks[task.key] = task
@@ -258,6 +260,7 @@ class Simulation:
                 self.fleet.host.fetch(component, self.now)  # files are read ahead
         self.policy.arrive(job, tasks, self.clock)
         self._release(opened)
+        self.arrived(opened)
         self.decide()
 
     def _lower(self, job: Job) -> tuple[list[Task], list[Seconds], int]:
@@ -293,7 +296,7 @@ class Simulation:
         costs += [job.passes * pass_seconds(job, catalogue, taxed=taxed), seconds]
         return tasks, costs, first
 
-    def _release(self, opened: _Open) -> None:
+    def _release(self, opened: OpenJob) -> None:
         """Ready the next ops of a job."""
         begin = 0 if opened.ended == 0 else opened.ended
         end = opened.first if begin == 0 else begin + 1
@@ -353,6 +356,13 @@ class Simulation:
         if ending.job.id in self.endings:
             raise AssertionError(f"job {ending.job.id} ended twice")
         self.endings[ending.job.id] = ending
+        self.left(ending)
+
+    def arrived(self, opened: OpenJob) -> None:
+        """A job is here; nothing is decided yet."""
+
+    def left(self, ending: Ending) -> None:
+        """A job is over."""
 
     # -- who waits -------------------------------------------------------------------------------
 

@@ -138,6 +138,11 @@ class Pool:
         """Whether a device without work might help one that has."""
         return self.rules.split and bool(self.devices.unused and self.devices.dealt)
 
+    def left(self, key: OpKey) -> Seconds | None:
+        """Seconds that are left of a running op; None of any other."""
+        running = self._running(key)
+        return None if running is None or running.op.kind == "host" else running.left
+
     def where(self, key: OpKey) -> DeviceId:
         """The device of an op that runs or was preempted."""
         return self._where[key]

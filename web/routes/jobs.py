@@ -81,7 +81,8 @@ async def list_jobs(request: web.Request) -> web.Response:
     jobs, total = await request.app[SERVICES].engine.store.jobs_page(
         asked.statuses, asked.workflow_id, asked.sort_by, asked.sort_order, asked.limit, asked.offset
     )
-    page = wire.jobs_page(jobs, total, asked.limit, asked.offset)
+    forecasts = request.app[SERVICES].engine.forecasts()
+    page = wire.jobs_page(jobs, total, asked.limit, asked.offset, forecasts)
     return web.json_response(page, dumps=wire.dumps)
 
 
@@ -90,7 +91,8 @@ async def get_job(request: web.Request) -> web.Response:
     record = await request.app[SERVICES].engine.store.job(request.match_info["id"])
     if record is None:
         return web.json_response(wire.error("Job not found"), status=404)
-    return web.json_response(wire.job_detail(record), dumps=wire.dumps)
+    forecast = request.app[SERVICES].engine.forecasts().get(record.id)
+    return web.json_response(wire.job_detail(record, forecast), dumps=wire.dumps)
 
 
 async def job_assets(request: web.Request) -> web.Response:

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from backend.schedule.simulate import Ending, Hardware, Outcome
+from backend.schedule.forecast import Backlog, Forecast, Forecaster, fluid
+from backend.schedule.simulate import Ending, Hardware, OpenJob, Outcome, Simulation
 from backend.schedule.simulation.catalogue import Catalogue
-from backend.schedule.simulation.lineup import patient, simulate
+from backend.schedule.simulation.lineup import OURS, maker, patient, simulate
 from backend.schedule.simulation.workload import Traffic, jobs
 from backend.types import Seconds
 
@@ -163,3 +164,39 @@ def calm_latency(name: str, traffic: Traffic, hardware: Hardware) -> Latency:
 def crowded_fairness(name: str, traffic: Traffic, hardware: Hardware) -> float | None:
     """While everyone wants more than there is."""
     return fairness(simulate(name, patient(traffic), hardware))
+
+
+def forecasts_made(traffic: Traffic, hardware: Hardware) -> list[tuple[Forecast, Seconds]]:
+    """What `plan()`'s forecast says of each job when it comes, and what it took. Nothing is refused."""
+    catalogue = Catalogue()
+    drawn = jobs(patient(traffic), catalogue)
+    simulation = _Asked(drawn, catalogue, hardware, maker(OURS, drawn))
+    simulation.run()
+    return simulation.made
+
+
+class _Asked(Simulation):
+    """A simulation that says of each job when it will be over."""
+
+    def run(self) -> Outcome:
+        self.made: list[tuple[Forecast, Seconds]] = []
+        self._forecaster = Forecaster()
+        self._said: dict[int, tuple[Seconds, Forecast]] = {}
+        return super().run()
+
+    def arrived(self, opened: OpenJob) -> None:
+        said = fluid({id: self._queued(job) for id, job in self.open.items()}, len(self.fleet.units))
+        seconds = said[opened.job.id]
+        self._said[opened.job.id] = (seconds, self._forecaster.forecast(seconds))
+
+    def _queued(self, opened: OpenJob) -> Backlog:
+        left = opened.costs[opened.ended :]
+        task = opened.tasks[min(opened.ended, len(opened.tasks) - 1)]
+        work = max(0.0, sum(left) - left[0] * task.done / task.passes)
+        return Backlog(opened.job.user, (opened.job.id, opened.job.id), work, work)
+
+    def left(self, ending: Ending) -> None:
+        seconds, forecast = self._said.pop(ending.job.id)
+        took = ending.left - ending.job.arrived
+        self._forecaster.learn(seconds, took)
+        self.made.append((forecast, took))

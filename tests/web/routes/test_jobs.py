@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from backend.engine.record import JobRecord
+from backend.schedule.forecast import Forecast
 from backend.types import JobId, NodeId
 from tests.web.conftest import House, a_failing_prompt, a_held_prompt, a_prompt, recorded
 
@@ -136,3 +137,14 @@ async def test_a_jobs_files_come_page_by_page(house: House):
     assert page["pagination"] == {"offset": 1, "limit": 2, "total": 3, "has_more": False}
     assert (await house.client.get("/api/jobs/absent/assets")).status == 404
     assert (await house.client.get("/api/jobs/j/assets?limit=0")).status == 400
+
+
+async def test_an_unfinished_job_says_when_it_will_be_done_where_that_is_known(house: House, monkeypatch):
+    id = await house.submit(a_held_prompt(5))
+    assert "estimate" not in await house.json(f"/api/jobs/{id}")
+    engine = type(house.engine)
+    monkeypatch.setattr(engine, "forecasts", lambda self: {JobId(id): Forecast(12.5, 9.0, 20.0, True)})
+    wanted = {"seconds": 12.5, "low": 9.0, "high": 20.0, "known": True}
+    assert (await house.json(f"/api/jobs/{id}"))["estimate"] == wanted
+    listed = {j["id"]: j for j in (await house.json("/api/jobs?limit=5"))["jobs"]}
+    assert listed[id]["estimate"]["low"] == 9.0

@@ -4,6 +4,7 @@ import { timeline } from './timeline.js'
 
 const SECTIONS = [
   ['devices', 'Devices', devices],
+  ['forecasts', 'Done in about', forecasts],
   ['timeline', 'Last minute', timeline],
   ['users', 'Users', users],
   ['components', 'Resident components', components],
@@ -54,6 +55,22 @@ function summary(pool) {
 
 const tile = (value, label, title) =>
   h('div.tp-tile', { title }, h('b', {}, String(value)), h('span', {}, label))
+
+// -- forecasts ---------------------------------------------------------------------------------
+
+/** When jobs will be over; the range holds four of five. */
+function forecasts(pool, mine) {
+  if (!pool.forecasts.length) return [h('div.tp-muted', {}, 'nothing runs about which that can be said')]
+  return pool.forecasts.slice(0, MOST).map((job) =>
+    h(
+      'div.tp-line',
+      {},
+      h('span.tp-grow', {}, userName(job.client, mine)),
+      h('b', {}, seconds(job.seconds)),
+      h('span.tp-muted', { title: job.known ? 'Four of five jobs ended within' : 'A guess: too few jobs have ended' }, ` ${seconds(job.low)} to ${seconds(job.high)}`)
+    )
+  )
+}
 
 // -- devices -----------------------------------------------------------------------------------
 
