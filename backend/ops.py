@@ -15,6 +15,7 @@ from backend.references import (
     Clip,
     Contents,
     File,
+    GivenNoise,
     Guider,
     Model,
     Noise,
@@ -52,11 +53,16 @@ class Part(Op[T_co]):
 Lazy: TypeAlias = T_co | Op[T_co] | Ref
 
 
+# A prompt's tokens: chunks, marks included, of an id or an embedding's vector each, and its weight
+Chunks: TypeAlias = tuple[tuple[tuple[object, float], ...], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class EncodeText(Op[Conditioning]):
     """embeddings: the files that the text names, so that an exchanged file makes another key; texts: those of
     encoders that have their own, by the encoder's name; images: what an encoder that sees is shown; left_out:
-    encoders that are given nothing.
+    encoders that are given nothing; tokens: in place of any text, chunks of (id or embedding's vector,
+    weight) by the encoder's name.
     """
 
     clip: Clip
@@ -65,6 +71,7 @@ class EncodeText(Op[Conditioning]):
     texts: Mapping[str, str] = field(default_factory=dict)
     images: tuple[Lazy[Image], ...] = ()
     left_out: tuple[str, ...] = ()
+    tokens: Mapping[str, Chunks] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +148,7 @@ class Denoise(Op[Latent]):
     outputs: ClassVar[int] = 2
     guider: Guider
     latent: Lazy[Latent]
-    noise: Noise
+    noise: Noise | GivenNoise
     sampler: Sampler
     sigmas: Lazy[Sigmas] | Schedule
 

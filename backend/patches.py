@@ -4,7 +4,7 @@ The weights stay as they are. Where several of a kind are on a model, sampling a
 the others act one after the other.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from backend.latent_operations import LatentOperation
@@ -111,6 +111,17 @@ class SelfAttention:
 
     scale: float
     blur: float
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """What a node pack's own functions do in a run (`sampling/foreign.py`).
+
+    code: pickled; owner: who may share work that is done with it, for such functions may keep state.
+    """
+
+    code: bytes = field(repr=False)
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +308,8 @@ class LazyCache:
 
 
 ModelPatch: TypeAlias = (
-    DiscreteSampling
+    Foreign
+    | DiscreteSampling
     | FlowSampling
     | ContinuousSampling
     | CascadeSampling

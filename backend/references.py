@@ -321,6 +321,16 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenNoise:
+    """Initial noise that a node pack made. values: a tensor as the latent; the seed is for SDE samplers."""
+
+    wire: ClassVar[str] = "NOISE"
+    values: Image
+    seed: int
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Sampler:
     """A sampler by ComfyUI's name, with the options that its own node offers (eta, s_noise ...)."""
 
@@ -422,6 +432,7 @@ REFERENCES = (
     Keyframes,
     Hooks,
     Noise,
+    GivenNoise,
     Sampler,
     Schedule,
     BetaSchedule,

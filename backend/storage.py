@@ -122,7 +122,7 @@ class Storage:
         }
         self._folders["custom_nodes"] = [base / "custom_nodes"]
         for config in settings.extra_model_paths:
-            for kind, folder, first in _extra_folders(config):
+            for kind, folder, first in extra_folders(config):
                 self.add_folder(kind, folder, first=first)
         for kind, sub in _SAVED.items():
             self.add_folder(kind, self.output / sub)
@@ -397,7 +397,7 @@ def _walk(folder: str) -> tuple[tuple[str, ...], tuple[tuple[str, int], ...]]:
     return tuple(names), tuple(stamps)
 
 
-def _extra_folders(config: Path) -> Iterator[tuple[str, Path, bool]]:
+def extra_folders(config: Path) -> Iterator[tuple[str, Path, bool]]:
     """The (key, folder, goes first) of an extra_model_paths.yaml. Raises: BadFile."""
     try:
         sections = yaml.safe_load(config.read_text(encoding="utf-8")) or {}

@@ -53,6 +53,8 @@ class Bridge:
     classes: dict[str, type] = field(default_factory=dict)
     display_names: dict[str, str] = field(default_factory=dict)
     web: dict[str, str] = field(default_factory=dict)
+    module_dirs: dict[str, str] = field(default_factory=dict)
     on_prompt: list[OnPrompt] = field(default_factory=list)
     queue: Callable[[], tuple[list[object], list[object]]] = field(default=lambda: ([], []))
-    files: Mapping[str, str] = field(default_factory=dict)  # module names of packs -> their files
+    files: dict[str, str] = field(default_factory=dict)  # module names of packs -> their files
+    services: Mapping[type, object] = field(default_factory=dict)  # what built-in nodes are handed

@@ -1,69 +1,24 @@
-"""Node packs: where they lie, and how they are loaded, each apart from the others."""
+"""Node packs are loaded, each apart from the others, and their nodes registered."""
 
-import importlib.util
 import inspect
 import logging
 import os
-import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
 from typing import Any
 
-from backend.settings import Settings
 from comfy_compat.bridge import Bridge
+from comfy_compat.pack_files import NoNodes, Pack, find, import_pack, pack_name, prestart
+from comfy_compat.packing import by_value
 from comfy_compat.v1 import spec_of
 from comfy_compat.v3 import is_v3, spec_of_v3
 
+__all__ = ["Pack", "find", "load", "prestart"]
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Pack:
-    """One pack after loading. error: why it, or some of it, could not be loaded; web: its scripts' folder."""
-
-    name: str
-    path: Path
-    nodes: tuple[str, ...] = ()
-    seconds: float = 0.0
-    error: str | None = None
-    traceback: str | None = None
-    web: Mapping[str, Path] = field(default_factory=dict)
-
-
-class NoNodes(Exception):
-    """A module that exports nothing a pack exports."""
-
-
-def find(folders: Iterable[Path], settings: Settings) -> Iterator[Path]:
-    """The packs below some folders: folders and .py files, switched-off and unwanted ones left out."""
-    for folder in folders:
-        if not folder.is_dir():
-            continue
-        for path in sorted(folder.iterdir()):
-            if path.name == "__pycache__" or path.name.endswith(".disabled"):
-                continue
-            if path.is_file() and path.suffix != ".py":
-                continue
-            if settings.disable_all_custom_nodes and path.name not in settings.whitelist_custom_nodes:
-                log.info("custom node pack %s is skipped (--disable-all-custom-nodes)", path.name)
-                continue
-            yield path
-
-
-def prestart(paths: Iterable[Path]) -> None:
-    """Run the packs' prestartup_script.py, before anything of theirs is imported."""
-    for path in paths:
-        script = path / "prestartup_script.py"
-        if not script.is_file():
-            continue
-        try:
-            _execute(f"{path.name}_prestartup_script", script)
-        except (Exception, SystemExit):  # around a custom node
-            log.warning("%s failed:\n%s", script, traceback.format_exc())
 
 
 async def load(paths: Iterable[Path], bridge: Bridge) -> list[Pack]:
@@ -82,7 +37,9 @@ async def _load_one(path: Path, bridge: Bridge) -> Pack:
     web: dict[str, Path] = {}
     before = dict(bridge.web)
     try:
-        module = _import(path)
+        module = import_pack(path)
+        bridge.files[module.__name__] = str(module.__file__)
+        by_value(module.__name__)
         web = _web(module, path)
         error = await _register(module, path, bridge, names)
     except (Exception, SystemExit) as raised:  # around a custom node
@@ -91,31 +48,6 @@ async def _load_one(path: Path, bridge: Bridge) -> Pack:
     web |= {name: Path(folder) for name, folder in bridge.web.items() if name not in before}
     bridge.web.update({name: str(folder) for name, folder in web.items()})
     return Pack(pack_name(path), path, tuple(names), perf_counter() - started, error, trace, web)
-
-
-def pack_name(path: Path) -> str:
-    """How a pack is called: its folder's name, or its file's without the ending."""
-    return path.stem if path.is_file() else path.name
-
-
-def module_name(path: Path) -> str:
-    """The name of a pack's module in sys.modules, as ComfyUI has it."""
-    return os.path.splitext(path)[0] if path.is_file() else str(path).replace(".", "_x_")
-
-
-def _import(path: Path) -> ModuleType:
-    file = path if path.is_file() else path / "__init__.py"
-    return _execute(module_name(path), file)
-
-
-def _execute(name: str, file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise NoNodes(f"{file} is no Python module")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def _web(module: ModuleType, path: Path) -> dict[str, Path]:

@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
@@ -27,18 +29,30 @@ class ShimLoader(SourceFileLoader):
 
     def exec_module(self, module: ModuleType) -> None:
         module.__dict__["bridge"] = self._bridge
+        if module.__spec__ is not None and module.__spec__.submodule_search_locations:
+            module.__dict__["__getattr__"] = partial(_submodule, module.__name__)
         super().exec_module(module)
 
 
+def _submodule(package: str, name: str) -> ModuleType:
+    """`comfy.sd` after a mere `import comfy`: ComfyUI has imported them all. Raises: AttributeError."""
+    if not name.startswith("_"):
+        with suppress(ModuleNotFoundError):
+            return import_module(f"{package}.{name}")
+    raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+
 class ShimFinder(MetaPathFinder):
-    """Finds ComfyUI's modules among the shims, by the path that their name spells."""
+    """Finds ComfyUI's modules among the shims, by the path that their name spells; and packs by theirs."""
 
     def __init__(self, bridge: Bridge) -> None:
-        self._bridge = bridge
+        self.bridge = bridge
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        if (pack := self.bridge.files.get(name)) is not None:
+            return spec_from_file_location(name, pack)
         if name.partition(".")[0] not in TOPS:
             return None
         place = SHIMS.joinpath(*name.split("."))
@@ -46,7 +60,7 @@ class ShimFinder(MetaPathFinder):
         file = package if package.is_file() else place.with_suffix(".py")
         if not file.is_file():
             return None
-        loader = ShimLoader(name, str(file), self._bridge)
+        loader = ShimLoader(name, str(file), self.bridge)
         inside = [str(place)] if file is package else None
         return spec_from_file_location(name, file, loader=loader, submodule_search_locations=inside)
 
@@ -64,6 +78,19 @@ def install(bridge: Bridge) -> None:
 def prompt_server(loop: object, app: object) -> Any:
     """Make `PromptServer.instance`, which packs use while they are imported. app: what they extend."""
     return import_module("server").PromptServer(loop, app)
+
+
+def installed() -> bool:
+    """Whether ComfyUI's modules can be imported in this process."""
+    return any(isinstance(finder, ShimFinder) for finder in sys.meta_path)
+
+
+def the_bridge() -> Bridge:
+    """The server that this process' shims stand for. Raises: LookupError before `install`."""
+    for finder in sys.meta_path:
+        if isinstance(finder, ShimFinder):
+            return finder.bridge
+    raise LookupError("ComfyUI's modules are not installed in this process: call install() first")
 
 
 def uninstall() -> None:

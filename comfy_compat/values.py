@@ -1,80 +1,110 @@
 """The border between our values and ComfyUI's shapes, which third-party nodes see and return.
 
-LATENT is a dict, CONDITIONING a list of `[tensor, dict]`; IMAGE, MASK, SIGMAS and plain values are the same.
+LATENT is a dict, CONDITIONING a list of `[tensor, dict]`; MODEL, CLIP, VAE and the like are handles whose
+methods use the shared engine; IMAGE, MASK, SIGMAS and plain values are the same.
 """
 
-from collections.abc import Mapping
+import torch
 
-from backend.deferred import torch
+from backend.references import (
+    BasicGuider,
+    CfgGuider,
+    Clip,
+    ControlNet,
+    DualCfgGuider,
+    GivenNoise,
+    Guider,
+    Model,
+    Noise,
+    PerpNegGuider,
+    Sampler,
+    Vae,
+)
 from backend.types import Cond, Latent
+from comfy_compat.clip import CLIP
+from comfy_compat.conditions import (
+    conditioning_of,
+    is_condition,
+    latent_dict,
+    latent_of,
+    pairs_of,
+)
+from comfy_compat.control import ControlBase
+from comfy_compat.control import ControlNet as ControlHandle
+from comfy_compat.install import the_bridge
+from comfy_compat.models import model_reference
+from comfy_compat.patcher import ModelPatcher
+from comfy_compat.sampling import (
+    CFGGuider,
+    GuiderHandle,
+    SamplerBase,
+    noise_object,
+    noise_reference,
+    sampler_of,
+)
+from comfy_compat.vae import VAE
 
-Legacy = object  # a value in ComfyUI's shape
+_GUIDERS = (BasicGuider, CfgGuider, DualCfgGuider, PerpNegGuider)
+_SIDES = ("positive", "middle", "negative", "empty")
 
 
-def hand_out(value: object, wire: object = "*") -> Legacy:
+def hand_out(value: object, wire: object = "*") -> object:
     """Our value in ComfyUI's shape. wire: the input's declared type, where it has one."""
     match value:
         case Latent():
             return latent_dict(value)
         case tuple() if (value and all(isinstance(c, Cond) for c in value)) or wire == "CONDITIONING":
-            return [condition_pair(c) if isinstance(c, Cond) else c for c in value]
+            return pairs_of(value)
+        case Model():
+            return ModelPatcher.of(value)
+        case Clip():
+            return CLIP.of(value, the_bridge().storage)
+        case Vae():
+            return VAE.of(value)
+        case ControlNet():
+            return ControlHandle(value)
+        case Sampler():
+            return sampler_of(value)
+        case Noise():
+            return noise_object(value)
+        case BasicGuider() | CfgGuider() | DualCfgGuider() | PerpNegGuider():
+            return _guider(value)
         case _:
             return value
 
 
-def take_in(value: Legacy, wire: object = "*") -> object:
-    """A value in ComfyUI's shape as ours. wire: the output's declared type."""
+def take_in(value: object, wire: object = "*") -> object:
+    """A value in ComfyUI's shape as ours. wire: the output's declared type.
+
+    What only packs know stays as it is: it may travel from one of their nodes to the next.
+    """
     match value:
         case {"samples": torch.Tensor()} if isinstance(value, dict):
             return latent_of(value)
         case list() if (value and all(map(is_condition, value))) or (wire == "CONDITIONING" and not value):
-            return tuple(condition_of(pair) for pair in value)
-        case _:
+            return conditioning_of(value)
+        case ModelPatcher(reference=Model()):
+            return model_reference(value)
+        case CLIP() if value.known:
+            return value.reference
+        case VAE(reference=Vae() as reference):
+            return reference
+        case ControlBase(reference=ControlNet() as reference) if wire in ("CONTROL_NET", "*"):
+            return reference
+        case SamplerBase():
+            return _sampler(value)
+        case CFGGuider():
+            return value.reference()
+        case GivenNoise():
             return value
+        case _:
+            return noise_reference(value) if wire in ("NOISE", "*") else value
 
 
-def latent_dict(latent: Latent) -> dict[str, object]:
-    """ComfyUI's LATENT."""
-    made: dict[str, object] = {"samples": latent.samples, **latent.extra}
-    if latent.noise_mask is not None:
-        made["noise_mask"] = latent.noise_mask
-    if latent.batch_index is not None:
-        made["batch_index"] = list(latent.batch_index)
-    return made
+def _guider(guider: Guider) -> GuiderHandle:
+    sides = {side: getattr(guider, side) for side in _SIDES if hasattr(guider, side)}
+    return GuiderHandle(guider, ModelPatcher.of(guider.model), {s: pairs_of(c) for s, c in sides.items()})
 
 
-def latent_of(value: Mapping[str, object]) -> Latent:
-    """Our latent; keys that we don't know travel along."""
-    known = ("samples", "noise_mask", "batch_index")
-    samples, mask, index = (value.get(name) for name in known)
-    assert isinstance(samples, torch.Tensor)
-    return Latent(
-        samples,
-        mask if isinstance(mask, torch.Tensor) else None,
-        tuple(int(i) for i in index) if isinstance(index, (list, tuple)) else None,
-        {key: item for key, item in value.items() if key not in known},
-    )
-
-
-def is_condition(value: object) -> bool:
-    """Whether a value is one of CONDITIONING's `[tensor, dict]`."""
-    match value:
-        case [torch.Tensor(), dict()]:
-            return isinstance(value, (list, tuple))
-    return False
-
-
-def condition_pair(cond: Cond) -> list[object]:
-    """ComfyUI's `[tensor, dict]`; the dict has `pooled_output` where there is one."""
-    pooled = {} if cond.pooled is None else {"pooled_output": cond.pooled}
-    return [cond.tokens, {**pooled, **cond.options}]
-
-
-def condition_of(pair: object) -> Cond:
-    """Our condition; options that we don't know travel along."""
-    match pair:
-        case [torch.Tensor() as tokens, dict() as options]:
-            pooled = options.get("pooled_output")
-            rest = {str(key): item for key, item in options.items() if key != "pooled_output"}
-            return Cond(tokens, pooled if isinstance(pooled, torch.Tensor) else None, rest)
-    raise TypeError(f"a condition is [tensor, dict], and this is a {type(pair).__name__}")
+def _sampler(sampler: SamplerBase) -> object:
+    return getattr(sampler, "reference", sampler)

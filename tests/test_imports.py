@@ -53,7 +53,12 @@ HOMES = {
     "os.environ": ("backend/settings.py",),
     "prometheus_client": ("web/prometheus.py",),
     "ray": ("backend/worker/ray_pool.py",),
-    "safetensors": ("backend/models/", "backend/media.py"),  # media: files of latents
+    "safetensors": (
+        "backend/models/",
+        "backend/media.py",  # files of latents
+        "comfy_compat/weight_files.py",
+        "comfy_compat/shims/",
+    ),
     "spandrel": ("backend/models/spandrel_nets.py",),
     "sqlalchemy": (
         "backend/engine/store.py",
@@ -84,7 +89,6 @@ UNUSED = {"ray", "transformers"}  # homes kept free for what may move in
 # Imports by a name that is computed can't be read here, so they stand in these places only.
 BY_NAME = (
     "backend/deferred.py",  # torch, at its first use
-    "comfy_compat/custom_nodes.py",
     "comfy_compat/install.py",  # shims, by the names that packs import them by
     "nodes/catalogue.py",  # the modules of the explicit list
     "web/assets.py",  # a package that need not be installed

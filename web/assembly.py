@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -56,6 +56,7 @@ class Assembly:
     host: Host
     lock: FolderLock
     identities: Identities
+    services: Mapping[type, object]
     nursery: Nursery = field(default_factory=Nursery)
 
     def start_devices(self) -> None:
@@ -119,4 +120,4 @@ def assemble(settings: Settings, *, keep_jobs: bool = True) -> Assembly:
     )
     engine = Engine(registry, services, store, SystemClock(), limits)
     host = Host(registry, services, engine.report, threads=max(2, os.cpu_count() or 1))
-    return Assembly(engine, registry, storage, settings, store, host, lock, identities)
+    return Assembly(engine, registry, storage, settings, store, host, lock, identities, services)

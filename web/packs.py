@@ -10,8 +10,8 @@ from backend.types import ClientId, NodeId
 from backend.worker.host import HOST
 from backend.worker.messages import Said
 from comfy_compat.bridge import Bridge
-from comfy_compat.custom_nodes import Pack, find, load, prestart
 from comfy_compat.install import install, prompt_server
+from comfy_compat.pack_files import Pack, find, prestart
 from web.assembly import Assembly
 from web.services import SERVICES
 from web.socket import Sockets
@@ -45,7 +45,7 @@ def _client(sid: str | None) -> ClientId | None:
 
 async def load_packs(assembly: Assembly, app: web.Application | None = None) -> list[Pack]:
     """Load every pack of the custom_nodes folders. app: the server that they may extend, before it starts."""
-    bridge = Bridge(assembly.registry, assembly.storage, assembly.settings)
+    bridge = Bridge(assembly.registry, assembly.storage, assembly.settings, services=assembly.services)
     if app is not None:
         bridge.messenger = SocketMessenger(app[SERVICES].sockets, assembly.engine, asyncio.get_running_loop())
     paths = list(find(assembly.storage.folders("custom_nodes"), assembly.settings))
@@ -53,6 +53,9 @@ async def load_packs(assembly: Assembly, app: web.Application | None = None) -> 
         return []
     install(bridge)
     prestart(paths)
+    # packs load torch; a server without any answers before it is loaded
+    from comfy_compat.custom_nodes import load
+
     server = prompt_server(asyncio.get_running_loop(), app)
     packs = await load(paths, bridge)
     if app is not None:

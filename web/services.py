@@ -21,7 +21,7 @@ from backend.storage import Storage
 from backend.types import ClientId, JobId, NodeId
 from backend.worker.messages import DeviceInfo
 from comfy_compat.bridge import OnPrompt
-from comfy_compat.custom_nodes import Pack
+from comfy_compat.pack_files import Pack
 from web.access import Access
 from web.assets import Templates
 from web.logs import LogBuffer

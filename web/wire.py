@@ -16,7 +16,7 @@ from backend.jsontext import dump_text
 from backend.schedule.forecast import Forecast
 from backend.types import ClientId, JobId, NodeId
 from backend.worker.messages import DeviceInfo
-from comfy_compat.custom_nodes import Pack
+from comfy_compat.pack_files import Pack
 from web.logs import LogEntry
 from web.side_folders import Subgraph
 

@@ -11,6 +11,7 @@ from backend.engine.ready import Claim
 from backend.errors import OpFailed
 from backend.graph.flatten import flatten
 from backend.graph.frontier import wanted
+from backend.graph.keys import Unkeyable
 from backend.ops import Op
 from backend.references import Ref
 from backend.types import JobKey, OpKey
@@ -40,7 +41,11 @@ class Asks:
     def take(self, asked: Asked, claim: Claims) -> None:
         """A call wants an op's result: every job that waits for the call wants the op too."""
         ops: dict[OpKey, Op[object]] = {}
-        ref = flatten(asked.op, ops)
+        try:
+            ref = flatten(asked.op, ops)
+        except Unkeyable as error:
+            asked.reply.set_exception(OpFailed("Unkeyable", str(error)))
+            return
         assert isinstance(ref, Ref)
         ask = _Ask(asked.key, ref.key, ops, asked.reply)
         if not self._answer(ask):

@@ -7,6 +7,9 @@ an input is part of the key of what uses it.
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
+from typing import Any
+
+from blake3 import blake3
 
 from backend.errors import TesseraError
 from backend.ops import Op, keyed_names
@@ -69,10 +72,21 @@ def _write_rest(value: object, parts: list[str]) -> None:
         case Mapping():
             pairs = [(key, value[key]) for key in sorted(value, key=str)]
             _write_all(f"m{len(value)}", [part for pair in pairs for part in pair], parts)
+        case _ if type(value).__name__ in ("Tensor", "Parameter") and hasattr(value, "untyped_storage"):
+            parts.append(_tensor(value))
         case _ if is_dataclass(value) and not isinstance(value, type):
             _write_all(f"d{type(value).__name__}", [getattr(value, n) for n in keyed_names(value)], parts)
         case _:
             raise Unkeyable(f"a {type(value).__name__} can't be compared by content")
+
+
+def _tensor(tensor: Any) -> str:
+    """A tensor by its dtype, shape and numbers. Torch is not named here: whoever has one has loaded it."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    digest = blake3()
+    if len(flat):
+        digest.update(flat.view(flat.new_empty(0).byte().dtype).numpy().tobytes())
+    return f"t{tensor.dtype}{tuple(tensor.shape)}{digest.hexdigest(length=16)}"
 
 
 def _write_all(tag: str, values: Iterable[object], parts: list[str]) -> None:

@@ -20,6 +20,7 @@ class Token:
 
     value: int | Tensor
     weight: float = 1.0
+    word: int = 0  # tokens of one word have one number, from 1; 0: padding and marks
 
 
 Chunk: TypeAlias = tuple[Token, ...]
@@ -74,11 +75,19 @@ def tokenize(
             if part.startswith(_EMBEDDING):
                 vectors, part = _embedding(part.removeprefix(_EMBEDDING).strip("\n"), find)
                 if vectors is not None:
-                    groups.append([Token(vector, weight) for vector in vectors])
+                    groups.append([Token(vector, weight, len(groups) + 1) for vector in vectors])
                 if not part:
                     continue
-            groups.append([Token(number, weight) for number in ids(part)])
+            groups.append([Token(number, weight, len(groups) + 1) for number in ids(part)])
     return _chunks(groups, marks)
+
+
+def chunks_of_tokens(tokens: Sequence[Sequence[tuple[object, float]]]) -> tuple[Chunk, ...]:
+    """Chunks that somebody else made: an id or a vector [C], and a weight, for each place."""
+    made = list[Chunk]()
+    for chunk in tokens:
+        made.append(tuple(Token(value, weight) for value, weight in chunk if isinstance(value, int | Tensor)))
+    return tuple(made)
 
 
 def empty_chunk(marks: Marks) -> Chunk:

@@ -39,6 +39,7 @@ ENCODINGS: Mapping[str, Encoding] = {
     "flux": flux.FLUX,
     "qwen_image": qwen_image.QWEN_IMAGE,
     "z_image": z_image.Z_IMAGE,
+    "sdxl_l": sdxl.SMALL,
 }
 
 

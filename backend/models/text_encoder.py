@@ -12,6 +12,7 @@ from backend.models.adapters import Conv2d, Linear, applied
 from backend.models.header import Header
 from backend.models.lora import Patch, sites_of
 from backend.models.merged import Copies
+from backend.models.prompt import Chunk
 from backend.models.stored import shape_of
 from backend.models.weights import ModelFile
 from backend.types import Cond
@@ -108,7 +109,8 @@ class Request:
 
     text: for every encoder that `texts` (by the encoder's name) gives none of its own; stop_at:
     CLIPSetLastLayer's layer, counted from the end; images: [B, H, W, 3] in 0..1, for encoders that see;
-    left_out: encoders that are given nothing at all; options: of tokenizers, by ComfyUI's names.
+    left_out: encoders that are given nothing at all; options: of tokenizers, by ComfyUI's names; chunks:
+    tokens in place of a text, by the encoder's name.
     """
 
     text: str
@@ -118,6 +120,7 @@ class Request:
     images: tuple[Tensor, ...] = ()
     left_out: frozenset[str] = frozenset()
     options: Mapping[str, int] = field(default_factory=dict)
+    chunks: Mapping[str, tuple[Chunk, ...]] = field(default_factory=dict)
 
     def for_part(self, part: str) -> str:
         return self.texts.get(part, self.text)

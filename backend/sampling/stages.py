@@ -4,6 +4,7 @@ Each is a function of the patch and of what was predicted. Those before and afte
 they are on the model; of those in its place the last counts. `steer.py` gets the predictions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -13,6 +14,7 @@ from backend.patches import (
     CfgNorm,
     CfgZeroStar,
     EpsilonScale,
+    Foreign,
     FrequencyGuidance,
     GuidanceOperation,
     Mahiro,
@@ -24,6 +26,7 @@ from backend.patches import (
     RowScales,
     TangentialDamping,
 )
+from backend.sampling.foreign import Host, View, code_of, codes_of
 from backend.sampling.guidance import (
     cfg,
     frequencies_scaled,
@@ -45,9 +48,11 @@ class Memory:
     """What guidance keeps of a run from one request to the next.
 
     momenta: of each `ProjectedGuidance`, by its place among the patches: the last sigma and the running sum.
+    host: the run itself, for functions of node packs.
     """
 
     momenta: dict[int, tuple[float, Tensor]] = field(default_factory=dict)
+    host: Host | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +69,12 @@ class Seen:
     uncond: Tensor
     both: bool
     empty: Tensor | None = None
+    host: Host | None = None  # the run itself, for functions of node packs
+
+    @property
+    def view(self) -> View:
+        """The same for functions of node packs."""
+        return View(self.x, self.sigma, self.scale, self.cond, self.uncond, self.both, self.host)
 
 
 Pair: TypeAlias = tuple[Tensor, Tensor]
@@ -75,6 +86,8 @@ def before(patch: ModelPatch, place: int, seen: Seen, memory: Memory) -> Pair:
     place: of the patch on the model. Patches of other kinds change nothing.
     """
     match patch:
+        case Foreign():
+            return code_of(patch).before(seen.view)
         case ProjectedGuidance():
             return _projected(patch, place, seen, memory), seen.uncond
         case TangentialDamping() if seen.both:
@@ -141,9 +154,19 @@ def guided(rule: Rule | None, seen: Seen) -> Tensor:
             return cfg(seen.cond, seen.uncond, seen.scale) if seen.both else seen.cond
 
 
+def instead(patches: Sequence[ModelPatch], seen: Seen) -> Tensor | None:
+    """The guided prediction by a node pack's own function; None where there is none."""
+    made = None
+    for code in codes_of(patches):
+        made = code.instead(seen.view)
+    return made
+
+
 def after(patch: ModelPatch, result: Tensor, seen: Seen) -> Tensor:
     """The guided prediction after a patch that needs no further one. Other patches change nothing."""
     match patch:
+        case Foreign():
+            return code_of(patch).after(result, seen.view)
         case CfgNorm(strength):
             return length_limited(result, seen.cond, strength)
         case CfgZeroStar():

@@ -24,6 +24,7 @@ from backend.patches import (
 )
 from backend.references import BasicGuider, CfgGuider, DualCfgGuider, Guider, PerpNegGuider
 from backend.sampling.discretization import NoiseRange
+from backend.sampling.foreign import codes_of
 from backend.sampling.guidance import (
     blurred_where_seen,
     cfg,
@@ -32,7 +33,7 @@ from backend.sampling.guidance import (
     perp_neg,
 )
 from backend.sampling.request import DenoiseRequest
-from backend.sampling.stages import RULES, Memory, Rule, Seen, after, before, guided
+from backend.sampling.stages import RULES, Memory, Rule, Seen, after, before, guided, instead
 from backend.types import Cond
 
 _LEAST_TO_BLUR = 4  # latent pixels: what is no larger has no room for the blur's margin
@@ -96,7 +97,8 @@ def steer(guider: Guider, request: DenoiseRequest, noise: NoiseRange, memory: Me
     """
     patches = guider.model.patches
     seeing = any(isinstance(patch, SelfAttention) for patch in patches)
-    plan = _plan(guider, forced=request.uncond or seeing)
+    whole = any(code.whole for code in codes_of(patches))
+    plan = _plan(guider, forced=request.uncond or seeing or whole)
     if seeing and plan.away not in plan.sides:
         remedy = "Use a guider with a negative conditioning, or leave SelfAttentionGuidance out."
         raise UnsupportedOption("guider", type(guider).__name__, remedy)
@@ -143,6 +145,7 @@ def _guided(
         seen.get(plan.away, nothing),
         plan.away in seen,
         seen.get(EMPTY, nothing) if three else None,
+        memory.host,
     )
     if not isinstance(guider, DualCfgGuider):
         for place, patch in enumerate(guider.model.patches):
@@ -151,6 +154,8 @@ def _guided(
     if isinstance(guider, PerpNegGuider):
         empty = seen.get(EMPTY, nothing)
         result = perp_neg(facts.cond, facts.uncond, empty, guider.neg_scale, guider.cfg)
+    elif (made := instead(guider.model.patches, facts)) is not None:
+        result = made
     else:
         result = guided(rule, replace(facts, empty=seen.get(EMPTY)))
     return result, facts.uncond, facts

@@ -13,7 +13,7 @@ from backend.models.latent import LatentFormat
 from backend.models.lora import Patch
 from backend.ops import Denoise
 from backend.patches import DifferentialMask, ModelPatch
-from backend.references import ControlNet, LoraUse, Schedule, Vae
+from backend.references import ControlNet, GivenNoise, LoraUse, Schedule, Vae
 from backend.sampling.noise import initial_noise, leftover_generator
 from backend.sampling.prediction import Prediction
 from backend.sampling.run import fit_mask, sample
@@ -47,7 +47,9 @@ def begin(
     sigmas = sigmas_of(op, target.prediction)
     finish = finisher(latent, target.format) if len(sigmas) else lambda outcome: (latent, latent)
     noise = torch.zeros_like(samples)
-    if op.noise.enabled:
+    if isinstance(op.noise, GivenNoise):
+        noise = op.noise.values.float()
+    elif op.noise.enabled:
         noise = initial_noise(samples.shape, op.noise.seed, latent.batch_index)
     mask = None if latent.noise_mask is None else fit_mask(latent.noise_mask, samples.shape)
     initial = in_model_units(samples, target.format)

@@ -6,7 +6,7 @@ loop, together with those of other ops.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from backend.models.latent import LatentFormat
 from backend.models.lora import Patch
 from backend.patches import Downscale, FreeU, HyperTile, TokenMerging
 from backend.references import Guider
+from backend.sampling.foreign import ForeignCode, codes_of
 from backend.sampling.guidance import stacked
 from backend.sampling.keyframes import Frame, Track
 from backend.sampling.prediction import Prediction
@@ -26,25 +27,12 @@ from backend.sampling.run import Outcome, Run
 from backend.sampling.stages import Memory
 from backend.sampling.steer import Ask, Estimate, Steering, settled, steer
 from backend.types import Latent, OpKey
-from backend.worker.batch import ModelCall, Network
+from backend.worker.batch import ModelCall
 from backend.worker.conditions import Condition, Sides, remaining
+from backend.worker.foreign_host import RunHost, Target
 from backend.worker.reuse import call_reuse, result_reuse
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Target:
-    """The model that a run steers: the loaded network and what its outputs mean.
-
-    generator: of random choices that belong to the run. mixes_lengths: as its layout says.
-    """
-
-    network: Network
-    prediction: Prediction
-    format: LatentFormat
-    device: torch.device
-    patches: tuple[Patch, ...] = ()
-    mixes_lengths: bool = True
-    generator: torch.Generator = field(default_factory=torch.Generator)
+__all__ = ["Denoising", "Target", "finisher"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,24 +44,37 @@ class _Asked:
     conditions: tuple[Condition, ...]
     seen: dict[int, Tensor]
 
-    def estimate(self, prediction: Prediction, sigma: Tensor, outputs: Sequence[Tensor]) -> Estimate:
-        """From the raw outputs of its calls."""
-        parts = [
-            (condition.region, prediction.denoised(condition.region.crop(self.x), output, sigma))
-            for condition, output in zip(self.conditions, outputs, strict=True)
-        ]
+    def estimate(self, prediction: Prediction, sigma: Tensor, done: "Sequence[_Part]") -> Estimate:
+        """From its parts, whose outputs are there."""
+        parts = [(part.condition.region, part.estimate(prediction, self.x, sigma)) for part in done]
         attention = torch.stack([self.seen[row] for row in sorted(self.seen)]) if self.seen else None
         return Estimate(combined(self.x, parts), attention)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
-    """One condition of an ask, its call, and the call's output once it is there."""
+    """One condition of an ask, its call, and the call's output once it is there.
+
+    own: the denoised estimate, where functions of node packs evaluated the network instead.
+    """
 
     asked: _Asked
     condition: Condition
     call: ModelCall
     output: Tensor | None = None
+    own: Tensor | None = None
+
+    @property
+    def open(self) -> bool:
+        """The call is still to be made."""
+        return self.output is None and self.own is None
+
+    def estimate(self, prediction: Prediction, x: Tensor, sigma: Tensor) -> Tensor:
+        """The denoised latent of the condition's region of x."""
+        if self.own is not None:
+            return self.own
+        assert self.output is not None
+        return prediction.denoised(self.condition.region.crop(x), self.output, sigma)
 
 
 class Denoising:
@@ -101,6 +102,8 @@ class Denoising:
         patches, noise = self._guider.model.patches, target.prediction.range
         self._reuse, self._results = call_reuse(patches, noise), result_reuse(patches, noise)
         self._sharing: tuple[SharingPatches, Draws] | None = None  # at the pending request
+        self._memory.host = self._host = RunHost(key, target, self._sides)
+        self._foreign = next((code for code in codes_of(patches) if code.evaluates), None)
         self._reused = False  # the pending request's answer was made from an earlier one
         self._request: DenoiseRequest | None = None
         self._steering: Steering | None = None
@@ -112,7 +115,7 @@ class Denoising:
         """What the pending round needs of the model: per ask, its conditions in order. It may be nothing."""
         if self._round is None:
             self._round = self._planned()
-        return [part.call for part in self._round if part.output is None]
+        return [part.call for part in self._round if part.open]
 
     def answer(self, outputs: Sequence[Tensor]) -> int | None:
         """Hand over the raw outputs of `calls`.
@@ -121,11 +124,11 @@ class Denoising:
         """
         request, made = self._pending(), iter(outputs)
         assert self._round is not None
-        done = [part if part.output is not None else replace(part, output=next(made)) for part in self._round]
+        done = [replace(part, output=next(made)) if part.open else part for part in self._round]
         self._learn(request, self._round, done)
         estimates = []
         for asked in self._asked:
-            parts = [part.output for part in done if part.asked is asked and part.output is not None]
+            parts = [part for part in done if part.asked is asked]
             estimates.append(asked.estimate(self._target.prediction, request.sigma, parts))
         assert self._steering is not None
         try:
@@ -152,6 +155,8 @@ class Denoising:
             for asked in self._asked
             for condition in asked.conditions
         ]
+        if self._foreign is not None:
+            return [replace(part, own=self._evaluated(part, request, self._foreign)) for part in parts]
         if self._reuse is None:
             return parts
         main = [part for part in parts if not part.asked.ask.beside]
@@ -161,11 +166,18 @@ class Denoising:
         outputs = dict(zip(map(id, main), known, strict=True))
         return [replace(part, output=outputs.get(id(part))) for part in parts]
 
+    def _evaluated(self, part: _Part, request: DenoiseRequest, code: ForeignCode) -> Tensor:
+        """The estimate of a part as a node pack's functions evaluate the network."""
+        region = part.condition.region
+        self._host.alteration = part.call.alteration
+        x = region.crop(part.asked.x)
+        return self._host.estimate(part.condition, x, request.sigma, part.asked.ask.side, code)
+
     def _learn(self, request: DenoiseRequest, planned: Sequence[_Part], done: Sequence[_Part]) -> None:
         """Tell the reuse of calls what came of those that were made."""
         if self._reuse is None:
             return
-        made = [part for was, part in zip(planned, done, strict=True) if was.output is None]
+        made = [part for was, part in zip(planned, done, strict=True) if was.open]
         for beside in (False, True):
             parts = [part for part in made if part.asked.ask.beside == beside]
             outputs = [part.output for part in parts if part.output is not None]

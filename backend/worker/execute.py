@@ -15,6 +15,7 @@ from backend.models.denoiser import Denoiser, describe
 from backend.models.families.inpainting import CONCAT_IMAGE, CONCAT_MASK
 from backend.models.family import Layout
 from backend.models.lora import Patch
+from backend.models.prompt import chunks_of_tokens
 from backend.models.text import Request, Working, encode_text
 from backend.models.upscaler import TILES, upscale_pixels
 from backend.models.vae import decode_latent, encode_inpaint, encode_pixels, in_units
@@ -172,6 +173,7 @@ def _encode_text(op: EncodeText, bench: Bench) -> tuple[Cond, ...]:
         return encode_text(op.clip.family, list(map(Working, encoders, patches)), request)
 
     images = tuple(_is(Tensor, image) for image in op.images)
+    chunks = {part: chunks_of_tokens(tokens) for part, tokens in op.tokens.items()}
     request = Request(
         op.text,
         bench.find_embedding,
@@ -180,6 +182,7 @@ def _encode_text(op: EncodeText, bench: Bench) -> tuple[Cond, ...]:
         images,
         frozenset(op.left_out),
         dict(op.clip.options),
+        chunks,
     )
     found: list[Cond] = []
     for options, hooked in encodings(op.clip.hooks):

@@ -16,6 +16,7 @@ from backend.sampling.discretization import (
     scaled_linear,
     shifted_flow,
 )
+from backend.sampling.foreign import codes_of
 from backend.sampling.prediction import Prediction
 
 Sampling: TypeAlias = DiscreteSampling | FlowSampling | ContinuousSampling | CascadeSampling
@@ -23,10 +24,18 @@ EDM_DATA = 0.5  # deviation of clean latents that EDM models were trained with
 
 
 def prediction_of(layout: Layout, patches: Sequence[ModelPatch] = ()) -> Prediction:
-    """What the model's output means, and over which range of noise; the last patch of it decides.
+    """What the model's output means, and over which range of noise; the last patch of it decides, and what
+    node packs put in its place.
 
     Raises: UnsupportedOption for a kind that no model here has.
     """
+    known = _known(layout, patches)
+    for code in codes_of(patches):
+        known = code.prediction(known)
+    return known
+
+
+def _known(layout: Layout, patches: Sequence[ModelPatch]) -> Prediction:
     match _last(patches):
         case None:
             return layout.prediction

@@ -122,6 +122,8 @@ class Reading:
 def chunks_of(clip: Working, request: Request) -> tuple[Chunk, ...]:
     """The encoder's text in chunks of 77 tokens; embeddings that can't be read are logged and left out."""
     layout = _layout(clip)
+    if (given := request.chunks.get(layout.part)) is not None:
+        return given
 
     def vectors(name: str) -> Tensor | None:
         path = request.find_embedding(name)

@@ -38,5 +38,12 @@ def _encode_refiner(encoders: Mapping[str, Working], request: Request) -> tuple[
     return (Cond(made.tokens, made.projected),)
 
 
+def _encode_small(encoders: Mapping[str, Working], request: Request) -> tuple[Cond, ...]:
+    small = encoders["clip_l"]
+    made = encode(small, chunks_of(small, request), _reading(request))
+    return (Cond(made.tokens, made.projected),)
+
+
+SMALL = Encoding(_encode_small, ("clip_l",))  # CLIP-L's half of SDXL's conditions, for node packs
 SDXL = Encoding(_encode, ("clip_l", "clip_g"))
 REFINER = Encoding(_encode_refiner, ("clip_g",))

@@ -1,1 +1,1 @@
-"""ComfyUI's `comfy_extras`, as packs import it."""
+"""ComfyUI's `comfy_extras`: its further nodes as classes."""

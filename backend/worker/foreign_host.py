@@ -1,0 +1,105 @@
+"""A run, as functions of node packs use it: they evaluate its network themselves, outside shared passes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from backend.models.additions import UNALTERED, Alteration
+from backend.models.conditioning import rows_of
+from backend.models.latent import LatentFormat
+from backend.models.lora import Patch
+from backend.sampling.foreign import ForeignCode
+from backend.sampling.prediction import Prediction
+from backend.sampling.region import combined
+from backend.types import OpKey
+from backend.worker.batch import Control, ModelCall, Network, run
+from backend.worker.conditions import Condition, Sides
+
+CONTROLS = "control"  # ComfyUI's name, under which a condition's ControlNets pass through foreign functions
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """The model that a run steers: the loaded network and what its outputs mean.
+
+    generator: of random choices that belong to the run. mixes_lengths: as its layout says.
+    """
+
+    network: Network
+    prediction: Prediction
+    format: LatentFormat
+    device: torch.device
+    patches: tuple[Patch, ...] = ()
+    mixes_lengths: bool = True
+    generator: torch.Generator = field(default_factory=torch.Generator)
+
+
+@dataclass(slots=True, eq=False)
+class RunHost:
+    """`sampling.foreign.Host` for one run. alteration: what the part that is evaluated alters anyway."""
+
+    key: OpKey
+    target: Target
+    sides: Sides
+    alteration: Alteration = field(default=UNALTERED)
+
+    @property
+    def prediction(self) -> Prediction:
+        return self.target.prediction
+
+    @property
+    def device(self) -> torch.device:
+        return self.target.device
+
+    def apply(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        tokens: Tensor,
+        extra: Mapping[str, object],
+        options: Mapping[str, object],
+    ) -> Tensor:
+        """The denoised latent of one forward pass. options: what the network's blocks are told."""
+        target, prediction, rows = self.target, self.target.prediction, len(x)
+        sigma = sigma.detach().float().cpu()
+        controls = extra.get(CONTROLS) or ()
+        assert isinstance(controls, tuple)
+        call = ModelCall(
+            op=self.key,
+            network=target.network,
+            x=prediction.scale_input(x, sigma),
+            timesteps=prediction.timestep(sigma).reshape(1).to(target.device, torch.float32).expand(rows),
+            tokens=rows_of(tokens, rows).to(target.device),
+            extra={name: rows_of(value, rows) for name, value in extra.items() if isinstance(value, Tensor)},
+            patches=target.patches,
+            controls=tuple(control for control in controls if isinstance(control, Control)),
+            mixes_lengths=target.mixes_lengths,
+            alteration=self.alteration,
+        )
+        (output,), _ = run([call], rows)
+        return prediction.denoised(x, output, sigma)
+
+    def predict(self, side: str, x: Tensor, sigma: Tensor, code: ForeignCode) -> Tensor:
+        """The denoised latent under all conditions of a side, as `code` evaluates the network."""
+        sigma = sigma.detach().float().cpu()
+        found = [c for c in self.sides.get(side, ()) if c.region.counts(sigma)]
+        parts = [(c.region, self.estimate(c, c.region.crop(x), sigma, side, code)) for c in found]
+        return combined(x, parts)
+
+    def estimate(
+        self, condition: Condition, x: Tensor, sigma: Tensor, side: str, code: ForeignCode
+    ) -> Tensor:
+        """The denoised latent of a condition's region x, as `code` evaluates the network."""
+        rows, device = len(x), self.target.device
+        own = condition.control_tokens
+        tokens = None if own is None else rows_of(own, rows).to(device)
+        controls = tuple(c.at(x, tokens) for c in condition.controls if c.times.counts(sigma))
+        placed = {name: condition.region.crop(value) for name, value in condition.inputs.placed.items()}
+        given: dict[str, object] = {
+            name: rows_of(value, rows).to(device)
+            for name, value in (*condition.inputs.plain.items(), *placed.items())
+        }
+        given |= {"c_crossattn": rows_of(condition.tokens, rows).to(device), CONTROLS: controls}
+        return code.estimate(self, x, sigma, side, given)

@@ -1,0 +1,3 @@
+"""ComfyUI's `comfy.latent_formats`."""
+
+from comfy_compat.latent_formats import *

@@ -1,0 +1,234 @@
+"""ComfyUI's `comfy.samplers`: lists of samplers and schedules, SAMPLER and GUIDER values, runs.
+
+Inside of functions that run with a model (in a worker), `calc_cond_batch` evaluates its network.
+"""
+
+import torch
+
+from backend.references import CfgGuider
+from backend.sampling.names import SAMPLER_NAMES as _SAMPLERS
+from backend.sampling.names import SCHEDULER_NAMES as _SCHEDULERS
+from backend.types import Latent
+from comfy.k_diffusion import sampling as k_diffusion_sampling  # noqa: F401
+from comfy_compat.conditions import conditioning_of
+from comfy_compat.models import model_reference
+from comfy_compat.sampling import (  # noqa: F401
+    KSAMPLER,
+    CFGGuider,
+    ksampler,
+    model_sigmas,
+    ran,
+    sampler_object,
+    sigmas_of_range,
+)
+from comfy_compat.sampling import SamplerBase as Sampler  # noqa: F401
+
+SAMPLER_NAMES = list(_SAMPLERS)
+SCHEDULER_NAMES = list(_SCHEDULERS)
+KSAMPLER_NAMES = [name for name in SAMPLER_NAMES if name not in ("ddim", "uni_pc", "uni_pc_bh2")]
+SCHEDULER_HANDLERS = dict.fromkeys(SCHEDULER_NAMES)
+
+
+def calculate_sigmas(model_sampling, scheduler_name, steps):
+    """The sigmas of a noise range under a schedule."""
+    return sigmas_of_range(model_sampling, scheduler_name, steps)
+
+
+class KSampler:
+    """A run's settings, with its sigmas."""
+
+    SCHEDULERS = SCHEDULER_NAMES
+    SAMPLERS = SAMPLER_NAMES
+    DISCARD_PENULTIMATE_SIGMA_SAMPLERS = {"dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"}
+
+    def __init__(self, model, steps, device, sampler=None, scheduler=None, denoise=None, model_options={}):
+        self.model = model
+        self.device = device
+        self.scheduler = scheduler if scheduler in self.SCHEDULERS else self.SCHEDULERS[0]
+        self.sampler = sampler if sampler in self.SAMPLERS else self.SAMPLERS[0]
+        self.denoise = denoise
+        self.model_options = model_options
+        self.set_steps(steps, denoise)
+
+    def set_steps(self, steps, denoise=None):
+        self.steps = steps
+        self._whole = 1.0 if denoise is None or denoise > 0.9999 else denoise
+        self._sigmas = None
+
+    @property
+    def sigmas(self):
+        if self._sigmas is None:
+            self._sigmas = self.calculate_sigmas(self.steps)
+        return self._sigmas
+
+    @sigmas.setter
+    def sigmas(self, value):
+        self._sigmas = value
+
+    def calculate_sigmas(self, steps):
+        if self._whole <= 0.0:
+            return torch.FloatTensor([])
+        extra = int(self.sampler in self.DISCARD_PENULTIMATE_SIGMA_SAMPLERS)
+        total = steps if self._whole == 1.0 else int(steps / self._whole)
+        sigmas = model_sigmas(self.model, self.scheduler, total + extra)
+        if extra:
+            sigmas = torch.cat([sigmas[:-2], sigmas[-1:]])
+        return sigmas[-(steps + 1) :]
+
+    def sample(
+        self,
+        noise,
+        positive,
+        negative,
+        cfg,
+        latent_image=None,
+        start_step=None,
+        last_step=None,
+        force_full_denoise=False,
+        denoise_mask=None,
+        sigmas=None,
+        callback=None,
+        disable_pbar=False,
+        seed=None,
+    ):
+        """A run: the samples."""
+        sigmas = self.sigmas if sigmas is None else sigmas
+        if last_step is not None and last_step < len(sigmas) - 1:
+            sigmas = sigmas[: last_step + 1].clone()
+            if force_full_denoise:
+                sigmas[-1] = 0
+        if start_step is not None:
+            if start_step >= len(sigmas) - 1:
+                return latent_image if latent_image is not None else torch.zeros_like(noise)
+            sigmas = sigmas[start_step:]
+        chosen = sampler_object(self.sampler)
+        return sample(
+            self.model,
+            noise,
+            positive,
+            negative,
+            cfg,
+            self.device,
+            chosen,
+            sigmas,
+            self.model_options,
+            latent_image,
+            denoise_mask,
+            callback,
+            disable_pbar,
+            seed,
+        )
+
+
+def sample(
+    model,
+    noise,
+    positive,
+    negative,
+    cfg,
+    device,
+    sampler,
+    sigmas,
+    model_options={},
+    latent_image=None,
+    denoise_mask=None,
+    callback=None,
+    disable_pbar=False,
+    seed=None,
+):
+    """A run with guidance: the samples, in the latent's units."""
+    start = torch.zeros_like(noise) if latent_image is None else latent_image
+    guider = CfgGuider(
+        model_reference(model), conditioning_of(positive), conditioning_of(negative), float(cfg)
+    )
+    latent = Latent(start.detach().cpu().float(), denoise_mask)
+    return ran(guider, latent, noise, sampler, sigmas, callback, seed)
+
+
+# -- inside of functions that run with a model -----------------------------------------------------
+
+
+def calc_cond_batch(model, conds, x_in, timestep, model_options):
+    """The denoised latent under each list of conditions, as functions of a model are handed them."""
+    return [_predicted(model, cond, x_in, timestep, model_options) for cond in conds]
+
+
+def calc_cond_uncond_batch(model, cond, uncond, x_in, timestep, model_options):
+    return tuple(calc_cond_batch(model, [cond, uncond], x_in, timestep, model_options))
+
+
+def _predicted(model, cond, x, timestep, model_options):
+    if not cond:
+        return torch.zeros_like(x)
+    return model.predict(cond[0]["side"], x, timestep, model_options)
+
+
+def cfg_function(
+    model, cond_pred, uncond_pred, cond_scale, x, timestep, model_options={}, cond=None, uncond=None
+):
+    """Guidance, with the functions that the options hold."""
+    args = {
+        "cond_scale": cond_scale,
+        "timestep": timestep,
+        "input": x,
+        "sigma": timestep,
+        "cond_denoised": cond_pred,
+        "uncond_denoised": uncond_pred,
+        "model": model,
+        "model_options": model_options,
+        "input_cond": cond,
+        "input_uncond": uncond,
+    }
+    if "sampler_cfg_function" in model_options:
+        own = model_options["sampler_cfg_function"]
+        result = x - own({**args, "cond": x - cond_pred, "uncond": x - uncond_pred})
+    else:
+        result = uncond_pred + (cond_pred - uncond_pred) * cond_scale
+    for function in model_options.get("sampler_post_cfg_function", []):
+        result = function({**args, "denoised": result, "cond": cond, "uncond": uncond})
+    return result
+
+
+def sampling_function(model, x, timestep, uncond, cond, cond_scale, model_options={}, seed=None):
+    """The guided estimate under two lists of conditions."""
+    alone = cond_scale == 1.0 and not model_options.get("disable_cfg1_optimization", False)
+    conds = [cond, None if alone else uncond]
+    out = calc_cond_batch(model, conds, x, timestep, model_options)
+    for function in model_options.get("sampler_pre_cfg_function", []):
+        out = function(
+            {
+                "conds": conds,
+                "conds_out": out,
+                "cond_scale": cond_scale,
+                "timestep": timestep,
+                "input": x,
+                "sigma": timestep,
+                "model": model,
+                "model_options": model_options,
+            }
+        )
+    return cfg_function(model, out[0], out[1], cond_scale, x, timestep, model_options, cond, conds[1])
+
+
+def process_conds(model, noise, conds, device, latent_image=None, denoise_mask=None, seed=None, **kwargs):
+    """Conditions are resolved by the engine; here they stay as they are."""
+    return conds
+
+
+def get_area_and_mult(conds, x_in, timestep_in):
+    """Areas are the engine's affair."""
+    raise NotImplementedError("conditions' areas are resolved by the engine, before functions are called")
+
+
+class KSamplerX0Inpaint:
+    """What sampler functions call as their model."""
+
+    def __init__(self, model, sigmas):
+        self.inner_model, self.sigmas = model, sigmas
+
+    def __call__(self, x, sigma, denoise_mask=None, model_options={}, seed=None):
+        return self.inner_model(x, sigma, model_options=model_options, seed=seed)
+
+
+def cast_to_load_options(model_options, device=None, dtype=None):
+    return model_options

@@ -1,0 +1,6 @@
+"""ComfyUI's `comfy_extras.nodes_mask`: its nodes that the server has, as classes."""
+
+from comfy_compat.builtin_classes import classes_of
+
+globals().update(classes_of(__name__, bridge))
+from comfy_compat.masks import composite  # noqa: E402, F401

@@ -1,0 +1,1 @@
+"""ComfyUI's top-level `utils`."""
