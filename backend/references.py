@@ -83,18 +83,24 @@ class Weights:
     digest: equal for equal tensors, in whatever file they are. files: one place of several, perhaps; part:
     which of the files' components of that kind ("": the only one); nbytes: of its tensors there, 0 if
     unknown; blend: how they are made of others, where no file holds them: `files` then holds the tensors they
-    begin with, and the digest is the recipe's. These are no part of what the weights are.
+    begin with, and the digest is the recipe's; narrow: the number format that they are cast to (UNETLoader's
+    name of it), which the digest then says too. These are no part of what the weights are.
     precision: what they are computed in (fp32, fp16, bf16), "" for what suits the device.
     """
 
-    unkeyed: ClassVar[tuple[str, ...]] = ("files", "part", "nbytes", "blend")
+    unkeyed: ClassVar[tuple[str, ...]] = ("files", "part", "nbytes", "blend", "narrow")
     kind: ComponentKind
     digest: str
     files: tuple[File, ...] = field(compare=False)
     part: str = field(default="", compare=False)
     nbytes: int = field(default=0, compare=False)
     blend: "Blend | None" = field(default=None, compare=False)
+    narrow: str = field(default="", compare=False)
     precision: str = ""
+
+    def narrowed(self, format: str) -> Self:
+        """The same, cast to a number format: other weights, strictly."""
+        return replace(self, digest=f"{self.digest}+{format}", narrow=format)
 
     @property
     def id(self) -> ComponentId:

@@ -23,6 +23,9 @@ from backend.models.upsampler import fold_upsamplers, install_upsamplers
 from backend.models.weights import ModelFile, fill
 from backend.references import Weights
 
+# UNETLoader's names of the formats that weights may be cast to.
+EIGHTHS = {"fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Denoiser:
@@ -111,10 +114,13 @@ def load_denoiser(
     Raises: UnknownFamily, BadFile (damaged, or tensors missing).
     """
     file, family, layout = _opened(weights)
+    if dtype is torch.float16 and family.half is torch.bfloat16 and _has_bfloat16(device):
+        dtype = torch.bfloat16
     module, sites = _network(layout)
     form = Form(dtype, channels_last=True)  # as x is, or its weights would be turned in every pass
     copy = copies.of(weights) if copies else None
-    nbytes = fill(module, file, layout.convert, device, form, copy, frugal=True)
+    narrow = EIGHTHS[weights.narrow] if weights.narrow else None
+    nbytes = fill(module, file, layout.convert, device, form, copy, frugal=True, narrow=narrow)
     nbytes += fold_upsamplers(module)
     merged = Copies(partial(own_weight, module), budget=nbytes)
     return Denoiser(family, layout, module, sites, nbytes, merged, device, dtype)
@@ -129,6 +135,10 @@ def _opened(weights: Weights) -> tuple[ModelFile, Family, Layout]:
     file = open_weights(weights, outline)
     family, layout, prefix = identify(file.header)
     return file.under(prefix), family, layout
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 
 def outline(weights: Weights, file: ModelFile) -> Outline:

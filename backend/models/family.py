@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from backend.errors import UnknownFamily
@@ -80,22 +81,24 @@ class Family:
     """detect: the layout of a header (names without prefix) if it is of this family, and None if it isn't.
 
     options: of conditions, that the family reads. Others ignore them, as ComfyUI does; an option that no
-    family reads is refused.
+    family reads is refused. half: the half format in which the network does not overflow, where the device
+    has it.
     """
 
     name: str
     detect: Callable[[Header], Layout | None]
     options: frozenset[str] = frozenset()
+    half: torch.dtype = torch.float16
 
 
 FAMILIES: tuple[Family, ...] = (
     Family("sd15", sd15.detect, sd15.OPTIONS),
     Family("sdxl", sdxl.detect, sdxl.OPTIONS),
-    Family("sd3", sd3.detect),
-    Family("flux", flux.detect, flux.OPTIONS),
-    Family("qwen_image", qwen_image.detect, qwen_image.OPTIONS),
-    Family("z_image", z_image.detect),
-    Family("wan", wan.detect),
+    Family("sd3", sd3.detect, half=torch.bfloat16),
+    Family("flux", flux.detect, flux.OPTIONS, half=torch.bfloat16),
+    Family("qwen_image", qwen_image.detect, qwen_image.OPTIONS, half=torch.bfloat16),
+    Family("z_image", z_image.detect, half=torch.bfloat16),
+    Family("wan", wan.detect, half=torch.bfloat16),
 )
 OPTIONS = frozenset(option for family in FAMILIES for option in family.options)
 

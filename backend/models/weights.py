@@ -4,7 +4,7 @@ What would take more memory than it does in the file may stay in the file's form
 eighth formats and in blocks always, halves where all of them together are large.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from backend.errors import BadFile
 from backend.models.adapters import Conv2d, Linear
 from backend.models.blocks import Packing, unpacked
-from backend.models.header import Header, check_unchanged, read_header
+from backend.models.header import Header, TensorInfo, check_unchanged, read_header
 from backend.models.hostcopy import Form, HostCopy, Source
 from backend.models.pickles import is_pickle, named_tensors
 from backend.references import File
@@ -101,19 +101,24 @@ def fill(
     form: Form | torch.dtype,
     copy: HostCopy | None = None,
     frugal: bool = False,
+    narrow: torch.dtype | None = None,
 ) -> int:
     """Give a module that was made on the meta device its weights.
 
     Args: convert turns one tensor of the file into the module's tensors it becomes (none: it is not needed);
         form: what floating tensors are cast to, one at a time, and their memory format; what is already
         right stays mapped from the disk; copy: where a CPU's workers share the rest (None: each has its own);
-        frugal: large numbers of halves stay what they are, if they would be widened.
+        frugal: large numbers of halves stay what they are, if they would be widened; narrow: an eighth format
+        that all of them are cast to.
     Returns: the bytes of all weights. Raises: BadFile naming missing, unexpected or misshapen tensors.
     """
     form = form if isinstance(form, Form) else Form(form)
-    form = replace(form, kept=_prepared(module, file, convert, frugal and form.dtype == torch.float32))
+    kept = _prepared(module, file, convert, frugal and form.dtype == torch.float32)
+    form = replace(form, kept=kept if narrow is None else _weights_of(module))
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     source = partial(_targets, file, convert, wanted)
+    if narrow is not None:
+        source = partial(_narrowed, source, narrow)
     found = _shared(file, source, form, copy) if copy is not None and device.type == "cpu" else None
     if found is None:
         found = {name: form.made(name, value, device) for name, value in source()}
@@ -126,31 +131,52 @@ def fill(
     return sum(value.nbytes for value in found.values())
 
 
+def as_stored(tensors: Iterable[TensorInfo], frugal: bool) -> frozenset[str]:
+    """safetensors' names of the number formats whose large tensors stay what they are, in a file with
+    these.
+    """
+    halves = sum(info.span[1] - info.span[0] for info in tensors if info.dtype in _HALVES)
+    return _EIGHTHS | (_HALVES if frugal and halves >= LARGE else frozenset())
+
+
+def _weights_of(module: nn.Module) -> frozenset[str]:
+    """The weights of all layers that can take them in another form."""
+    layers = (name for name, layer in module.named_modules() if isinstance(layer, Linear | Conv2d))
+    return frozenset(f"{name}.weight" for name in layers)
+
+
+def _narrowed(source: Source, narrow: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    for name, value in source():
+        yield name, value.to(narrow) if value.is_floating_point() and value.ndim else value
+
+
 def _prepared(module: nn.Module, file: ModelFile, convert: Convert, frugal: bool) -> frozenset[str]:
     """Make layers ready for weights in other forms than they compute with. Returns: those tensors' names."""
     kept: set[str] = set()
-    halves = sum(
-        info.span[1] - info.span[0] for info in file.header.tensors.values() if info.dtype in _HALVES
-    )
-    stays = _EIGHTHS | (_HALVES if frugal and halves >= LARGE else frozenset())
+    layers = dict(module.named_modules())
+    stays = as_stored(file.header.tensors.values(), frugal)
     for name, info in file.header.tensors.items():
         packing = file.packings.get(name)
         if name.endswith(_BESIDE) or (packing is None and info.dtype not in stays):
             continue
         for target, value in convert(name, torch.empty(info.shape, device="meta")):
-            if _stays(module, target, tuple(value.shape), packing, _scale_of(file, name) is not None):
+            if _stays(layers, target, tuple(value.shape), packing, _scale_of(file, name) is not None):
                 kept.add(target)
     return frozenset(kept)
 
 
 def _stays(
-    module: nn.Module, target: str, shape: tuple[int, ...], packing: Packing | None, scaled: bool
+    layers: Mapping[str, nn.Module],
+    target: str,
+    shape: tuple[int, ...],
+    packing: Packing | None,
+    scaled: bool,
 ) -> bool:
     """Whether a tensor of the network may be stored otherwise than it is computed with; its layer is then
     told.
     """
     site, _, end = target.rpartition(".")
-    layer = dict(module.named_modules()).get(site) if end == "weight" else None
+    layer = layers.get(site) if end == "weight" else None
     if isinstance(layer, nn.Embedding):
         return packing is None and not scaled and layer.num_embeddings >= _TABLE
     if not isinstance(layer, Linear | Conv2d):

@@ -16,7 +16,7 @@ import torch
 
 from backend.errors import OutOfMemory
 from backend.models.parts import place_of
-from backend.models.weights import open_model
+from backend.models.weights import as_stored, open_model
 from backend.references import Weights
 from backend.settings import Settings
 
@@ -76,14 +76,19 @@ def weight_bytes(weights: Weights, dtype: torch.dtype) -> int:
 
     Raises: BadFile for a file that is missing or damaged.
     """
-    numbers = 0
+    total = 0
     for file in weights.files:
         header = open_model(file.path).header
         place = place_of(header, weights.kind, weights.part)
-        for name in header if place is None else place.names.values():
-            size = math.prod(header.shape(name))
-            numbers += size + (size * 16 // 9 if _FOLDED.search(name) else 0)
-    return numbers * dtype.itemsize
+        infos = {n: header.tensors[n] for n in (header if place is None else place.names.values())}
+        frugal = weights.kind in ("denoiser", "text_encoder") and dtype.itemsize == 4
+        stays = as_stored(infos.values(), frugal)
+        for name, info in infos.items():
+            size = math.prod(info.shape)
+            folded = size * 16 // 9 if _FOLDED.search(name) and info.dtype not in stays else 0
+            width = (info.span[1] - info.span[0]) if info.dtype in stays else size * dtype.itemsize
+            total += width + folded * dtype.itemsize
+    return total
 
 
 def droppable(sizes: Sequence[int], shortage: int | None) -> int:

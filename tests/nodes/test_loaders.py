@@ -37,9 +37,14 @@ def test_separate_files_give_references_of_their_own(storage):
     assert (clip.family, clip.weights[0].kind) == ("sd3", "text_encoder")
 
 
-def test_a_dtype_that_is_not_served_is_refused_not_ignored(storage):
-    with pytest.raises(UnsupportedOption, match="weight_dtype='fp8_e5m2'"):
-        run("UNETLoader", storage, unet_name="unet.safetensors", weight_dtype="fp8_e5m2")
+def test_weights_cast_to_another_format_are_other_weights(storage):
+    def weights(dtype: str):
+        return run("UNETLoader", storage, unet_name="unet.safetensors", weight_dtype=dtype).weights
+
+    plain, cast = weights("default"), weights("fp8_e5m2")
+    assert (plain.narrow, cast.narrow) == ("", "fp8_e5m2")
+    assert len({plain.id, cast.id, weights("fp8_e4m3fn").id}) == 3
+    assert weights("fp8_e4m3fn_fast") == weights("fp8_e4m3fn")
 
 
 def test_tiny_autoencoders_are_listed_when_both_files_are_there(storage):

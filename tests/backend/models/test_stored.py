@@ -84,3 +84,11 @@ def test_workers_share_what_has_no_form_of_its_own_and_map_the_rest_from_the_fil
     again, _ = run(tmp_path / "b.safetensors", halves, frugal=True, copy=copy)
     assert torch.equal(alone, shared)
     assert torch.equal(alone, again)
+
+
+def test_weights_cast_to_eighths_are_those_eighths_wherever_they_stand(tmp_path: Path, plain):
+    cast, nbytes = run(tmp_path / "a.safetensors", plain, narrow=torch.float8_e4m3fn)
+    rounded = {name: value.to(torch.float8_e4m3fn).float() for name, value in plain.items()}
+    wide, wide_bytes = run(tmp_path / "b.safetensors", rounded)
+    assert torch.equal(cast, wide)
+    assert nbytes < 0.3 * wide_bytes

@@ -61,7 +61,8 @@ def test_another_file_in_the_place_of_a_decoder_is_refused(tiny_files):
 
 def original_wan(network: AutoencoderKLWan, blocks: int) -> dict[str, torch.Tensor]:
     """Its weights by the original names."""
-    layout = wan_vae.WanVaeLayout(network.config.z_dim, network.config.base_dim, (1, 2), blocks, (True,))
+    config = network.config
+    layout = wan_vae.WanVaeLayout(config.z_dim, config.base_dim, (1, 2), blocks, (True,))
     state = network.state_dict()
     parts = {"norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3", "conv2": "residual.6"}
     found = {}
@@ -72,7 +73,7 @@ def original_wan(network: AutoencoderKLWan, blocks: int) -> dict[str, torch.Tens
     inner = (*parts.values(), "shortcut", "resample.1", "time_conv")
     for half, way in (("encoder", "downsamples"), ("decoder", "upsamples")):
         names += [f"{half}.{middle}" for middle in middles]
-        names += [f"{half}.{way}.{n}.{part}" for n in range(9) for part in inner]
+        names += [f"{half}.{way}.{n}.{part}" for n in range(15) for part in inner]
     for name in names:
         for end in ("weight", "bias", "gamma"):
             ours = f"{layout._renamed(name)}.{end}"
