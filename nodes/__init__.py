@@ -32,6 +32,7 @@ BUILTIN = (
     "nodes.image_files",
     "nodes.upscale",
     "nodes.animation",
+    "nodes.video",
     "nodes.composite",
     "nodes.mask",
     "nodes.latent_files",

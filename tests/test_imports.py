@@ -29,6 +29,7 @@ ROWS = (
     ("backend.node",),
     ("backend.resize",),
     ("backend.library", "backend.calling"),
+    ("backend.video",),
     ("backend.ops", "backend.media", "backend.storage"),
     ("backend.references",),
     ("backend.patches",),
@@ -39,6 +40,7 @@ ROWS = (
 
 # library -> the files and folders (ending in /) that may name it
 HOMES = {
+    "av": ("backend/video.py", "comfy_compat/shims/"),
     "aiohttp": ("web/", "comfy_compat/shims/"),  # shims: ComfyUI's own modules hand it to packs
     "asyncio": (
         "backend/engine/",

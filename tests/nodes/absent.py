@@ -48,12 +48,11 @@ LATER = """
     ConditioningSetPropertiesAndCombine ConditioningTimestepsRange ControlNetApplySD3
     ControlNetInpaintingAliMamaApply CreateHookKeyframe CreateHookKeyframesFromFloats
     CreateHookKeyframesInterpolated CreateHookLora CreateHookLoraModelOnly CreateHookModelAsLora
-    CreateHookModelAsLoraModelOnly CreateVideo DiffusersLoader GetVideoComponents LoadVideo
-    ModelPatchLoader PairConditioningCombine PairConditioningSetDefaultCombine
-    PairConditioningSetProperties PairConditioningSetPropertiesAndCombine QwenImageDiffsynthControlnet
-    SaveVideo SaveWEBM SetClipHooks SetHookKeyframes SetUnionControlNetType StyleModelApply
-    StyleModelLoader UNetCrossAttentionMultiply UNetSelfAttentionMultiply UNetTemporalAttentionMultiply
-    USOStyleReference
+    CreateHookModelAsLoraModelOnly DiffusersLoader ModelPatchLoader PairConditioningCombine
+    PairConditioningSetDefaultCombine PairConditioningSetProperties
+    PairConditioningSetPropertiesAndCombine QwenImageDiffsynthControlnet SetClipHooks SetHookKeyframes
+    SetUnionControlNetType StyleModelApply StyleModelLoader UNetCrossAttentionMultiply
+    UNetSelfAttentionMultiply UNetTemporalAttentionMultiply USOStyleReference
 """
 NOT_YET = frozenset(LATER.split())
 
