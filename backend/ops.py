@@ -13,6 +13,7 @@ from typing import ClassVar, Generic, Literal, TypeAlias, TypeVar
 from backend.references import (
     BetaSchedule,
     Clip,
+    ClipVision,
     Contents,
     File,
     GivenNoise,
@@ -22,11 +23,23 @@ from backend.references import (
     Ref,
     Sampler,
     Schedule,
+    StyleModel,
     TurboSchedule,
     UpscaleModel,
     Vae,
 )
-from backend.types import ClientId, Conditioning, Image, JobId, Latent, Mask, NodeId, OpKey, Sigmas
+from backend.types import (
+    ClientId,
+    ClipVisionOutput,
+    Conditioning,
+    Image,
+    JobId,
+    Latent,
+    Mask,
+    NodeId,
+    OpKey,
+    Sigmas,
+)
 
 T_co = TypeVar("T_co", covariant=True)
 OpKind = Literal["host", "step", "whole"]
@@ -203,6 +216,29 @@ class DecodeLatent(Op[Image]):
     vae: Vae
     latent: Lazy[Latent]
     tiles: Tiles | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeVision(Op[ClipVisionOutput]):
+    """crop: the square in a picture's middle, not all of it squeezed into a square."""
+
+    clip_vision: ClipVision
+    image: Lazy[Image]
+    crop: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyStyle(Op[Conditioning]):
+    """Conditions followed by a style's tokens.
+
+    strength: a factor of these, or (biased) of how much attention they get.
+    """
+
+    conditioning: Lazy[Conditioning]
+    style_model: StyleModel
+    vision: Lazy[ClipVisionOutput]
+    strength: float = 1.0
+    biased: bool = False
 
 
 @dataclass(frozen=True, slots=True)

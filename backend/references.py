@@ -34,7 +34,9 @@ class File:
     inode: int
 
 
-ComponentKind = Literal["denoiser", "text_encoder", "vae", "lora", "controlnet", "upscaler"]
+ComponentKind = Literal[
+    "denoiser", "text_encoder", "vae", "lora", "controlnet", "upscaler", "clip_vision", "style_model"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +320,22 @@ class UpscaleModel:
 
 
 @dataclass(frozen=True, slots=True)
+class ClipVision:
+    """An encoder of pictures."""
+
+    wire: ClassVar[str] = "CLIP_VISION"
+    weights: Weights
+
+
+@dataclass(frozen=True, slots=True)
+class StyleModel:
+    """A network that makes tokens of an encoded picture."""
+
+    wire: ClassVar[str] = "STYLE_MODEL"
+    weights: Weights
+
+
+@dataclass(frozen=True, slots=True)
 class Noise:
     """Initial noise. A disabled noise is all zeros; its seed still drives the noise of SDE samplers."""
 
@@ -437,6 +455,8 @@ REFERENCES = (
     UpscaleModel,
     Keyframes,
     Hooks,
+    ClipVision,
+    StyleModel,
     Noise,
     GivenNoise,
     Sampler,

@@ -64,6 +64,27 @@ class Cond:
     options: Mapping[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class ClipVisionOutput:
+    """Encoded pictures, under ComfyUI's names.
+
+    last_hidden_state, penultimate_hidden_states float32 [B, T, C]: of the last layer and of the one before;
+    image_embeds [B, D]: pooled and projected (of SigLIP all tokens); mm_projected: for a language model, None
+    where the encoder has no such projection.
+    """
+
+    wire: ClassVar[str] = "CLIP_VISION_OUTPUT"
+    last_hidden_state: Tensor
+    image_embeds: Tensor
+    penultimate_hidden_states: Tensor
+    mm_projected: Tensor | None = None
+
+    def __getitem__(self, name: str) -> Tensor | None:
+        """As packs read it."""
+        value: Tensor | None = getattr(self, name)
+        return value
+
+
 Conditioning: TypeAlias = Annotated[tuple[Cond, ...], Wire("CONDITIONING")]
 
 
@@ -78,4 +99,4 @@ class Blocked:
 
 
 # What these wires carry may be handed to a model node before it exists; every other value is awaited first.
-DATA_WIRES = frozenset({"IMAGE", "MASK", "LATENT", "SIGMAS", "CONDITIONING"})
+DATA_WIRES = frozenset({"IMAGE", "MASK", "LATENT", "SIGMAS", "CONDITIONING", "CLIP_VISION_OUTPUT"})

@@ -10,6 +10,7 @@ BUILTIN = (
     "nodes.hooks",
     "nodes.clip_encoding",
     "nodes.controlnet",
+    "nodes.vision",
     "nodes.picture_conditioning",
     "nodes.encode",
     "nodes.flux",

@@ -27,6 +27,8 @@ ROLES: Mapping[str, ComponentKind] = {
     "loras": "lora",
     "controlnet": "controlnet",
     "upscale_models": "upscaler",
+    "clip_vision": "clip_vision",
+    "style_models": "style_model",
 }
 _SHOWN = 10  # digits of an identity in the table
 

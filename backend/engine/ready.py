@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 
 from backend.graph.frontier import LiveOp
 from backend.ops import Call, Denoise, EncodeText, Op
-from backend.references import CfgGuider, Schedule, Vae, Weights
+from backend.references import CfgGuider, ClipVision, Schedule, StyleModel, UpscaleModel, Vae, Weights
 from backend.schedule.fairness import Shares
 from backend.schedule.pool import Order, ReadyOp
 from backend.schedule.profile import Profile, Role
 from backend.types import Seconds
 
+_HELD = (Vae, UpscaleModel, ClipVision, StyleModel)  # references whose weights an op needs on its device
 STEPS = 20  # of a run whose schedule another op still has to make
 
 
@@ -66,8 +67,8 @@ def weights_of(op: Op[object]) -> list[Weights]:
         return [op.guider.model.weights]
     if isinstance(op, EncodeText):
         return list(op.clip.weights)
-    vae = getattr(op, "vae", None)
-    return [vae.weights] if isinstance(vae, Vae) else []
+    sources = (getattr(op, name, None) for name in ("vae", "model", "clip_vision", "style_model"))
+    return [source.weights for source in sources if isinstance(source, _HELD)]
 
 
 def rows_of(op: Denoise) -> int:

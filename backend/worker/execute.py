@@ -16,17 +16,20 @@ from backend.models.families.inpainting import CONCAT_IMAGE, CONCAT_MASK
 from backend.models.family import Layout
 from backend.models.lora import Patch
 from backend.models.prompt import chunks_of_tokens
+from backend.models.style import styled
 from backend.models.text import Request, Working, encode_text
 from backend.models.upscaler import TILES, upscale_pixels
 from backend.models.vae import decode_latent, encode_inpaint, encode_pixels, in_units
 from backend.ops import (
     AddNoise,
+    ApplyStyle,
     DecodeLatent,
     Denoise,
     EmptyLike,
     EncodeInpaint,
     EncodePixels,
     EncodeText,
+    EncodeVision,
     ModelSigmas,
     Op,
     PercentSigma,
@@ -44,7 +47,7 @@ from backend.resize import resize
 from backend.sampling.discretization import sigma_max, sigma_min
 from backend.sampling.noise import initial_noise
 from backend.sampling.sigmas import model_sigmas
-from backend.types import ComponentId, Cond, Latent, OpKey
+from backend.types import ClipVisionOutput, ComponentId, Cond, Latent, OpKey
 from backend.worker.batch import ModelCall
 from backend.worker.begin import begin, fitted, in_model_units
 from backend.worker.conditions import CONTROL_POOLED, CONTROL_TOKENS
@@ -313,6 +316,26 @@ def _upscale(op: Upscale, bench: Bench) -> Tensor:
     return bench.ladder.tiled(_size("enlarging", pixels), None, upscale, _SMALLER)
 
 
+def _encode_vision(op: EncodeVision, bench: Bench) -> ClipVisionOutput:
+    image = _is(Tensor, op.image)
+
+    def encode() -> ClipVisionOutput:
+        return bench.residents.clip_vision(op.clip_vision.weights).encode(image, op.crop)
+
+    return bench.ladder.attempt(_size("encoding", image), encode)
+
+
+def _apply_style(op: ApplyStyle, bench: Bench) -> tuple[Cond, ...]:
+    vision = _is(ClipVisionOutput, op.vision)
+
+    def make() -> Tensor:
+        return bench.residents.style_model(op.style_model.weights).tokens(vision)
+
+    tokens = bench.ladder.attempt("applying a style model", make)
+    conditions = (_is(Cond, cond) for cond in _is(tuple, op.conditioning))
+    return tuple(styled(cond, tokens, op.strength, op.biased) for cond in conditions)
+
+
 def _size(what: str, pixels: Tensor) -> str:
     return f"{what} images of shape {list(pixels.shape)}"
 
@@ -326,6 +349,8 @@ _WHOLE: Mapping[type, Callable[..., object]] = {
     EncodePixels: _encode_pixels,
     EncodeInpaint: _encode_inpaint,
     WithOptions: _with_options,
+    EncodeVision: _encode_vision,
+    ApplyStyle: _apply_style,
     WithControlText: _with_control_text,
     EmptyLike: _empty_like,
     WithPicture: _with_picture,

@@ -13,9 +13,11 @@ from backend.models.controlnet import ControlModel, load_controlnet
 from backend.models.denoiser import Denoiser, load_denoiser
 from backend.models.hostcopy import HostCopies
 from backend.models.lora import Lora, Patch, load_lora
+from backend.models.style import StyleModel, load_style
 from backend.models.text import TextEncoder, load_text_encoder
 from backend.models.upscaler import Upscaler, load_upscaler
 from backend.models.vae import VaeModel, load_vae
+from backend.models.vision import VisionEncoder, load_vision
 from backend.references import ComponentKind, LoraUse, Weights
 from backend.settings import Settings
 from backend.types import ComponentId
@@ -23,8 +25,9 @@ from backend.worker.device import compute_dtype
 from backend.worker.memory import Memory, droppable, weight_bytes
 from backend.worker.messages import Loaded, Resident, Unloaded
 
-Component: TypeAlias = Denoiser | TextEncoder | VaeModel | ControlModel | Upscaler
-T = TypeVar("T", Denoiser, TextEncoder, VaeModel, ControlModel, Upscaler)
+Plain: TypeAlias = VaeModel | ControlModel | Upscaler | VisionEncoder | StyleModel  # they take no LoRAs
+Component: TypeAlias = Denoiser | TextEncoder | Plain
+T = TypeVar("T", Denoiser, TextEncoder, VaeModel, ControlModel, Upscaler, VisionEncoder, StyleModel)
 Loader: TypeAlias = Callable[[Weights, torch.device, torch.dtype, HostCopies | None], T]
 
 _MOST_LORAS = 64  # kept per component, the least recently used goes first
@@ -82,6 +85,14 @@ class Residents:
         """Raises: BadFile."""
         return self._get(weights, Upscaler, load_upscaler)
 
+    def clip_vision(self, weights: Weights) -> VisionEncoder:
+        """Raises: BadFile."""
+        return self._get(weights, VisionEncoder, load_vision)
+
+    def style_model(self, weights: Weights) -> StyleModel:
+        """Raises: BadFile."""
+        return self._get(weights, StyleModel, load_style)
+
     def load(self, weights: Weights) -> None:
         """Have a component resident. Raises: BadFile, UnknownFamily, OutOfMemory."""
         match weights.kind:
@@ -95,6 +106,10 @@ class Residents:
                 self.controlnet(weights)
             case "upscaler":
                 self.upscaler(weights)
+            case "clip_vision":
+                self.clip_vision(weights)
+            case "style_model":
+                self.style_model(weights)
 
     def patches(self, weights: Weights, uses: Sequence[LoraUse]) -> tuple[Patch, ...]:
         """LoRAs loaded for the component of `weights`, which must be resident. Raises: BadFile."""
@@ -172,7 +187,7 @@ class Residents:
         id, file = use.weights.id, use.file
         lora = held.loras.pop(id, None)
         if lora is None:
-            if isinstance(held.component, VaeModel | ControlModel | Upscaler):
+            if isinstance(held.component, Plain):
                 raise TypeError(f"{held.label} takes no LoRA")
             begun = perf_counter()
             self.memory.claim(f"the LoRA {Path(file.path).name}", file.size)

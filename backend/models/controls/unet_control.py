@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from backend.errors import UnsupportedOption
 from backend.models.additions import Residuals
+from backend.models.clip_block import ClipBlock, in_our_names
 from backend.models.control_layout import MAKE, ControlInputs, HintFormat
 from backend.models.families import unet
 from backend.models.families.sd15 import HEADS
@@ -25,7 +26,6 @@ from backend.models.header import Header
 _ORIGINAL_HINT = re.compile(r"input_hint_block\.(\d+)\.(weight|bias)")
 _FIXED = {"middle_block_out.0": "controlnet_mid_block"}
 _UNION = ("task_embedding", "transformer_layes.", "spatial_ch_projs.", "control_add_embedding.")
-_UNION_HEADS = 8
 _MARKS = ("difference", "lora_controlnet")  # empty tensors that say what the file is
 
 
@@ -78,7 +78,7 @@ class UnetControl:
         if name in _MARKS:
             return
         if name.startswith(_UNION):
-            yield "union." + name.replace(".attn.in_proj_", ".attn.in_proj."), weight
+            yield "union." + in_our_names(name), weight
         else:
             yield self._named(name), weight
 
@@ -131,7 +131,7 @@ class Union(nn.Module):
         super().__init__()
         self.kinds = kinds
         self.task_embedding = nn.Parameter(torch.empty(kinds, width))
-        self.transformer_layes = nn.ModuleList([_Block(width)])
+        self.transformer_layes = nn.ModuleList([ClipBlock(width)])
         self.spatial_ch_projs = nn.Linear(width, width)
         self.control_add_embedding = _KindEmbedding(kinds, 4 * width)
 
@@ -158,34 +158,6 @@ class _KindEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.linear_2(nn.functional.silu(self.linear_1(x)))
-        return out
-
-
-class _Block(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.attn = _Attention(width)
-        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.mlp = nn.ModuleDict({"c_fc": nn.Linear(width, 4 * width), "c_proj": nn.Linear(4 * width, width)})
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.ln_1(x))
-        inner = self.mlp["c_fc"](self.ln_2(x))
-        out: Tensor = x + self.mlp["c_proj"](inner * torch.sigmoid(1.702 * inner))  # quick GELU
-        return out
-
-
-class _Attention(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.in_proj = nn.Linear(width, 3 * width)
-        self.out_proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        parts = self.in_proj(x).chunk(3, dim=-1)
-        q, k, v = (part.unflatten(-1, (_UNION_HEADS, -1)).transpose(1, 2) for part in parts)
-        seen = nn.functional.scaled_dot_product_attention(q, k, v)
-        out: Tensor = self.out_proj(seen.transpose(1, 2).flatten(2))
         return out
 
 

@@ -61,7 +61,7 @@ class ClipLayout:
             yield _OPEN_CLIP_WHOLE.get(name, name), weight
         else:
             _, _, number, rest = name.split(".", 3)
-            yield from _block(f"text_model.encoder.layers.{number}", rest, weight)
+            yield from open_clip_block(f"text_model.encoder.layers.{number}", rest, weight)
 
     def lora_names(self, site: str) -> tuple[str, ...]:
         flat = site.replace(".", "_")
@@ -185,7 +185,7 @@ def _steered(hidden: Tensor, empty: Tensor, chunks: Sequence[Chunk]) -> Tensor:
     return torch.where(weights == 1.0, hidden, (hidden - empty) * weights + empty)
 
 
-def _block(layer: str, rest: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+def open_clip_block(layer: str, rest: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
     """A tensor of an OpenCLIP block -> its tensors in a layer by transformers' names."""
     if rest.startswith(_FUSED):
         end = rest.removeprefix(_FUSED)
