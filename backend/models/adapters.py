@@ -75,6 +75,7 @@ class Linear(nn.Linear):
     packing: Packing | None = None
     scratch: Scratch | None = None
     computes: torch.dtype | None = None  # with which dtype, where the weight is stored in another form
+    onto: torch.device | None = None  # where it computes, if its weight is kept elsewhere (`offload`)
 
     def own(self, dtype: torch.dtype) -> Weight:
         """What it computes with. It may stand in memory that the next layer takes over."""
@@ -101,6 +102,7 @@ class Conv2d(nn.Conv2d):
     packing: Packing | None = None
     scratch: Scratch | None = None
     computes: torch.dtype | None = None  # with which dtype, where the weight is stored in another form
+    onto: torch.device | None = None  # where it computes, if its weight is kept elsewhere (`offload`)
 
     def own(self, dtype: torch.dtype) -> Weight:
         """What it computes with."""
@@ -185,10 +187,29 @@ def _like(layer: nn.Linear | nn.Conv2d) -> Linear | Conv2d:
 
 
 def _own(layer: Linear | Conv2d, dtype: torch.dtype) -> Weight:
-    if is_plain(layer, dtype):
+    if layer.onto is None and is_plain(layer, dtype):
         return Weight(layer.weight, layer.bias)
     bias = None if layer.bias is None else layer.bias.to(dtype)
-    return Weight(whole(layer, dtype, layer.scratch), bias)
+    return Weight(whole(layer, dtype, layer.scratch, layer.onto), bias)
+
+
+def offload(module: nn.Module, device: torch.device) -> int:
+    """Keep the layers' weights where they are, each to be brought to `device` for its own product; all else
+    goes there now.
+
+    Returns: the bytes that lie on the device. Raises: torch.OutOfMemoryError where even these do not fit.
+    """
+    nbytes = 0
+    for parent in module.modules():
+        layer = isinstance(parent, Linear | Conv2d)
+        for name, value in (*parent.named_parameters(recurse=False), *parent.named_buffers(recurse=False)):
+            if layer and name == "weight":
+                continue
+            value.data = value.data.to(device)
+            nbytes += value.nbytes
+        if isinstance(parent, Linear | Conv2d) and parent.weight.device != device:
+            parent.onto = device
+    return nbytes
 
 
 def _shares(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from backend.errors import BadFile
-from backend.models.adapters import Conv2d, Linear, adapt, applied
+from backend.models.adapters import Conv2d, Linear, adapt, applied, offload
 from backend.models.additions import NO_ADDITIONS, Additions
 from backend.models.blend import Blank, Outline, open_weights
 from backend.models.family import Family, Layout, identify
@@ -107,11 +107,16 @@ def describe(weights: Weights) -> tuple[Family, Layout]:
 
 
 def load_denoiser(
-    weights: Weights, device: torch.device, dtype: torch.dtype, copies: HostCopies | None = None
+    weights: Weights,
+    device: torch.device,
+    dtype: torch.dtype,
+    copies: HostCopies | None = None,
+    offloaded: bool = False,
 ) -> Denoiser:
     """The diffusion model of a checkpoint, or of a file that holds nothing else.
 
-    Raises: UnknownFamily, BadFile (damaged, or tensors missing).
+    offloaded: its layers' weights stay on the host, mapped from the file where that has the right form, and
+    come to the device one layer at a time. Raises: UnknownFamily, BadFile (damaged, or tensors missing).
     """
     file, family, layout = _opened(weights)
     if dtype is torch.float16 and family.half is torch.bfloat16 and _has_bfloat16(device):
@@ -120,9 +125,10 @@ def load_denoiser(
     form = Form(dtype, channels_last=True)  # as x is, or its weights would be turned in every pass
     copy = copies.of(weights) if copies else None
     narrow = EIGHTHS[weights.narrow] if weights.narrow else None
-    nbytes = fill(module, file, layout.convert, device, form, copy, frugal=True, narrow=narrow)
-    nbytes += fold_upsamplers(module)
-    merged = Copies(partial(own_weight, module), budget=nbytes)
+    host = torch.device("cpu") if offloaded else device
+    nbytes = fill(module, file, layout.convert, host, form, copy, frugal=True, narrow=narrow)
+    nbytes = offload(module, device) if offloaded else nbytes + fold_upsamplers(module)
+    merged = Copies(partial(own_weight, module), budget=0 if offloaded else nbytes)
     return Denoiser(family, layout, module, sites, nbytes, merged, device, dtype)
 
 

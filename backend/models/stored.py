@@ -51,12 +51,14 @@ def is_plain(layer: Stored, dtype: torch.dtype) -> bool:
     return layer.weight.dtype == dtype and layer.packing is None and layer.scale is None
 
 
-def whole(layer: Stored, dtype: torch.dtype, scratch: Scratch | None = None) -> Tensor:
+def whole(
+    layer: Stored, dtype: torch.dtype, scratch: Scratch | None = None, onto: torch.device | None = None
+) -> Tensor:
     """The weight that a layer computes with; in the scratch memory, where there is some.
 
-    Of four dimensions, with the channels last.
+    Of four dimensions, with the channels last. onto: the device it is brought to, from where it is kept.
     """
-    weight = layer.weight
+    weight = layer.weight if onto is None else layer.weight.to(onto, non_blocking=True)
     if layer.packing is not None:
         made = unpacked(weight, layer.packing, dtype)
     elif scratch is None or weight.ndim == 4 or weight.device.type != "cpu":

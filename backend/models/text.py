@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from backend.errors import UnknownFamily, UnsupportedOption
-from backend.models.adapters import adapt
+from backend.models.adapters import adapt, offload
 from backend.models.blend import Blank, Outline, open_weights
 from backend.models.encoders import clip, qwen, t5
 from backend.models.encodings import flux, qwen_image, sd3, sd15, sdxl, z_image
@@ -44,10 +44,15 @@ ENCODINGS: Mapping[str, Encoding] = {
 
 
 def load_text_encoder(
-    weights: Weights, device: torch.device, dtype: torch.dtype, copies: HostCopies | None = None
+    weights: Weights,
+    device: torch.device,
+    dtype: torch.dtype,
+    copies: HostCopies | None = None,
+    offloaded: bool = False,
 ) -> TextEncoder:
     """A text encoder of a checkpoint, or of a file of its own.
 
+    offloaded: as `load_denoiser`.
     Raises: UnknownFamily where the file has no such encoder of a known kind; BadFile.
     """
     file, place, layout = _opened(weights)
@@ -61,8 +66,11 @@ def load_text_encoder(
     part = file.under(place.prefix)
     dtype = torch.float32 if ENCODERS[place.part].exact else dtype
     copy = copies.of(weights) if copies else None
-    nbytes = fill(module, part, convert, device, Form(dtype), copy, frugal=True)
-    merged = Copies(partial(own_weight, module), budget=nbytes)
+    host = torch.device("cpu") if offloaded else device
+    nbytes = fill(module, part, convert, host, Form(dtype), copy, frugal=True)
+    if offloaded:
+        nbytes = offload(module, device)
+    merged = Copies(partial(own_weight, module), budget=0 if offloaded else nbytes)
     tokenizer = ENCODERS[place.part].tokenizer(part)
     return TextEncoder(place.part, layout, module, tokenizer, sites, nbytes, merged, device, dtype)
 

@@ -116,8 +116,8 @@ def start(key: OpKey, op: Denoise, bench: Bench) -> Denoising:
     """
     model = op.guider.model
 
-    def loaded() -> tuple[Target, Layout]:
-        denoiser = bench.residents.denoiser(model.weights)
+    def loaded(offloaded: bool) -> tuple[Target, Layout]:
+        denoiser = bench.residents.denoiser(model.weights, offloaded)
         target = Target(
             network=denoiser,
             prediction=prediction_of(denoiser.layout, model.patches),
@@ -142,7 +142,7 @@ def start(key: OpKey, op: Denoise, bench: Bench) -> Denoising:
         (patch,) = bench.residents.patches(model.weights, (use,))
         return patch
 
-    target, layout = bench.ladder.attempt("loading a denoiser", loaded)
+    target, layout = bench.ladder.loaded("loading a denoiser", loaded)
     return begin(key, op, target, layout, control, encode, lora)
 
 
@@ -150,11 +150,11 @@ def evaluate(loan: Loan, bench: Bench, max_rows: int) -> Tensor:
     """The raw output of another device's model call: [B, ...]. Raises: as `start`, and OutOfMemory."""
     residents, model = bench.residents, loan.model
 
-    def loaded() -> tuple[Denoiser, tuple[Patch, ...]]:
-        denoiser = residents.denoiser(model.weights)
+    def loaded(offloaded: bool) -> tuple[Denoiser, tuple[Patch, ...]]:
+        denoiser = residents.denoiser(model.weights, offloaded)
         return denoiser, residents.patches(model.weights, model.loras)
 
-    network, patches = bench.ladder.attempt("loading a denoiser", loaded)
+    network, patches = bench.ladder.loaded("loading a denoiser", loaded)
     call = ModelCall(
         OpKey("lent"),
         network,
@@ -169,8 +169,8 @@ def evaluate(loan: Loan, bench: Bench, max_rows: int) -> Tensor:
 
 
 def _encode_text(op: EncodeText, bench: Bench) -> tuple[Cond, ...]:
-    def encode(hooked: tuple[LoraUse, ...]) -> tuple[Cond, ...]:
-        encoders = [bench.residents.text_encoder(weights) for weights in op.clip.weights]
+    def encode(hooked: tuple[LoraUse, ...], offloaded: bool) -> tuple[Cond, ...]:
+        encoders = [bench.residents.text_encoder(weights, offloaded) for weights in op.clip.weights]
         loras = (*op.clip.loras, *hooked)
         patches = [bench.residents.patches(weights, loras) for weights in op.clip.weights]
         return encode_text(op.clip.family, list(map(Working, encoders, patches)), request)
@@ -189,7 +189,7 @@ def _encode_text(op: EncodeText, bench: Bench) -> tuple[Cond, ...]:
     )
     found: list[Cond] = []
     for options, hooked in encodings(op.clip.hooks):
-        conds = bench.ladder.attempt("encoding a text", partial(encode, hooked))
+        conds = bench.ladder.loaded("encoding a text", partial(encode, hooked))
         found += [dataclasses.replace(cond, options={**cond.options, **options}) for cond in conds]
     return tuple(found)
 

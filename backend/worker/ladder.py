@@ -1,8 +1,10 @@
 """What is tried where memory runs out, mildest first.
 
 1. Components that no running op needs are dropped, the least recently used first.
-2. A forward pass is cut into smaller ones, down to one row; a VAE op that was to run whole runs in tiles.
-3. The op fails, alone, with words that say what to change.
+2. A component that does not fit even so stays on the host: each layer's weights come to the device for its
+   product alone (on a CPU: they stay mapped from the file in its own form).
+3. A forward pass is cut into smaller ones, down to one row; a VAE op that was to run whole runs in tiles.
+4. The op fails, alone, with words that say what to change.
 
 Each rung is logged and counted.
 """
@@ -59,6 +61,19 @@ class Ladder:
             self.relief = replace(self.relief, evicted=self.relief.evicted + gone)
             self._fitting.clear()
             _log.warning("%s: out of memory; dropped %d idle components, trying again", what, gone)
+
+    def loaded(self, what: str, work: Callable[[bool], T]) -> T:
+        """Do `work(False)`, which loads components; where they do not fit, `work(True)`, which leaves their
+        weights on the host.
+
+        Raises: OutOfMemory where that does not fit either; what `work` raises.
+        """
+        try:
+            return self.attempt(what, partial(work, False))
+        except OutOfMemory as error:
+            _log.warning("%s: it does not fit (%s); its weights stay on the host", what, error)
+        self.relief = replace(self.relief, offloaded=self.relief.offloaded + 1)
+        return self.attempt(what, partial(work, True))
 
     def passes(self, calls: Sequence[ModelCall], max_rows: int) -> tuple[list[Tensor], list[Pass]]:
         """`batch.run`, in as many passes as memory asks for.

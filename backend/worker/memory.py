@@ -23,6 +23,8 @@ from backend.settings import Settings
 # what the allocators of torch say where they have no class of their own for it
 _WORDS = ("can't allocate memory", "not enough memory", "out of memory")
 
+SPARE = 768 << 20  # bytes that a GPU should have left once weights are loaded: one pass of a megapixel or so
+
 # convolutions behind an upsampling: four folded 2x2 kernels stand beside each 3x3 one (`models/upsampler.py`)
 _FOLDED = re.compile(r"(upsample|output_blocks\.\d+\.\d+)\.conv\.weight$")
 
@@ -53,6 +55,14 @@ class Memory:
         """Say that `what` is about to take so many bytes. Raises: OutOfMemory where there is no such room."""
         if self.device.type == "cpu" and needed > (room := self.room):
             raise OutOfMemory(what, needed, room, self.limit)
+
+    def require_spare(self, what: str, nbytes: int) -> None:
+        """Once weights of so many bytes are on a GPU: what is computed with them needs room too.
+
+        Raises: OutOfMemory where less than `SPARE` is left.
+        """
+        if self.device.type == "cuda" and (room := self.room) < SPARE:
+            raise OutOfMemory(what, nbytes + SPARE, room + nbytes, self.limit)
 
     def trim(self) -> None:
         """Give memory that was freed here back to the device or the system, for others to take."""

@@ -279,11 +279,13 @@ class Unloaded:
 class Relief:
     """What was done so far where memory was short, by rung of the ladder (`worker/ladder.py`).
 
-    evicted: components dropped to make room; split: forward passes cut into smaller ones; tiled: VAE ops run
-    in tiles that were meant to run whole; failed: ops that no rung helped.
+    evicted: components dropped to make room; offloaded: components whose weights stayed on the host; split:
+    forward passes cut into smaller ones; tiled: VAE ops run in tiles that were meant to run whole; failed:
+    ops that no rung helped.
     """
 
     evicted: int = 0
+    offloaded: int = 0
     split: int = 0
     tiled: int = 0
     failed: int = 0

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Literal, TypeAlias, TypeVar
@@ -65,13 +66,18 @@ class Residents:
         self.load_seconds = 0.0  # spent on loading, in all
         self.loads = 0
 
-    def denoiser(self, weights: Weights) -> Denoiser:
-        """Raises: BadFile, UnknownFamily."""
-        return self._get(weights, Denoiser, load_denoiser)
+    def denoiser(self, weights: Weights, offloaded: bool = False) -> Denoiser:
+        """offloaded: where it has to be loaded, its weights stay on the host.
 
-    def text_encoder(self, weights: Weights) -> TextEncoder:
-        """Raises: BadFile, UnknownFamily."""
-        return self._get(weights, TextEncoder, load_text_encoder)
+        Raises: BadFile, UnknownFamily.
+        """
+        load = partial(load_denoiser, offloaded=offloaded)
+        return self._get(weights, Denoiser, load, offloaded)
+
+    def text_encoder(self, weights: Weights, offloaded: bool = False) -> TextEncoder:
+        """offloaded: as `denoiser`. Raises: BadFile, UnknownFamily."""
+        load = partial(load_text_encoder, offloaded=offloaded)
+        return self._get(weights, TextEncoder, load, offloaded)
 
     def vae(self, weights: Weights) -> VaeModel:
         """Raises: BadFile, UnknownFamily."""
@@ -167,13 +173,16 @@ class Residents:
             _log.info("unloaded %s (%s)", held.label, reason)
             self._report(Unloaded(id, held.label, held.nbytes, reason))
 
-    def _get(self, weights: Weights, kind: type[T], load: Loader[T]) -> T:
+    def _get(self, weights: Weights, kind: type[T], load: Loader[T], offloaded: bool = False) -> T:
         held = self._held.pop(weights.id, None)
         if held is None:
             begun, name = perf_counter(), label(weights.kind, weights)
             dtype = compute_dtype(self.device, self._settings, weights.kind, weights.precision)
-            self.memory.claim(f"the {name}", weight_bytes(weights, dtype))
+            if not offloaded:
+                self.memory.claim(f"the {name}", weight_bytes(weights, dtype))
             held = _Held(load(weights, self.device, dtype, self._copies), name, {})
+            if not offloaded:
+                self.memory.require_spare(f"the {name}", held.nbytes)
             seconds = perf_counter() - begun
             self.load_seconds, self.loads = self.load_seconds + seconds, self.loads + 1
             _log.info("loaded %s: %.0f MB in %.2f s", name, held.nbytes / 2**20, seconds)
