@@ -1,0 +1,159 @@
+"""What people do in the front end, done in a real browser: nothing may end in an error of the page."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page
+
+from tests.build import a_prompt
+from tests.serving import Server
+
+pytestmark = [pytest.mark.browser, pytest.mark.server]
+
+APP = "window.comfyAPI.app.app"
+MANAGER = f"{APP}.extensionManager"
+OPENED = f"() => window.comfyAPI?.app?.app?.canvas && {APP}.rootGraph.nodes.length > 0"
+# What ComfyUI's page says of itself, of files that need not exist, and of addresses that a test can't reach.
+USUAL = ("before initialization", "404 (Not Found)", "ERR_NAME_NOT_RESOLVED", "ERR_INTERNET_DISCONNECTED")
+IMAGES = f"""() => {APP}.rootGraph.nodes.filter((n) => n.type === 'SaveImage')
+  .map((n) => n.imgs?.[0]?.naturalWidth)[0]"""
+PROGRESS = f"""() => {{
+  window.seen = []
+  setInterval(() => {{
+    const share = {APP}.rootGraph.nodes.find((n) => n.type === 'KSampler')?.progress
+    if (share) window.seen.push(share)
+  }}, 20)
+}}"""
+
+
+@pytest.fixture
+def opened(server: Server, page: Page) -> Page:
+    """The front end, ready, with its errors in `page.errors`."""
+    page.errors = []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("console", lambda said: page.errors.append(said.text) if is_error(said) else None)
+    page.goto(server.url)
+    page.wait_for_function(OPENED, timeout=60_000)
+    page.wait_for_timeout(500)
+    page.keyboard.press("Escape")  # the template browser of a first visit
+    return page
+
+
+def is_error(said) -> bool:
+    return said.type == "error" and not any(text in said.text for text in USUAL)
+
+
+def open_prompt(page: Page, prompt: dict, name: str) -> None:
+    file = "new File([text], name, { type: 'application/json' })"
+    script = f"async ([text, name]) => {APP}.handleFile({file})"
+    page.evaluate(script, [json.dumps(prompt), f"{name}.json"])
+    page.wait_for_function(f"() => {MANAGER}.workflow.activeWorkflow.path.includes('{name}')")
+
+
+def run(page: Page) -> None:
+    page.get_by_test_id("queue-button").click()
+
+
+def until_idle(server: Server, timeout: float = 60) -> None:
+    end = time.monotonic() + timeout
+    while server.get("/prompt")["exec_info"]["queue_remaining"]:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def do(page: Page, command: str) -> None:
+    page.evaluate(f"() => {{ {MANAGER}.command.execute('{command}') }}")
+
+
+def test_two_workflows_at_once_each_show_in_their_own_tab(server: Server, opened: Page):
+    open_prompt(opened, a_prompt(seed=71, steps=8, size=128), "first")
+    run(opened)
+    opened.wait_for_timeout(300)
+    open_prompt(opened, a_prompt(seed=72, steps=24, size=192), "second")
+    opened.evaluate(PROGRESS)
+    run(opened)
+    opened.wait_for_function(f"() => ({IMAGES})() === 192", timeout=60_000)
+    until_idle(server)
+    seen = opened.evaluate("() => window.seen")
+    assert seen == sorted(seen), "the bar of one job jumped to where another was"
+    opened.get_by_text("first", exact=True).first.click()
+    opened.wait_for_function(f"() => ({IMAGES})() === 128", timeout=10_000)
+    assert opened.errors == []
+
+
+def test_an_error_shows_on_its_node_and_an_interrupt_ends_the_run(server: Server, opened: Page):
+    failing = a_prompt(seed=81, steps=1, size=64)
+    saver = next(id for id, node in failing.items() if node["class_type"] == "SaveImage")
+    failing[saver]["inputs"]["filename_prefix"] = "../outside"
+    open_prompt(opened, failing, "failing")
+    run(opened)
+    opened.wait_for_function(f"() => {APP}.lastExecutionError?.node_id === '{saver}'", timeout=60_000)
+    opened.keyboard.press("Escape")
+    open_prompt(opened, a_prompt(seed=82, steps=2000, size=64), "long")
+    run(opened)
+    opened.wait_for_function(
+        f"() => {APP}.rootGraph.nodes.find((n) => n.type === 'KSampler').progress > 0", timeout=60_000
+    )
+    do(opened, "Comfy.Interrupt")
+    until_idle(server, 10)
+    assert server.get("/api/jobs?limit=1")["jobs"][0]["status"] == "cancelled"
+    assert opened.errors == []
+
+
+def test_a_picture_is_uploaded_masked_and_run(server: Server, opened: Page, tmp_path: Path):
+    Image.new("RGB", (96, 64), (200, 100, 50)).save(tmp_path / "photo.png")
+    loading = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "none.png"}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    open_prompt(opened, loading, "loading")
+    node = f"{APP}.rootGraph.nodes.find((n) => n.type === 'LoadImage')"
+    with opened.expect_file_chooser() as chooser:
+        opened.evaluate(f"() => {node}.widgets.find((w) => w.type === 'button').callback()")
+    chooser.value.set_files(tmp_path / "photo.png")
+    shown = f"() => {node}.widgets[0].value === 'photo.png' && {node}.imgs?.length"
+    opened.wait_for_function(shown, timeout=20_000)
+    opened.evaluate(f"() => {APP}.canvas.selectNode({node})")
+    do(opened, "Comfy.MaskEditor.OpenMaskEditor")
+    save = opened.get_by_role("button", name="Save").last
+    save.wait_for(timeout=20_000)
+    opened.wait_for_timeout(1000)
+    opened.mouse.move(700, 450)
+    opened.mouse.down()
+    opened.mouse.move(800, 480, steps=5)
+    opened.mouse.up()
+    save.click()
+    painted = f"() => {node}.widgets[0].value.includes('clipspace-painted-masked')"
+    opened.wait_for_function(painted, timeout=20_000)
+    run(opened)
+    opened.wait_for_timeout(500)
+    until_idle(server)
+    assert server.get("/api/jobs?limit=1")["jobs"][0]["status"] == "completed"
+    assert opened.errors == []
+
+
+def test_workflows_settings_and_panels(server: Server, opened: Page):
+    folder = server.base / "user" / "default" / "workflows"
+    open_prompt(opened, a_prompt(seed=91), "alpha")
+    do(opened, "Comfy.SaveWorkflow")
+    opened.wait_for_timeout(700)
+    opened.keyboard.press("Enter")  # the dialogue asks for its name
+    opened.wait_for_function(f"() => {MANAGER}.workflow.activeWorkflow.isPersisted", timeout=10_000)
+    store = f"{MANAGER}.workflow"
+    opened.evaluate(f"async () => {store}.renameWorkflow({store}.activeWorkflow, 'workflows/beta.json')")
+    assert [p.name for p in folder.glob("[!.]*")] == ["beta.json"]
+    opened.evaluate(f"async () => {store}.deleteWorkflow({store}.activeWorkflow)")
+    assert list(folder.glob("[!.]*")) == []
+    opened.evaluate(f"async () => {MANAGER}.setting.set('Comfy.ColorPalette', 'light')")
+    assert server.get("/settings/Comfy.ColorPalette") == "light"
+    for tab in opened.evaluate(f"() => {MANAGER}.getSidebarTabs().map((tab) => tab.id)"):
+        opened.evaluate(f"(id) => {MANAGER}.sidebarTab.toggleSidebarTab(id)", tab)
+        opened.wait_for_timeout(400)
+    for command in ("Comfy.ShowSettingsDialog", "Comfy.BrowseTemplates", "Comfy.RefreshNodeDefinitions"):
+        do(opened, command)
+        opened.wait_for_timeout(700)
+        opened.keyboard.press("Escape")
+    assert opened.errors == []
