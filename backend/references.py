@@ -3,6 +3,7 @@
 A reference may hold `Lazy` values (results that do not exist yet); `ops.py` says what those are.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Annotated, ClassVar, Literal, Self, TypeAlias
@@ -125,6 +126,28 @@ class LoraUse:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightScale:
+    """Layers times factors. factors: a pattern of the layers' names in diffusers' or transformers' form, and
+    the factor.
+    """
+
+    factors: tuple[tuple[str, float], ...]
+
+    @property
+    def weights(self) -> Weights:
+        """What it is called by, as a LoRA is by its own."""
+        return Weights("lora", f"scaled {self.factors}", ())
+
+    @property
+    def strength(self) -> float:
+        return 1.0
+
+
+# What is done to weights, in order: each acts on what the ones before it left.
+Adjustment: TypeAlias = LoraUse | WeightScale
+
+
+@dataclass(frozen=True, slots=True)
 class Share:
     """How much of each of two weights goes into tensors whose canonical names begin with `start`."""
 
@@ -138,7 +161,7 @@ class Source:
     """Weights with their LoRAs, as a part of others."""
 
     weights: Weights
-    loras: tuple[LoraUse, ...] = ()
+    loras: tuple[Adjustment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +197,15 @@ def _source_text(source: Source) -> str:
 class Model:
     wire: ClassVar[str] = "MODEL"
     weights: Weights
-    loras: tuple[LoraUse, ...] = ()
+    loras: tuple[Adjustment, ...] = ()
     patches: tuple[ModelPatch, ...] = ()
 
     def with_lora(self, lora: Weights, strength: float) -> Self:
         return self if strength == 0 else replace(self, loras=(*self.loras, LoraUse(lora, strength)))
+
+    def scaled(self, factors: Mapping[str, float]) -> Self:
+        """With layers times factors, by patterns of their names."""
+        return replace(self, loras=(*self.loras, WeightScale(tuple(factors.items()))))
 
     def with_patch(self, patch: ModelPatch) -> Self:
         return replace(self, patches=(*self.patches, patch))
@@ -289,9 +316,13 @@ class Clip:
     weights: tuple[Weights, ...]
     family: str = "sd15"
     stop_at: int | None = None
-    loras: tuple[LoraUse, ...] = ()
+    loras: tuple[Adjustment, ...] = ()
     hooks: ClipHooks | None = None
     options: tuple[tuple[str, int], ...] = ()
+
+    def scaled(self, factors: Mapping[str, float]) -> Self:
+        """With layers times factors, by patterns of their names."""
+        return replace(self, loras=(*self.loras, WeightScale(tuple(factors.items()))))
 
     def with_hooks(self, hooks: ClipHooks) -> Self:
         return replace(self, hooks=hooks)

@@ -15,12 +15,17 @@ from backend.patches import (
     SelfAttention,
     TokenMerging,
 )
-from backend.references import Model
+from backend.references import Clip, Model
 from backend.resize import LATENT_METHODS
+from nodes.text import one_of
 
 ADVANCED = "advanced/model"
+EXPERIMENTS = "_for_testing/attention_experiments"
+MULTIPLY = "comfy_extras.nodes_attention_multiply"
+IN_UNET = r"^(down_blocks|mid_block|up_blocks)\..*\.transformer_blocks\.\d+"
 UNET = "model_patches/unet"
 Factor = Annotated[float, Float(0.0, 10.0, step=0.01)]
+Multiplier = Annotated[float, Float(0.0, 10.0, step=0.01)]
 Percent = Annotated[float, Float(0.0, 1.0, step=0.001)]
 METHODS = ("bicubic", *(method for method in LATENT_METHODS if method != "bicubic"))
 Method = Annotated[ResizeMethod, Choice(METHODS, style="COMBO", multiselect=False)]
@@ -130,3 +135,64 @@ def hyper_tile(
 def tome_patch_model(*, model: Model, ratio: Annotated[float, Float(0.0, 1.0, step=0.01)] = 0.3) -> Model:
     """Self-attention with alike places merged."""
     return model.with_patch(TokenMerging(ratio))
+
+
+@node("UNetSelfAttentionMultiply", category=EXPERIMENTS, module=MULTIPLY, experimental=True)
+def unet_self_attention_multiply(
+    *, model: Model, q: Multiplier = 1.0, k: Multiplier = 1.0, v: Multiplier = 1.0, out: Multiplier = 1.0
+) -> Model:
+    """The weights of a UNet's self-attention, multiplied."""
+    return model.scaled(_attention("attn1", q, k, v, out))
+
+
+@node("UNetCrossAttentionMultiply", category=EXPERIMENTS, module=MULTIPLY, experimental=True)
+def unet_cross_attention_multiply(
+    *, model: Model, q: Multiplier = 1.0, k: Multiplier = 1.0, v: Multiplier = 1.0, out: Multiplier = 1.0
+) -> Model:
+    """The weights of a UNet's attention to the text, multiplied."""
+    return model.scaled(_attention("attn2", q, k, v, out))
+
+
+@node("UNetTemporalAttentionMultiply", category=EXPERIMENTS, module=MULTIPLY, experimental=True)
+def unet_temporal_attention_multiply(
+    *,
+    model: Model,
+    self_structural: Multiplier = 1.0,
+    self_temporal: Multiplier = 1.0,
+    cross_structural: Multiplier = 1.0,
+    cross_temporal: Multiplier = 1.0,
+) -> Model:
+    """The outputs of a video UNet's attention, multiplied: within frames and between them.
+
+    A UNet of pictures has no attention between frames, and the temporal factors change nothing.
+    """
+    return model.scaled(
+        {
+            rf"{IN_UNET}\.attn1\.to_out\.0$": self_structural,
+            rf"{IN_UNET}\.attn2\.to_out\.0$": cross_structural,
+            r"temporal_transformer_blocks\.\d+\.attn1\.to_out\.0$": self_temporal,
+            r"temporal_transformer_blocks\.\d+\.attn2\.to_out\.0$": cross_temporal,
+        }
+    )
+
+
+@node("CLIPAttentionMultiply", category=EXPERIMENTS, module=MULTIPLY, experimental=True)
+def clip_attention_multiply(
+    *, clip: Clip, q: Multiplier = 1.0, k: Multiplier = 1.0, v: Multiplier = 1.0, out: Multiplier = 1.0
+) -> Clip:
+    """The weights of a CLIP's attention, multiplied."""
+    layers = {"q_proj": q, "k_proj": k, "v_proj": v, "out_proj": out}
+    return clip.scaled({rf"self_attn\.{layer}$": factor for layer, factor in layers.items()})
+
+
+def _attention(name: str, q: float, k: float, v: float, out: float) -> dict[str, float]:
+    layers = {"to_q": q, "to_k": k, "to_v": v, r"to_out\.0": out}
+    return {rf"{IN_UNET}\.{name}\.{layer}$": factor for layer, factor in layers.items()}
+
+
+@node(
+    "TorchCompileModel", category="_for_testing", module="comfy_extras.nodes_torch_compile", experimental=True
+)
+def torch_compile_model(*, model: Model, backend: Annotated[str, one_of("inductor", "cudagraphs")]) -> Model:
+    """The model as it is: passes differ in rows, and each number of them would be compiled anew."""
+    return model

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from backend.errors import BadFile
 from backend.models.adapters import Weight
 from backend.models.layer_name import LayerName
-from backend.models.lora import Target, load_lora
-from backend.models.merged import Patch, Stack, bias_change, merged
+from backend.models.lora import Target, lora_of
+from backend.models.merged import Patch, Stack, biased, merged
 from backend.models.parts import place_of
 from backend.models.weights import Convert, ModelFile, open_file
-from backend.references import LoraUse, Share, Source, Weights
+from backend.references import Adjustment, Share, Source, Weights
 
 _log = logging.getLogger(__name__)
 _CPU = torch.device("cpu")
@@ -94,10 +94,10 @@ def _part(source: Source, outlined: Outlined) -> _Part:
     return _Part(file, names, tensors, outline, _stack(uses, outline))
 
 
-def _stack(uses: Sequence[LoraUse], outline: Outline | None) -> Stack:
+def _stack(uses: Sequence[Adjustment], outline: Outline | None) -> Stack:
     if outline is None:
         return ()
-    return tuple(Patch(load_lora(use.file, outline.target), use.strength) for use in uses)
+    return tuple(Patch(lora_of(use, outline.target), use.strength) for use in uses)
 
 
 class _Made(Mapping[str, Tensor]):
@@ -157,8 +157,9 @@ def _changed(name: str, part: Tensor, target: Target, stack: Stack) -> Tensor:
     if not any(site in patch.lora.changes for patch in stack):
         return part
     if end == "bias":
-        change = bias_change(stack, site)
-        return part if change is None else part + change.to(part)
+        bias = biased(part, stack, site)
+        assert bias is not None
+        return bias
     if end != "weight":
         return part
     weight = merged(Weight(part.reshape(target.weight_shape(site)), None), stack, site).weight

@@ -103,7 +103,25 @@ class Rotation:
         return Rotation(self.rotations.to(device))
 
 
-Change: TypeAlias = Delta | Kron | Decomposed | Rotation
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """The weight and the bias, with all that was added to them before, times a factor; its strength is 1."""
+
+    factor: float
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        return ()
+
+    @property
+    def beside(self) -> bool:
+        return False
+
+    def placed(self, device: torch.device, dtype: torch.dtype) -> "Scaled":
+        return self
+
+
+Change: TypeAlias = Delta | Kron | Decomposed | Rotation | Scaled
 
 
 def part_of(change: Change, part: tuple[int, int, int], shape: Sequence[int]) -> Change | None:
@@ -130,6 +148,8 @@ def part_of(change: Change, part: tuple[int, int, int], shape: Sequence[int]) ->
             if magnitude.shape[0] != shape[0] or not isinstance(inner_change, Delta | Kron):
                 return None
             return Decomposed(inner_change, magnitude[rows])
+        case Scaled():
+            return change
         case Rotation(rotations):
             high = rotations.shape[1]
             aligned = rows.start % high == 0 and rows.stop % high == 0
@@ -167,6 +187,8 @@ def changed(weight: Tensor, change: Change, strength: float) -> Tensor:
             step = rotations - torch.eye(rotations.shape[1], device=rotations.device)
             turned = torch.einsum("knm,knx->kmx", step, blocks).reshape(base.shape)
             result = base + turned * strength**2  # ComfyUI multiplies by the strength twice
+        case Scaled(factor):
+            result = base * factor
     last = weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
     order = torch.channels_last if last else torch.contiguous_format
     return result.to(weight.dtype).contiguous(memory_format=order)

@@ -1,6 +1,7 @@
 """LoRA files: any naming dialect -> changes of layers; many users' changes -> what one batch's layers do."""
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,15 +10,15 @@ import torch
 
 from backend.errors import BadFile
 from backend.models.adapters import Conv2d, Linear, SidePath, Site, Weight, runs
-from backend.models.changes import Change, Delta, Kron, part_of
+from backend.models.changes import Change, Delta, Kron, Scaled, part_of
 from backend.models.dialects import Part, foreign, read_change
 from backend.models.layer_name import LayerName
 from backend.models.merged import Copies, Lora, Patch, Stack, sites_changed
 from backend.models.stored import whole
 from backend.models.weights import open_model
-from backend.references import File
+from backend.references import Adjustment, File, WeightScale
 
-__all__ = ["Lora", "Patch", "Stack", "Target", "load_lora", "own_weight", "sites_of"]
+__all__ = ["Lora", "Patch", "Stack", "Target", "load_lora", "lora_of", "own_weight", "sites_of"]
 
 _log = logging.getLogger(__name__)
 _TEXT = ("lora_te", "text_encoder")  # beginnings of the names of text encoders' layers
@@ -74,6 +75,23 @@ def load_lora(file: File, target: Target) -> Lora:
         bool(changes),
     )
     return Lora(file.path, changes)
+
+
+def lora_of(use: Adjustment, target: Target) -> Lora:
+    """What a model's reference says of its weights, for `target`. Raises: BadFile."""
+    if isinstance(use, WeightScale):
+        return scaling(use.factors, target)
+    return load_lora(use.file, target)
+
+
+def scaling(factors: Sequence[tuple[str, float]], target: Target) -> Lora:
+    """Layers times factors, by the endings of their names."""
+    changes: dict[str, Change] = {}
+    for site in target.sites:
+        for ending, factor in factors:
+            if factor != 1.0 and re.search(ending, site):
+                changes[site] = Scaled(factor)
+    return Lora("scaled weights", changes)
 
 
 def own_weight(module: torch.nn.Module, site: str) -> Weight:

@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
 
 from backend.models.adapters import Weight
-from backend.models.changes import Change, Decomposed, Delta, changed
+from backend.models.changes import Change, Decomposed, Delta, Scaled, changed
 
 # What of a copy's making counts: each weight is read, changed and written. Measured (BENCHMARKS.md, "LoRAs").
 _PASSES = 2
@@ -148,24 +147,23 @@ def sites_changed(stack: Stack) -> set[str]:
 
 def merged(own: Weight, stack: Stack, site: str) -> Weight:
     """A layer's weight and bias after each LoRA of the stack, in order."""
-    weight, bias = own.weight, own.bias
+    weight = own.weight
     for patch in stack:
-        if (change := patch.lora.changes.get(site)) is None:
-            continue
-        weight = changed(weight, change, patch.strength)
-        if (added := _bias(change)) is not None:
-            bias = added * patch.strength if bias is None else bias + added * patch.strength
-    return Weight(weight, bias)
+        if (change := patch.lora.changes.get(site)) is not None:
+            weight = changed(weight, change, patch.strength)
+    return Weight(weight, biased(own.bias, stack, site))
 
 
-def bias_change(stack: Stack, site: str) -> Tensor | None:
-    """What the LoRAs of a stack add to a layer's bias; None for nothing."""
-    added = [
-        bias * patch.strength
-        for patch in stack
-        if (change := patch.lora.changes.get(site)) is not None and (bias := _bias(change)) is not None
-    ]
-    return None if not added else torch.stack(added).sum(0)
+def biased(bias: Tensor | None, stack: Stack, site: str) -> Tensor | None:
+    """A layer's bias after each LoRA of the stack, in order; None where there is none."""
+    for patch in stack:
+        change = patch.lora.changes.get(site)
+        if isinstance(change, Scaled):
+            bias = None if bias is None else bias * change.factor
+        elif change is not None and (added := _bias(change)) is not None:
+            added = added * patch.strength
+            bias = added if bias is None else bias + added.to(bias)
+    return bias
 
 
 def _bias(change: Change) -> Tensor | None:

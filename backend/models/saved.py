@@ -21,7 +21,7 @@ from backend.models.blend import open_weights
 from backend.models.parts import place_of
 from backend.models.text_places import text_places
 from backend.models.weights import Convert, ModelFile, open_file
-from backend.references import Blend, Clip, LoraUse, Model, Source, Vae, Weights, blended
+from backend.references import Adjustment, Blend, Clip, Model, Source, Vae, Weights, blended
 
 DENOISER = "model.diffusion_model."
 _CONTEXT = 77  # tokens of a CLIP text model
@@ -218,7 +218,7 @@ def given(value: Tensor) -> Entry:
     return Entry(value.dtype, tuple(value.shape), lambda: value)
 
 
-def _with_loras(weights: Weights, loras: tuple[LoraUse, ...]) -> Weights:
+def _with_loras(weights: Weights, loras: tuple[Adjustment, ...]) -> Weights:
     return blended(Blend(Source(weights, loras))) if loras else weights
 
 
@@ -246,7 +246,7 @@ def _placed(family: str, part: str, entries: Entries) -> Iterator[tuple[str, Ent
         yield prefix + "text_model.embeddings.position_ids", given(torch.arange(_CONTEXT)[None])
 
 
-def _encoder(weights: Weights, loras: tuple[LoraUse, ...]) -> tuple[str, Entries]:
+def _encoder(weights: Weights, loras: tuple[Adjustment, ...]) -> tuple[str, Entries]:
     """An encoder's name, and its tensors by transformers' names, with what ComfyUI adds to them."""
     weights = _with_loras(weights, loras)
     file = _opened(weights)

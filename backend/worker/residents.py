@@ -13,13 +13,13 @@ import torch
 from backend.models.controlnet import ControlModel, load_controlnet
 from backend.models.denoiser import Denoiser, load_denoiser
 from backend.models.hostcopy import HostCopies
-from backend.models.lora import Lora, Patch, load_lora
+from backend.models.lora import Lora, Patch, lora_of
 from backend.models.style import StyleModel, load_style
 from backend.models.text import TextEncoder, load_text_encoder
 from backend.models.upscaler import Upscaler, load_upscaler
 from backend.models.vae import VaeModel, load_vae
 from backend.models.vision import VisionEncoder, load_vision
-from backend.references import ComponentKind, LoraUse, Weights
+from backend.references import Adjustment, ComponentKind, LoraUse, Weights
 from backend.settings import Settings
 from backend.types import ComponentId
 from backend.worker.device import compute_dtype
@@ -117,7 +117,7 @@ class Residents:
             case "style_model":
                 self.style_model(weights)
 
-    def patches(self, weights: Weights, uses: Sequence[LoraUse]) -> tuple[Patch, ...]:
+    def patches(self, weights: Weights, uses: Sequence[Adjustment]) -> tuple[Patch, ...]:
         """LoRAs loaded for the component of `weights`, which must be resident. Raises: BadFile."""
         return tuple(Patch(self._lora(self._held[weights.id], use), use.strength) for use in uses)
 
@@ -192,15 +192,16 @@ class Residents:
             raise TypeError(f"{held.label} is no {kind.__name__}")
         return held.component
 
-    def _lora(self, held: _Held, use: LoraUse) -> Lora:
-        id, file = use.weights.id, use.file
+    def _lora(self, held: _Held, use: Adjustment) -> Lora:
+        id = use.weights.id
         lora = held.loras.pop(id, None)
         if lora is None:
             if isinstance(held.component, Plain):
                 raise TypeError(f"{held.label} takes no LoRA")
             begun = perf_counter()
-            self.memory.claim(f"the LoRA {Path(file.path).name}", file.size)
-            lora = load_lora(file, held.component)
+            if isinstance(use, LoraUse):
+                self.memory.claim(f"the LoRA {Path(use.file.path).name}", use.file.size)
+            lora = lora_of(use, held.component)
             self.load_seconds += perf_counter() - begun
         held.loras[id] = lora  # the last is the most recently used
         while len(held.loras) > _MOST_LORAS:

@@ -1,5 +1,7 @@
 """Nodes that change a model: each adds one piece of data to the reference."""
 
+import re
+
 import pytest
 
 from backend.patches import (
@@ -38,3 +40,20 @@ def test_a_patch_is_data_on_the_model_behind_those_there_are(name, inputs, patch
     assert once.weights is MODEL.weights
     assert run(name, model=once, **inputs).patches == (patch, patch)
     assert MODEL.patches == ()
+
+
+def test_attention_is_multiplied_in_a_unets_own_layers_alone():
+    model = run("UNetSelfAttentionMultiply", model=MODEL, q=1.2, out=0.5)
+    ((pattern, q), *_, (out_pattern, out)) = model.loras[0].factors
+    assert (q, out) == (1.2, 0.5)
+    assert re.search(pattern, "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q")
+    assert re.search(out_pattern, "mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0")
+    for other in (
+        "transformer_blocks.3.attn1.to_q",
+        "down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_q",
+    ):
+        assert not re.search(pattern, other)
+
+
+def test_compiling_changes_nothing():
+    assert run("TorchCompileModel", model=MODEL, backend="inductor") is MODEL

@@ -153,6 +153,30 @@ PATCHES: dict[str, Chain] = {
             },
         ),
     ),
+    "self-attention-multiply": (("UNetSelfAttentionMultiply", {"q": 1.2, "k": 0.9, "v": 1.1, "out": 0.8}),),
+    "lora-then-cross-multiply": (
+        ("LoraLoaderModelOnly", {"lora_name": "lora_sd15.safetensors", "strength_model": 0.8}),
+        ("UNetCrossAttentionMultiply", {"q": 1.2, "k": 0.9, "v": 1.1, "out": 0.7}),
+        ("LoraLoaderModelOnly", {"lora_name": "lora_sd15_b.safetensors", "strength_model": 0.5}),
+    ),
+    "temporal-multiply": (
+        (
+            "UNetTemporalAttentionMultiply",
+            {
+                "self_structural": 1.3,
+                "self_temporal": 0.0,
+                "cross_structural": 0.6,
+                "cross_temporal": 0.0,
+            },
+        ),
+    ),
+    "compute-dtype": (("ModelComputeDtype", {"dtype": "fp32"}),),
+    "continuous-v": (
+        ("ModelSamplingContinuousV", {"sampling": "v_prediction", "sigma_max": 80.0, "sigma_min": 0.05}),
+    ),
+    "continuous-edm": (
+        ("ModelSamplingContinuousEDM", {"sampling": "edm", "sigma_max": 80.0, "sigma_min": 0.02}),
+    ),
     "several": (
         ("PerturbedAttentionGuidance", {"scale": 2.0}),
         ("APG", {"eta": 0.3, "norm_threshold": 8.0, "momentum": 0.2}),
@@ -215,6 +239,10 @@ def _hooked() -> dict[str, Prompt]:
         )
         workflow.positive = workflow.text(POSITIVE, clip)
         found[f"hook-clip-{'scheduled' if scheduled else 'still'}"] = workflow.sampled(steps=6)
+    workflow = Workflow()
+    clip = workflow.add("CLIPAttentionMultiply", clip=workflow.clip, q=1.1, k=0.9, v=1.2, out=0.9)
+    workflow.positive = workflow.text(POSITIVE, clip)
+    found["clip-multiply"] = workflow.sampled()
     workflow = Workflow()
     mask = workflow.add("LoadImageMask", image="mask_soft.png", channel="red")
     other = workflow.text("a frozen lake at night")

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.models.adapters import Weight
-from backend.models.changes import Delta
-from backend.models.merged import Copies, Lora, Patch, Stack, pays
+from backend.models.changes import Delta, Scaled
+from backend.models.merged import Copies, Lora, Patch, Stack, biased, merged, pays
 
 SIZES = st.integers(1, 4000)
 LAYERS = st.lists(st.tuples(SIZES, SIZES), min_size=1, max_size=5)
@@ -85,3 +85,14 @@ def test_copies_are_given_up_once_and_only_needed_ones_come_back():
     assert float(held.weight(stack, "a").weight[0, 0]) == 1.0
     assert held.give_up() == 0
     assert held.nbytes == EACH
+
+
+def test_a_scaled_layer_is_scaled_with_what_was_added_before_and_not_with_what_comes_after():
+    first = Lora("a", {"a": Delta(weight=torch.ones(4, 4), bias=torch.ones(4))})
+    scaled = Lora("s", {"a": Scaled(3.0)})
+    stack = (Patch(first, 0.5), Patch(scaled, 1.0), Patch(first, 2.0))
+    made = merged(Weight(torch.ones(4, 4), torch.zeros(4)), stack, "a")
+    assert torch.equal(made.weight, torch.full((4, 4), (1 + 0.5) * 3 + 2))
+    assert made.bias is not None
+    assert torch.equal(made.bias, torch.full((4,), 0.5 * 3 + 2))
+    assert biased(None, (Patch(scaled, 1.0),), "a") is None

@@ -4,7 +4,7 @@ import torch
 from backend.errors import UnsupportedOption
 from backend.references import Schedule
 from backend.sampling.noise import initial_noise, masked_noise
-from backend.sampling.run import fit_mask, sample
+from backend.sampling.run import Shades, fit_mask, sample
 from backend.sampling.sigmas import schedule_sigmas
 from tests.backend.sampling.analytic import SEED, a_prediction, denoise, drive
 
@@ -137,3 +137,34 @@ def test_a_video_takes_a_mask_per_frame():
     fitted = fit_mask(mask, (1, 16, 2, 4, 4))
     assert fitted.shape == (1, 16, 2, 4, 4)
     assert fitted[0, 0, :, 0, 0].tolist() == [0.0, 1.0]
+
+
+def test_a_differential_mask_samples_each_place_from_its_shade_on():
+    prediction = a_prediction("eps")
+    sigmas = schedule_sigmas(Schedule("karras", 6), prediction.range, "euler")
+    shades = torch.linspace(0, 1, 16).reshape(SHAPE)
+    outcome = drive(
+        sample(
+            LATENT,
+            NOISE,
+            sigmas,
+            sampler="euler",
+            prediction=prediction,
+            seed=SEED,
+            mask=shades,
+            differential=1.0,
+        )
+    )
+    first, *_, last = outcome.requests
+    follows = LATENT + NOISE * first.sigma
+    assert torch.allclose(first.x[shades < 1], follows[shades < 1], atol=1e-4)
+    assert (last.x != LATENT + NOISE * last.sigma).sum() > 8  # most of it is sampled by then
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_no_strength_means_all_of_it(strength):
+    shades = Shades(strength, torch.tensor([14.0, 0.0]))
+    mask = shades.mask(torch.tensor([0.2, 0.9]), torch.tensor(1.6), a_prediction("eps"))
+    assert set(mask.tolist()) <= {0.0, 1.0}
+    half = Shades(0.5, shades.sigmas).mask(torch.tensor([0.2, 0.9]), torch.tensor(1.6), a_prediction("eps"))
+    assert torch.allclose(half, 0.5 * mask + 0.5 * torch.tensor([0.2, 0.9]))
