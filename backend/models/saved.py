@@ -132,7 +132,7 @@ def encoder_files(clip: Clip) -> dict[str, Entries]:
     return files
 
 
-def component_entries(weights: Weights, loras: tuple[LoraUse, ...]) -> Entries:
+def component_entries(weights: Weights, loras: tuple[Adjustment, ...]) -> Entries:
     """A component's tensors by their canonical names, LoRAs baked in."""
     return _component(_with_loras(weights, loras))
 
