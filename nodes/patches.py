@@ -17,7 +17,6 @@ from backend.patches import (
 )
 from backend.references import Clip, Model
 from backend.resize import LATENT_METHODS
-from nodes.text import one_of
 
 ADVANCED = "advanced/model"
 EXPERIMENTS = "_for_testing/attention_experiments"
@@ -188,11 +187,3 @@ def clip_attention_multiply(
 def _attention(name: str, q: float, k: float, v: float, out: float) -> dict[str, float]:
     layers = {"to_q": q, "to_k": k, "to_v": v, r"to_out\.0": out}
     return {rf"{IN_UNET}\.{name}\.{layer}$": factor for layer, factor in layers.items()}
-
-
-@node(
-    "TorchCompileModel", category="_for_testing", module="comfy_extras.nodes_torch_compile", experimental=True
-)
-def torch_compile_model(*, model: Model, backend: Annotated[str, one_of("inductor", "cudagraphs")]) -> Model:
-    """The model as it is: passes differ in rows, and each number of them would be compiled anew."""
-    return model

@@ -53,7 +53,3 @@ def test_attention_is_multiplied_in_a_unets_own_layers_alone():
         "down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_q",
     ):
         assert not re.search(pattern, other)
-
-
-def test_compiling_changes_nothing():
-    assert run("TorchCompileModel", model=MODEL, backend="inductor") is MODEL
