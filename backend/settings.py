@@ -13,6 +13,18 @@ Precision = Literal["auto", "fp32", "fp16", "bf16"]
 
 
 @dataclass(frozen=True, slots=True)
+class Cache:
+    """How long results are kept. bytes: under a budget, whoever made them; classic: those of each client's
+    last prompt; lru: the last `entries`; none: no longer than their prompt; ram: as long as the machine has
+    `headroom` bytes of memory left.
+    """
+
+    kind: Literal["bytes", "classic", "lru", "none", "ram"] = "bytes"
+    entries: int = 0
+    headroom: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What the server was told at start. Paths are absolute; None means: below `base_directory`."""
 
@@ -39,7 +51,9 @@ class Settings:
     watchdog: float = 600.0  # seconds without progress after which an op counts as hung
     split: bool = True  # idle devices compute parts of the steps of others
     max_queue: int = 10_000  # unfinished jobs; 0: any number
+    cache: Cache = field(default_factory=Cache)
     cache_bytes: int = 4 << 30  # budget of finished results on the host
+    cache_disk: int = 0  # bytes of results on disk, beyond those in memory
     verbose: str = "INFO"
     log_stdout: bool = False
     tls_keyfile: Path | None = None

@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import psutil
+
 from backend.engine.clock import SystemClock
 from backend.engine.fleet import Worker
 from backend.engine.identities import Identities
 from backend.engine.loop import Engine, Limits
+from backend.engine.results import Results
+from backend.engine.shelf import Shelf
 from backend.engine.store import Store
 from backend.errors import TesseraError
 from backend.library import Library
@@ -91,6 +95,12 @@ class Assembly:
         self.lock.release()
 
 
+def _results(settings: Settings, storage: Storage) -> Results:
+    """The cache of finished results as the flags want it."""
+    shelf = Shelf(storage.temp / "results", settings.cache_disk) if settings.cache_disk else None
+    return Results(settings.cache_bytes, settings.cache, shelf, lambda: psutil.virtual_memory().available)
+
+
 def assemble(settings: Settings, *, keep_jobs: bool = True) -> Assembly:
     """keep_jobs: in the user folder, for the next start; otherwise in the temp folder, until the end.
 
@@ -118,6 +128,6 @@ def assemble(settings: Settings, *, keep_jobs: bool = True) -> Assembly:
         watchdog=settings.watchdog,
         split=settings.split,
     )
-    engine = Engine(registry, services, store, SystemClock(), limits)
+    engine = Engine(registry, services, store, SystemClock(), limits, _results(settings, storage))
     host = Host(registry, services, engine.report, threads=max(2, os.cpu_count() or 1))
     return Assembly(engine, registry, storage, settings, store, host, lock, identities, services)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from backend.settings import HashName, Precision, PreviewMethod, Settings
+from backend.settings import Cache, HashName, Precision, PreviewMethod, Settings
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 ALL_ADDRESSES = "0.0.0.0,::"
@@ -144,10 +144,26 @@ def _running(parser: argparse.ArgumentParser) -> None:
         "--disable-metadata", action="store_true", help="no prompt and workflow in saved files"
     )
     cache = group.add_mutually_exclusive_group()
-    cache.add_argument("--cache-classic", action="store_true", help=argparse.SUPPRESS)
-    cache.add_argument("--cache-lru", type=int, metavar="N", help=argparse.SUPPRESS)
-    cache.add_argument("--cache-none", action="store_true", help="keep no result longer than it is needed")
-    cache.add_argument("--cache-ram", type=float, nargs="?", const=0.0, metavar="GB", help=argparse.SUPPRESS)
+    cache.add_argument(
+        "--cache-classic", action="store_true", help="keep each client's last prompt's results"
+    )
+    cache.add_argument("--cache-lru", type=_count, default=0, metavar="N", help="keep the last N results")
+    cache.add_argument("--cache-none", action="store_true", help="keep no result longer than its prompt")
+    cache.add_argument(
+        "--cache-ram",
+        type=_amount,
+        nargs="?",
+        const=4.0,
+        metavar="GB",
+        help="keep results as long as so much memory is left",
+    )
+    group.add_argument(
+        "--cache-disk",
+        type=_gigabytes,
+        default=0,
+        metavar="GB",
+        help="costly results that memory has no room for go to the temp folder",
+    )
     group.add_argument("--disable-all-custom-nodes", action="store_true")
     group.add_argument("--whitelist-custom-nodes", nargs="+", default=[], metavar="NAME")
     group.add_argument("--disable-api-nodes", action="store_true", help="always so: there are none")
@@ -180,9 +196,6 @@ def without_effect(flags: argparse.Namespace) -> list[str]:
         *_IGNORED_VALUES,
         *_VRAM,
         "--fast",
-        "--cache-classic",
-        "--cache-lru",
-        "--cache-ram",
     ]
     values = vars(flags)
     return [name for name in names if values[name[2:].replace("-", "_")] not in (None, False)]
@@ -225,7 +238,9 @@ def settings_from(flags: argparse.Namespace, argv: Sequence[str] = ()) -> Settin
         watchdog=flags.watchdog,
         max_queue=flags.max_queue,
         split=not flags.no_split,
-        cache_bytes=0 if flags.cache_none else int(flags.cache_gb * (1 << 30)),
+        cache=_cache(flags),
+        cache_bytes=int(flags.cache_gb * (1 << 30)),
+        cache_disk=flags.cache_disk,
         disable_all_custom_nodes=flags.disable_all_custom_nodes,
         whitelist_custom_nodes=tuple(flags.whitelist_custom_nodes),
         verbose=flags.verbose,
@@ -237,6 +252,16 @@ def settings_from(flags: argparse.Namespace, argv: Sequence[str] = ()) -> Settin
 def _without_token(argv: Sequence[str], token: str | bool | None) -> tuple[str, ...]:
     """The command line, which clients may read, without its secret."""
     return tuple(part.replace(token, "***") if isinstance(token, str) else part for part in argv)
+
+
+def _cache(flags: argparse.Namespace) -> Cache:
+    if flags.cache_none:
+        return Cache("none")
+    if flags.cache_lru:  # 0 is ComfyUI's default
+        return Cache("lru", entries=flags.cache_lru)
+    if flags.cache_ram is not None:
+        return Cache("ram", headroom=int(flags.cache_ram * (1 << 30)))
+    return Cache("classic") if flags.cache_classic else Cache()
 
 
 def _precision(flags: argparse.Namespace) -> Precision:
@@ -266,6 +291,22 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1")
     return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 0")
+    return int(text)
+
+
+def _amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number from 0")
+    return value
 
 
 def _gigabytes(text: str) -> int:

@@ -56,11 +56,11 @@ class Board:
     """Takes the ops that jobs want, starts what `plan()` says, and hands back what became of them."""
 
     def __init__(
-        self, registry: Registry, clock: Clock, cache_bytes: int, rules: Rules | None = None
+        self, registry: Registry, clock: Clock, results: Results, rules: Rules | None = None
     ) -> None:
         self.fleet = Fleet([])
         self.graph = LiveGraph()
-        self.results = Results(cache_bytes)
+        self.results = results
         self.pool = Pool(rules=rules)
         self.trace = Trace(clock)
         self._registry, self._clock = registry, clock

@@ -23,7 +23,7 @@ from backend.engine.metrics import Metrics
 from backend.engine.narrate import Narrator
 from backend.engine.ready import Claim
 from backend.engine.record import SECRETS, JobRecord, JobStatus, refused_error, without_secrets
-from backend.engine.results import Result
+from backend.engine.results import Result, Results
 from backend.engine.store import Store
 from backend.engine.view import PoolView, pool_view
 from backend.engine.watch import EVERY, Watch
@@ -89,11 +89,18 @@ class Engine:
     """Owns every unfinished job."""
 
     def __init__(
-        self, registry: Registry, services: Mapping[type, object], store: Store, clock: Clock, limits: Limits
+        self,
+        registry: Registry,
+        services: Mapping[type, object],
+        store: Store,
+        clock: Clock,
+        limits: Limits,
+        results: Results | None = None,
     ) -> None:
         self.store = store
         self._registry, self._services, self._clock, self._limits = registry, services, clock, limits
-        self._board = Board(registry, clock, limits.cache_bytes, Rules(split=limits.split))
+        results = Results(limits.cache_bytes) if results is None else results
+        self._board = Board(registry, clock, results, Rules(split=limits.split))
         self._forecasts = Forecasts(self._board)
         self._watch = Watch(self._board, limits.watchdog)
         self._jobs: dict[JobKey, Job] = {}
@@ -150,6 +157,7 @@ class Engine:
         self._closing = True
         self._keep_costs(0.0)
         await asyncio.gather(*(asyncio.to_thread(seat.worker.stop) for seat in self._board.fleet))
+        await asyncio.to_thread(self._board.results.close)
 
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         self._listeners.append(listener)
@@ -352,8 +360,9 @@ class Engine:
 
     def _hold(self, job: Job, key: OpKey) -> None:
         """Keep a result as long as the job: what reads it is lowered later."""
-        self._board.results.pin(key)
-        job.held.append(key)
+        if key in self._board.results:
+            self._board.results.pin(key)
+            job.held.append(key)
 
     def _fail_raised(self, job: Job, raised: NodeRaised) -> None:
         self._begin(job)
@@ -375,10 +384,13 @@ class Engine:
             job.expect(node, pending)
             if node.blocked:
                 job.blocked[node.id] = node.blocked
-        elif node.ops or (first and node.key in self._seen):
+        elif node.ops or (first and node.key in self._seen and self._board.results.remembers):
             job.cached.append(node.id)
             if node.spec.dynamic or node.spec.lazy_names:
                 self._hold(job, node.key)
+            elif self._board.results.holds_prompts:
+                for key in node.ops:
+                    self._hold(job, key)
         else:
             job.instant.append(node.id)
             if node.blocked:
@@ -475,6 +487,7 @@ class Engine:
         self._forecasts.ended(job.key, self._clock.now(), succeeded=False)
         for key in job.held:
             self._board.results.unpin(key)
+        self._board.results.prompt_ended(job.record.client, job.held)
         self._board.trace.job_ended(job.key, "cancelled")  # one that was pending; others ended before
         self._board.drop(job.key)
         self._asks.job_left(self._claim_of)
@@ -619,6 +632,8 @@ class Engine:
         for job in [self._jobs[key] for key in live.jobs]:
             if own is not None:
                 self._hold(job, own)
+            elif done.key in job.lowering.waiting or self._board.results.holds_prompts:
+                self._hold(job, done.key)
             for id in job.finish_op(done.key):
                 if own is not None:
                     job.lowering.settle(id, own)

@@ -1,13 +1,19 @@
-"""Finished results by content key, under a byte budget. What is cheap to make again goes first."""
+"""Finished results by content key. How many are kept is a policy (`settings.Cache`); by default as many as
+fit a byte budget, and what is cheap to make again goes first.
+"""
 
 import heapq
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from backend.types import OpKey, Seconds
+from backend.engine.shelf import OnDisk, Shelf
+from backend.settings import Cache
+from backend.types import ClientId, OpKey, Seconds
 from backend.worker.messages import Stored
 
 _ENTRY = 2048  # bytes that an entry costs beside its tensors
+_CLIENTS = 1024  # whose last prompts are remembered
 
 
 @dataclass(slots=True)
@@ -29,15 +35,36 @@ class Result:
 class Results:
     """GreedyDual-Size (Cao & Irani 1997): an entry's worth is its cost per byte, plus the worth of the last
     entry thrown out, renewed at each use. So costly results outlive cheap ones, and unused ones age.
+
+    shelf: takes what is thrown out, if it is costly enough; free: bytes of memory that the machine has left.
     """
 
-    def __init__(self, budget: int) -> None:
+    def __init__(
+        self,
+        budget: int,
+        cache: Cache | None = None,
+        shelf: Shelf | None = None,
+        free: Callable[[], int] = lambda: 1 << 62,
+    ) -> None:
         self._budget, self._used, self._age = budget, 0, 0.0
-        self._entries: dict[OpKey, Result] = {}
+        self._cache, self._shelf, self._free = cache or Cache(), shelf, free
+        self._entries: OrderedDict[OpKey, Result] = OrderedDict()
         self._heap: list[tuple[float, OpKey]] = []
+        self._last: OrderedDict[ClientId | None, frozenset[OpKey]] = OrderedDict()
+        self._by_worth = self._cache.kind in ("bytes", "ram")
+
+    @property
+    def holds_prompts(self) -> bool:
+        """Whether everything that a prompt made or found must be pinned until the prompt is over."""
+        return self._cache.kind != "bytes"
+
+    @property
+    def remembers(self) -> bool:
+        """Whether anything outlives the prompt that made it."""
+        return self._cache.kind != "none"
 
     def __contains__(self, key: OpKey) -> bool:
-        return key in self._entries
+        return key in self._entries or (self._shelf is not None and key in self._shelf)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -49,8 +76,9 @@ class Results:
     def get(self, key: OpKey) -> Result | None:
         """The entry, marked as used now."""
         result = self._entries.get(key)
-        if result is not None:
-            self._renew(key, result)
+        if result is None:
+            return self._from_shelf(key)
+        self._renew(key, result)
         return result
 
     def put(self, key: OpKey, result: Result) -> None:
@@ -65,19 +93,51 @@ class Results:
 
     def pin(self, key: OpKey) -> None:
         """A reader that has not run yet: the entry stays until it is unpinned."""
-        if key in self._entries:
-            self._entries[key].pins += 1
+        result = self._entries.get(key) or self._from_shelf(key)
+        if result is not None:
+            result.pins += 1
 
     def unpin(self, key: OpKey) -> None:
         result = self._entries.get(key)
         if result is not None and result.pins > 0:
             result.pins -= 1
 
+    def prompt_ended(self, client: ClientId | None, keys: Iterable[OpKey]) -> None:
+        """Which results a client's prompt made or used; those of its prompt before go with the next `shrink`
+        where only the last prompt's are kept.
+        """
+        if self._cache.kind == "classic":
+            self._last[client] = frozenset(keys)
+            self._last.move_to_end(client)
+            if len(self._last) > _CLIENTS:
+                self._last.popitem(last=False)
+
     def shrink(self) -> list[OpKey]:
-        """Throw out unpinned entries, least worth first, until the budget holds. Returns: what went."""
+        """Throw out what the policy doesn't keep, never a pinned entry. Returns: what went."""
+        match self._cache.kind:
+            case "none":
+                return self._drop_all(key for key, result in self._entries.items() if not result.pins)
+            case "lru":
+                spare = len(self._entries) - self._cache.entries
+                if spare <= 0:
+                    return []
+                loose = [key for key, result in self._entries.items() if not result.pins]
+                return self._drop_all(loose[:spare])
+            case "classic":
+                kept = frozenset().union(*self._last.values())
+                loose = [key for key, r in self._entries.items() if not r.pins and key not in kept]
+                return self._drop_all(loose) + self._drop_cheapest(self._budget)
+            case "ram":
+                missing = self._cache.headroom - self._free()
+                return self._drop_cheapest(self._used - missing) if missing > 0 else []
+            case _:
+                return self._drop_cheapest(self._budget)
+
+    def _drop_cheapest(self, budget: int) -> list[OpKey]:
+        """Throw out unpinned entries, least worth first, until the budget holds."""
         gone: list[OpKey] = []
         kept: list[tuple[float, OpKey]] = []
-        while self._used > self._budget and self._heap:
+        while self._used > budget and self._heap:
             worth, key = heapq.heappop(self._heap)
             result = self._entries.get(key)
             if result is None or result.worth != worth:
@@ -95,9 +155,18 @@ class Results:
     def clear(self) -> None:
         """Throw out everything that no one is about to read."""
         for key in [k for k, r in self._entries.items() if not r.pins]:
-            self._drop(key)
+            self._drop(key, shelve=False)
+        if self._shelf is not None:
+            self._shelf.clear()
+
+    def close(self) -> None:
+        """The server ends: nothing of the disk tier stays."""
+        if self._shelf is not None:
+            self._shelf.close()
 
     def _renew(self, key: OpKey, result: Result) -> None:
+        if self._cache.kind == "lru":
+            self._entries.move_to_end(key)
         worth = self._age + (result.seconds + 1e-4) / result.nbytes
         if worth != result.worth:
             result.worth = worth
@@ -106,7 +175,25 @@ class Results:
                 self._heap = [(r.worth, k) for k, r in self._entries.items()]
                 heapq.heapify(self._heap)
 
-    def _drop(self, key: OpKey) -> None:
+    def _from_shelf(self, key: OpKey) -> Result | None:
+        """Bring a result back that was thrown out of memory."""
+        kept = self._shelf.take(key) if self._shelf is not None else None
+        if kept is None:
+            return None
+        self.put(key, Result(kept.value, kept.lengths, kept.seconds, kept.ui))
+        return self._entries[key]
+
+    def _drop_all(self, keys: Iterable[OpKey]) -> list[OpKey]:
+        gone = list(keys)
+        for key in gone:
+            self._drop(key)
+        return gone
+
+    def _drop(self, key: OpKey, shelve: bool = True) -> None:
         result = self._entries.pop(key)
         self._used -= result.nbytes
-        result.value.close()
+        borrowed = isinstance(result.value, OnDisk)
+        if self._shelf is not None and (borrowed or (shelve and self._by_worth)):
+            self._shelf.put(key, result.value, result.lengths, result.seconds, result.ui)
+        else:
+            result.value.close()

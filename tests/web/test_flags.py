@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.settings import Settings
+from backend.settings import Cache, Settings
 from web.flags import add_flags, settings_from, without_effect
 
 CONTRACT = Path(os.environ.get("TESSERA_SHARED", "../shared")) / "contract" / "cli.md"
@@ -92,7 +92,13 @@ def test_model_paths_beside_the_base_come_first(tmp_path: Path):
         (["--watchdog", "30"], "watchdog", 30.0),
         (["--no-split"], "split", False),
         (["--max-queue", "9"], "max_queue", 9),
-        (["--cache-none"], "cache_bytes", 0),
+        (["--cache-none"], "cache", Cache("none")),
+        (["--cache-classic"], "cache", Cache("classic")),
+        (["--cache-lru", "9"], "cache", Cache("lru", entries=9)),
+        (["--cache-lru", "0"], "cache", Cache()),
+        (["--cache-ram"], "cache", Cache("ram", headroom=4 << 30)),
+        (["--cache-ram", "1.5"], "cache", Cache("ram", headroom=3 << 29)),
+        (["--cache-disk", "2"], "cache_disk", 2 << 30),
         (["--multi-user"], "multi_user", True),
         (["--disable-metadata"], "disable_metadata", True),
         (["--cpu"], "cpu", True),

@@ -13,10 +13,12 @@ from backend.engine.clock import SystemClock
 from backend.engine.jobs import Submission
 from backend.engine.loop import Engine, Limits
 from backend.engine.record import JobRecord
+from backend.engine.results import Results
 from backend.engine.store import Store
 from backend.errors import Interrupted
 from backend.node import InputSpec, NodeSpec, OutputSpec, Result
 from backend.registry import Registry
+from backend.settings import Cache
 from backend.types import Blocked
 from backend.worker.host import Host
 
@@ -187,10 +189,11 @@ def _said(event: ev.Event) -> str:
 
 
 @asynccontextmanager
-async def a_bench(folder: Path, *more: NodeSpec, limits: Limits | None = None) -> AsyncIterator[Bench]:
+async def a_bench(folder: Path, *more: NodeSpec, cache: Cache | None = None) -> AsyncIterator[Bench]:
     registry = Registry([*PROBES, *(replace(spec) for spec in more)])
     store = Store.open(folder / "jobs.db")
-    engine = Engine(registry, {}, store, SystemClock(), limits or Limits())
+    results = Results(1 << 30, cache)
+    engine = Engine(registry, {}, store, SystemClock(), Limits(), results)
     bench = Bench(engine, store)
     engine.subscribe(bench.take)
     host = Host(registry, {}, engine.report, threads=2)

@@ -1,10 +1,16 @@
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.engine.results import Result, Results
+from backend.engine.shelf import Shelf
+from backend.settings import Cache
 from backend.types import OpKey
+from backend.worker.exchange import Value
 
 
 @dataclass
@@ -76,3 +82,67 @@ def test_the_budget_holds_whatever_comes_and_what_goes_is_closed_once(puts):
     alive = [results.get(OpKey(str(i))) for i in range(21)]
     for result in made:
         assert result.value.closed == (0 if any(result is r for r in alive) else 1)
+
+
+def test_what_memory_has_no_room_for_comes_back_from_disk(tmp_path: Path):
+    shelf = Shelf(tmp_path / "shelf", 1 << 20)
+    results = Results(0, shelf=shelf)
+    results.put(OpKey("dear"), Result(Value.of((("something",),)), (1,), 9.0, {"v": [1]}))
+    results.put(OpKey("cheap"), Result(Value.of((("else",),)), (1,), 1e-4))
+    assert sorted(results.shrink()) == ["cheap", "dear"]
+    shelf.settle()
+    assert OpKey("dear") in results
+    assert OpKey("cheap") not in results
+    results.pin(OpKey("dear"))
+    found = results.get(OpKey("dear"))
+    assert found is not None
+    assert found.value.get() == (("something",),)
+    assert found.ui == {"v": [1]}
+    results.unpin(OpKey("dear"))
+    results.shrink()
+    assert len(results) == 0
+    assert OpKey("dear") in results
+    results.close()
+    assert not (tmp_path / "shelf").exists()
+
+
+def test_the_disk_keeps_to_its_budget_and_the_dearest_results(tmp_path: Path):
+    shelf = Shelf(tmp_path / "shelf", 6000)
+    for name, seconds in (("a", 1.0), ("b", 9.0), ("c", 5.0)):
+        shelf.put(OpKey(name), Value.of(((bytes(2500),),)), (1,), seconds, None)
+    shelf.settle()
+    assert [name for name in "abc" if OpKey(name) in shelf] == ["b", "c"]
+    assert shelf.nbytes <= 6000
+    assert len(list((tmp_path / "shelf").iterdir())) == 2
+    shelf.clear()
+    assert not list((tmp_path / "shelf").iterdir())
+    shelf.close()
+
+
+def test_what_cannot_be_packed_is_not_kept_on_disk(tmp_path: Path):
+    shelf = Shelf(tmp_path / "shelf", 1 << 20)
+    shelf.put(OpKey("a"), Value.of(((lambda: 1,),)), (1,), 9.0, None)
+    shelf.settle()
+    assert OpKey("a") not in shelf
+    shelf.close()
+
+
+def test_short_memory_throws_out_as_much_as_is_missing():
+    free = [10 << 20]
+    results = Results(1 << 40, Cache("ram", headroom=8 << 20), free=lambda: free[0])
+    for name, seconds in (("cheap", 0.01), ("dear", 9.0), ("middling", 1.0)):
+        results.put(OpKey(name), a_result(seconds=seconds))
+    assert results.shrink() == []
+    free[0] = (7 << 20) + 1000
+    assert results.shrink() == ["cheap"]
+
+
+@pytest.mark.parametrize("kind", ["none", "lru", "classic"])
+def test_no_policy_throws_out_what_is_pinned(kind: Literal["none", "lru", "classic"]):
+    results = Results(1 << 40, Cache(kind, entries=1))
+    for name in "abc":
+        results.put(OpKey(name), a_result())
+        results.pin(OpKey(name))
+    assert results.shrink() == []
+    results.unpin(OpKey("a"))
+    assert results.shrink() == ["a"]

@@ -12,6 +12,7 @@ from backend.engine import events as ev
 from backend.graph.dynamic import DynamicPrompt
 from backend.node import InputSpec, Result
 from backend.ops import Call
+from backend.settings import Cache
 from backend.types import Blocked, NodeId
 from tests.backend.engine.foreign import Bench, a_bench, an_input, echo, foreign, n
 
@@ -501,3 +502,49 @@ async def test_a_failed_run_keeps_the_results_of_the_nodes_that_finished(tmp_pat
         await bench.run({"1": n("Int", v=1), "2": n("Fail", a=["1", 0])})
         await bench.run({"1": n("Int", v=1), "2": n("Fail", a=["1", 0])})
         assert bench.told[0] == "cached 1"
+
+
+# -- how long results are kept -----------------------------------------------------------------------
+
+CHAIN = {"1": n("Int", v=1), "2": n("Add", a=["1", 0], b=2), "3": n("Echo", a=["2", 0])}
+OTHER = {"1": n("Int", v=5), "2": n("Add", a=["1", 0], b=2), "3": n("Echo", a=["2", 0])}
+
+
+async def test_without_a_cache_every_run_executes_all(tmp_path: Path):
+    async with a_bench(tmp_path, cache=Cache("none")) as bench:
+        for _ in range(3):
+            await bench.run(CHAIN)
+            executing = ["executing 1", "executing 2", "executing 3"]
+            assert bench.told == ["cached", *executing, "executed 3 ['3|None']", "success", "end"]
+        await bench.run(LAZY)
+        await bench.run(an_expansion())
+        await bench.run(an_expansion())
+        assert "executing 7.0.0.1 on 7" in bench.told
+
+
+async def test_the_classic_cache_keeps_the_last_prompt_alone(tmp_path: Path):
+    async with a_bench(tmp_path, cache=Cache("classic")) as bench:
+        await bench.run(CHAIN)
+        await bench.run(CHAIN)
+        assert bench.told[0] == "cached 1 2 3"
+        await bench.run(OTHER)
+        await bench.run(CHAIN)
+        assert bench.told[0] == "cached"
+
+
+async def test_the_lru_cache_keeps_results_over_prompts_up_to_its_number(tmp_path: Path):
+    async with a_bench(tmp_path, cache=Cache("lru", entries=6)) as bench:
+        for prompt in (CHAIN, OTHER, CHAIN):
+            await bench.run(prompt)
+        assert bench.told[0] == "cached 1 2 3"
+        await bench.run({"1": n("Int", v=9), "3": n("Echo", a=["1", 0])})
+        await bench.run(OTHER)  # its oldest results had to go
+        assert bench.told[0] != "cached 1 2 3"
+
+
+async def test_a_prompt_larger_than_the_lru_cache_runs_to_its_end(tmp_path: Path):
+    async with a_bench(tmp_path, cache=Cache("lru", entries=1)) as bench:
+        await bench.run(LAZY)
+        assert bench.told[-2] == "success"
+        await bench.run(an_expansion())
+        assert bench.told[-2] == "success"
