@@ -209,6 +209,27 @@ class Storage:
         stat = path.stat()
         return File(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
+    def config(self, name: str) -> Mapping[str, object]:
+        """A checkpoint's training configuration. Raises: BadFile where it is missing or no such thing."""
+        path = self.find("configs", name)
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise BadFile(str(path), f"it can't be read ({error})", "Give a YAML file.") from error
+        if not isinstance(content, Mapping):
+            raise BadFile(str(path), "it holds no settings", "Give the configuration of a checkpoint.")
+        return content
+
+    def pipelines(self) -> list[str]:
+        """The folders of `diffusers` that hold a whole pipeline, in the order they are found."""
+        found = [
+            os.path.dirname(name) or "."
+            for folder in self.folders("diffusers")
+            for name in self._listed(folder, recursive=True)
+            if os.path.basename(name) == "model_index.json"
+        ]
+        return list(dict.fromkeys(found))
+
     def embedding(self, written: str) -> str | None:
         """The file of `embedding:name` in a prompt, with or without its ending; None if there is none."""
         for ending in ("", *EMBEDDING_ENDINGS):

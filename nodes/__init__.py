@@ -3,6 +3,7 @@
 # The modules that hold them, in menu order.
 BUILTIN = (
     "nodes.loaders",
+    "nodes.old_loaders",
     "nodes.merge",
     "nodes.model_files",
     "nodes.computing",

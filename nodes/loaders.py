@@ -7,7 +7,7 @@ from backend.errors import UnsupportedOption
 from backend.library import Library
 from backend.models.text_places import chosen_encoding
 from backend.node import Choice, Float, Int, node
-from backend.references import Clip, Model, Vae
+from backend.references import Clip, File, Model, Vae
 from backend.storage import Storage
 
 # A tiny autoencoder is two files of vae_approx: name -> the stems of its encoder and decoder.
@@ -53,7 +53,11 @@ def checkpoint_loader_simple(
     library: Library,
 ) -> tuple[Model, Clip, Vae]:
     """A checkpoint's denoiser, text encoders and VAE."""
-    file = storage.file("checkpoints", ckpt_name)
+    return checkpoint_parts(storage.file("checkpoints", ckpt_name), library)
+
+
+def checkpoint_parts(file: File, library: Library) -> tuple[Model, Clip, Vae]:
+    """References to what a checkpoint holds. Raises: Awaiting."""
     return (
         Model(library.weights("denoiser", file)),
         Clip(library.encoders(file), library.encoding(file) or "sd15"),

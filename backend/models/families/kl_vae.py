@@ -21,6 +21,9 @@ _MIDDLE = {
     "norm_out": "conv_norm_out",
 }
 _ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+# diffusers' names of the attention's layers, before they were called as everywhere else
+_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_OLD = re.compile(r"attentions\.0\.(query|key|value|proj_attn)\.")
 _BLOCK = re.compile(r"(down|up)\.(\d+)\.(block\.(\d+)|downsample|upsample)\.(.+)")
 
 
@@ -98,7 +101,7 @@ class KlLayout:
                     rest = f"{_ATTENTION.get(kind, kind)}.{end}"
                 return f"{half}.{ours}.{rest}"
         if (match := _BLOCK.fullmatch(rest)) is None:
-            return name
+            return _OLD.sub(lambda found: f"attentions.0.{_OLD_NAMES[found[1]]}.", name)
         way, level, kind, block, end = match.groups()
         # both ways are counted from the finest resolution in checkpoints; diffusers counts in running order
         place = int(level) if way == "down" else len(self.widths) - 1 - int(level)
@@ -109,10 +112,13 @@ class KlLayout:
 
 def detect(header: Header) -> KlLayout | None:
     """A KL autoencoder with both of its halves; None where the header has none."""
-    needed = ("encoder.conv_in.weight", "decoder.conv_in.weight", "encoder.down.0.block.0.conv1.weight")
+    level, block = ("encoder.down_blocks.{}.", "resnets.{}.")  # diffusers' names
+    if "encoder.down.0.block.0.conv1.weight" in header:
+        level, block = "encoder.down.{}.", "block.{}."
+    first = level + block.format(0) + "conv1.weight"
+    needed = ("encoder.conv_in.weight", "decoder.conv_in.weight", first.format(0))
     if any(name not in header or len(header.shape(name)) != 4 for name in needed):
         return None
-    levels = header.count("encoder.down.{}.block.0.")
-    widths = tuple(header.shape(f"encoder.down.{level}.block.0.conv1.weight")[0] for level in range(levels))
-    blocks = header.count("encoder.down.0.block.{}.")
+    widths = tuple(header.shape(first.format(n))[0] for n in range(header.count(level + block.format(0))))
+    blocks = header.count(level.format(0) + block)
     return KlLayout(header.shape("decoder.conv_in.weight")[1], widths, blocks, "quant_conv.weight" in header)

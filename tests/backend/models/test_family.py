@@ -156,6 +156,13 @@ def test_a_mark_in_the_file_makes_it_a_v_model(tiny: Path):
     assert identify(marked)[1].prediction.kind == "v"
 
 
+def test_a_unet_in_diffusers_names_is_the_same_model():
+    layout = Sdxl(UnetLayout((Level(64, 2, 0), Level(128, 2, 3)), 4, 128, 256, 2, BASE, linear=True))
+    shapes = {name: tuple(value.shape) for name, value in layout.build().state_dict().items()}
+    assert claims(a_header(shapes)) == ["sdxl"]
+    assert identify(a_header(shapes))[1] == layout
+
+
 def test_what_is_no_diffusion_model_is_refused_with_what_was_found():
     with pytest.raises(UnknownFamily, match=r"no known diffusion model in it: 1 tensors, such as .*sd15"):
         identify(a_header({"text_model.embeddings.token_embedding.weight": (9, 9)}))

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -122,3 +123,18 @@ def test_tiled_decoding_gives_what_comfyui_gives(reference: Reference, model: Ca
     latent = Latent(load_file(golden / "vae-tiled-decode.safetensors")["latent"])
     decoded = decode_latent(loaded(model("sd15")), latent, Tiles(64, 16))
     assert float((decoded - picture(golden / "vae-tiled-decode.png")).abs().max()) < 1.5 / 255
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_vae_in_diffusers_names_is_the_same_vae(tiny: Path, tmp_path: Path, old: bool):
+    vae = load_vae(weights_of(tiny, "vae"), CPU, torch.float32)
+    before = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"} if old else {}
+    state = {}
+    for name, value in AutoencoderKL.state_dict(vae.layout.build().to_empty(device="cpu")).items():
+        renamed = name
+        for new, former in before.items():
+            renamed = renamed.replace(f"attentions.0.{new}.", f"attentions.0.{former}.")
+        state[renamed] = torch.zeros_like(value)
+    save_file(state, tmp_path / "vae.safetensors")
+    again = load_vae(weights_of(tmp_path / "vae.safetensors", "vae"), CPU, torch.float32)
+    assert again.layout == vae.layout
