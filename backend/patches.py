@@ -4,6 +4,7 @@ The weights stay as they are. Where several of a kind are on a model, sampling a
 the others act one after the other.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -337,3 +338,10 @@ ModelPatch: TypeAlias = (
     | EasyCache
     | LazyCache
 )
+
+
+def apart(patches: Sequence[ModelPatch]) -> str:
+    """Why a run on a model with these shares passes only with runs of the same settings; "": with any."""
+    if any(isinstance(patch, Downscale) for patch in patches):
+        return "deep shrink: the network works at a lower resolution inside"
+    return ""

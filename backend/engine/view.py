@@ -12,6 +12,8 @@ from backend.engine.fleet import Seat
 from backend.engine.jobs import Job
 from backend.engine.record import JobRecord
 from backend.engine.trace import Decided, JobTrace, OpenOp, Span, Trace, UserTrace
+from backend.ops import Denoise
+from backend.patches import apart
 from backend.schedule.forecast import Forecast
 from backend.types import ClientId, ComponentId, DeviceId, JobId, JobKey, OpKey, Seconds
 from backend.worker.messages import DeviceInfo, Resident, Table
@@ -27,7 +29,8 @@ RECENTLY = 600.0  # seconds for which a user of a component counts as one
 class OpView:
     """An op on a device. began: seconds since the device took it up, None while it waits there. value of max:
     its steps. rows: of the batch, 0 for an op without steps. users: whose jobs wait for it. hung: the
-    watchdog has seen no progress for too long.
+    watchdog has seen no progress for too long. apart: why it shares passes only with its like, "": it shares
+    them with any.
     """
 
     name: str
@@ -41,6 +44,7 @@ class OpView:
     jobs: tuple[JobId, ...]
     users: tuple[ClientId | None, ...]
     hung: bool
+    apart: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +217,7 @@ def _forecasts(jobs: Iterable[Job], forecasts: Mapping[JobId, Forecast]) -> Iter
 
 def _device(seat: Seat, board: Board, jobs: Mapping[JobKey, Job], now: Seconds) -> DeviceView:
     ops = [(key, op) for key, op in board.trace.open.items() if op.device == seat.id]
-    running = tuple(_op(op, _records(board, key, jobs), now) for key, op in ops)
+    running = tuple(_op(op, _records(board, key, jobs), _apart(board, key), now) for key, op in ops)
     rows = sum(op.rows for _, op in ops)
     return DeviceView(
         seat.id, seat.info, seat.table, running, seat.usable, seat.deaths, seat.slots, rows, seat.max_rows
@@ -226,7 +230,12 @@ def _records(board: Board, key: OpKey, jobs: Mapping[JobKey, Job]) -> list[JobRe
     return [jobs[job].record for job in sorted(live.jobs) if job in jobs] if live is not None else []
 
 
-def _op(op: OpenOp, jobs: list[JobRecord], now: Seconds) -> OpView:
+def _apart(board: Board, key: OpKey) -> str:
+    live = board.graph.get(key)
+    return apart(live.op.guider.model.patches) if live is not None and isinstance(live.op, Denoise) else ""
+
+
+def _op(op: OpenOp, jobs: list[JobRecord], alone: str, now: Seconds) -> OpView:
     return OpView(
         op.label.name,
         op.label.kind,
@@ -239,6 +248,7 @@ def _op(op: OpenOp, jobs: list[JobRecord], now: Seconds) -> OpView:
         tuple(job.id for job in jobs),
         tuple(dict.fromkeys(job.client for job in jobs)),
         op.hung,
+        alone,
     )
 
 

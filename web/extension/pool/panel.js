@@ -127,7 +127,7 @@ function running(op, mine) {
   const width = op.max ? `${(100 * op.value) / op.max}%` : '0'
   return h(
     'div.tp-op',
-    { title: [op.name, op.component, op.rows ? plural(op.rows, 'row') : ''].filter(Boolean).join('\n'), style: { '--c': colorOf(op.component) } },
+    { title: [op.name, op.component, op.rows ? plural(op.rows, 'row') : '', op.apart && `shares passes only with its like: ${op.apart}`].filter(Boolean).join('\n'), style: { '--c': colorOf(op.component) } },
     h('div.tp-line', {}, h('i.tp-dot'), h('span', {}, op.name), h('span.tp-muted.tp-grow', {}, role ? file : ''), chips(op.users, mine), op.hung ? h('span.tp-bad', {}, 'no progress') : h('span.tp-num', {}, done)),
     op.max ? h('div.tp-progress', {}, h('i', { style: { width } })) : null
   )
