@@ -15,9 +15,13 @@ from torch import Tensor
 from backend.patches import Foreign
 from backend.sampling.foreign import Host, View
 from backend.sampling.prediction import Prediction
+from comfy_compat.block_code import PATCHES, BlockCode
 from comfy_compat.model_sampling import ModelSampling, Replaced
 
 SIDES = ("positive", "negative")
+_OUTSIDE = ("on_clone", "on_load_after", "on_detach_after")  # callbacks about a patcher, not about a run
+_OBJECTS = ("model_sampling", "manual_cast_dtype")
+_REFUSED = ("sampler_calc_cond_batch_function", "denoise_mask_function")
 
 
 class Hooks:
@@ -44,6 +48,20 @@ class Hooks:
         options = {key: value for key, value in self.model_options.items() if key != "transformer_options"}
         inner = self.model_options.get("transformer_options") or {}
         return not (options or inner or self.object_patches or any(self.wrappers.values()))
+
+    def unsupported(self) -> list[str]:
+        """What was set that a run would leave out."""
+        inner = self.model_options.get("transformer_options") or {}
+        wrappers = [*self.wrappers, *(inner.get("wrappers") or {})]
+        replaced = inner.get("patches_replace") or {}
+        return [
+            *(f"wrappers of kind {kind}" for kind in wrappers if kind != "apply_model"),
+            *(f"callbacks of kind {kind}" for kind in self.callbacks if kind not in _OUTSIDE),
+            *(f"patches of kind {kind}" for kind in inner.get("patches") or {} if kind not in PATCHES),
+            *(f"replacements of {kind}" for kind in replaced if kind not in ("attn1", "attn2")),
+            *(f"object patch {name}" for name in self.object_patches if name not in _OBJECTS),
+            *(name for name in _REFUSED if name in self.model_options),
+        ]
 
     # -- asked in the worker -----------------------------------------------------------------------
 
@@ -218,7 +236,8 @@ class RunModel:
         given = {**extra, "control": control}
         if c_concat is not None:
             given["concat"] = c_concat
-        return self.host.apply(x, t[:1].reshape(()), c_crossattn, given, transformer_options or {})
+        code = BlockCode.of(transformer_options or {})
+        return self.host.apply(x, t[:1].reshape(()), c_crossattn, given, code)
 
     def predict(self, side: str, x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Tensor:
         """The denoised latent under one side's conditions, with other options than the run's."""

@@ -170,7 +170,10 @@ class BaseModel:
         )
 
 
-class SDXL(BaseModel): ...
+class SDXL(BaseModel):
+    def encode_adm(self, **kwargs: Any) -> Any:
+        """The pooled text; sizes are added where the model runs."""
+        return kwargs["pooled_output"]
 
 
 class SDXLRefiner(BaseModel): ...

@@ -33,6 +33,9 @@ def model_reference(model: Any) -> Model:
     hooks = model.hooks()
     if hooks.empty:
         return reference if len(others) == len(reference.patches) else replace(reference, patches=others)
+    if left_out := hooks.unsupported():
+        remedy = "A run can't do that yet: leave the node out."
+        raise UnsupportedOption("model", "; ".join(left_out), remedy)
     known = next((patch for patch in reference.patches if isinstance(patch, Foreign)), None)
     code = packed(hooks, the_bridge(), "What was set on the model")
     if known is not None and known.code == code:

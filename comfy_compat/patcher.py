@@ -267,6 +267,14 @@ class ModelPatcher:
         self.patches_uuid = uuid.uuid4()
         return taken
 
+    def calculate_weight(
+        self, patches: Any, weight: Any, key: str, intermediate_dtype: torch.dtype = torch.float32
+    ) -> Any:
+        """A weight with patches applied."""
+        for strength, patch, strength_model, *_ in patches:
+            weight = weight * strength_model + patch[-1][0].to(weight) * strength
+        return weight
+
     def get_key_patches(self, filter_prefix: str | None = None) -> dict[str, list[Any]]:
         named = self.model_state_dict(filter_prefix)
         return {key: [weight, *self.patches.get(key, [])] for key, weight in named.items()}

@@ -6,7 +6,7 @@ All of it is said per row, so rows of several users share a pass whatever each o
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,6 +17,32 @@ from backend.patches import NO_BLOCKS, Blocks, Downscale, FreeU, HyperTile, Toke
 BlockPatch: TypeAlias = FreeU | Downscale
 SharingPatches: TypeAlias = tuple[HyperTile | TokenMerging, ...]  # in each layer the first that applies
 Watcher: TypeAlias = Callable[[int, Tensor], None]
+
+
+class BlockCode(Protocol):
+    """Functions of a node pack in a UNet's blocks. own: self-attention; index: of a transformer's block."""
+
+    def enter(self, kind: str, number: int) -> None:
+        """The blocks that follow: `input`, `middle` or `output`, by the checkpoints' numbers."""
+
+    def inputs(
+        self, own: bool, index: int, x: Tensor, context: Tensor, heads: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What queries, keys and values are made of."""
+
+    def attention(
+        self, own: bool, index: int, query: Tensor, key: Tensor, value: Tensor, heads: int
+    ) -> Tensor | None:
+        """Attention by another function; None: as usual."""
+
+    def output(self, own: bool, index: int, out: Tensor, heads: int) -> Tensor:
+        """The attention's output."""
+
+    def after_input(self, h: Tensor, after_skip: bool) -> Tensor:
+        """What an input block hands on."""
+
+    def before_output(self, h: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """What goes into an output block."""
 
 
 class Draws:
@@ -40,7 +66,8 @@ class Alteration:
     blocks: those that are in force at the call's noise level; perturbed: self-attention in the middle block
     hands on its values; watcher: told, for each row of the call, how much attention each place got in that
     block, float32 [places]; without: blocks of a transformer that hand on what they are given (a UNet has
-    none of them); sharing: how a UNet's self-attention asks for less, and the random choices in it.
+    none of them); sharing: how a UNet's self-attention asks for less, and the random choices in it; code: a
+    node pack's functions in its blocks (such a call runs alone).
     """
 
     blocks: tuple[BlockPatch, ...] = ()
@@ -48,6 +75,7 @@ class Alteration:
     watcher: Watcher | None = field(default=None, compare=False)
     without: Blocks = NO_BLOCKS
     sharing: tuple[SharingPatches, Draws] | None = None
+    code: BlockCode | None = None
 
     @property
     def layout(self) -> Hashable:
@@ -126,6 +154,11 @@ class Additions:
             if row.alteration.sharing is not None:
                 found.setdefault(row.alteration.sharing, []).append(i)
         return list(found.items())
+
+    @property
+    def code(self) -> BlockCode | None:
+        """The functions of a pass that has any: it is one call's alone."""
+        return self.rows[0].alteration.code if self.rows else None
 
     def watchers(self) -> list[tuple[int, Callable[[Tensor], None]]]:
         """The rows whose attention is watched, and who is told of it."""

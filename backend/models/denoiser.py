@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from backend.errors import BadFile
+from backend.errors import BadFile, UnsupportedOption
 from backend.models.adapters import Conv2d, Linear, adapt, applied, offload
 from backend.models.additions import NO_ADDITIONS, Additions
 from backend.models.blend import Blank, Outline, open_weights
@@ -69,6 +70,9 @@ class Denoiser:
         if len({len(x), len(timesteps), len(tokens), len(adapters) or len(x)}) != 1:
             counts = f"x {len(x)}, timesteps {len(timesteps)}, tokens {len(tokens)}, adapters {len(adapters)}"
             raise ValueError(f"the rows of a forward pass must agree: {counts}")
+        if additions.code is not None and not isinstance(self.module, UNet2DConditionModel):
+            remedy = "Functions in a network's blocks are called in UNets alone: leave the node out."
+            raise UnsupportedOption("model patch", f"of a {self.family.name} model", remedy)
         given = {name: self._placed(value) for name, value in (extra or {}).items()}
         x = self._placed(x)
         if (

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -31,9 +31,12 @@ class Host(Protocol):
         sigma: Tensor,
         tokens: Tensor,
         extra: Mapping[str, object],
-        options: Mapping[str, object],
+        code: Any,
     ) -> Tensor:
-        """The denoised latent for x [B, ...] at sigma (0-dim), under tokens [B, T, C]."""
+        """The denoised latent for x [B, ...] at sigma (0-dim), under tokens [B, T, C].
+
+        code: functions in the network's blocks (`models.additions.BlockCode`), or None.
+        """
 
     def predict(self, side: str, x: Tensor, sigma: Tensor, code: "ForeignCode") -> Tensor:
         """The denoised latent under all conditions of a side of the guider, through other functions."""

@@ -1,12 +1,12 @@
 """A run, as functions of node packs use it: they evaluate its network themselves, outside shared passes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from backend.models.additions import UNALTERED, Alteration
+from backend.models.additions import UNALTERED, Alteration, BlockCode
 from backend.models.conditioning import rows_of
 from backend.models.latent import LatentFormat
 from backend.models.lora import Patch
@@ -59,9 +59,9 @@ class RunHost:
         sigma: Tensor,
         tokens: Tensor,
         extra: Mapping[str, object],
-        options: Mapping[str, object],
+        code: BlockCode | None,
     ) -> Tensor:
-        """The denoised latent of one forward pass. options: what the network's blocks are told."""
+        """The denoised latent of one forward pass. code: functions in the network's blocks."""
         target, prediction, rows = self.target, self.target.prediction, len(x)
         sigma = sigma.detach().float().cpu()
         controls = extra.get(CONTROLS) or ()
@@ -76,7 +76,7 @@ class RunHost:
             patches=target.patches,
             controls=tuple(control for control in controls if isinstance(control, Control)),
             mixes_lengths=target.mixes_lengths,
-            alteration=self.alteration,
+            alteration=replace(self.alteration, code=code),
         )
         (output,), _ = run([call], rows)
         return prediction.denoised(x, output, sigma)

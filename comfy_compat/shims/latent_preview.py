@@ -3,6 +3,7 @@
 import comfy.utils
 import torch
 from comfy.cli_args import LatentPreviewMethod, args
+from comfy.taesd.taesd import TAESD  # noqa: F401  # packs import it from here
 from PIL import Image
 
 MAX_PREVIEW_RESOLUTION = args.preview_size

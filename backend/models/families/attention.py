@@ -9,7 +9,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
-from backend.models.additions import Additions, Draws, SharingPatches
+from backend.models.additions import Additions, BlockCode, Draws, SharingPatches
 from backend.models.families.sharing import Sharing, shared
 
 
@@ -31,31 +31,41 @@ class Group:
 @dataclass(frozen=True, slots=True, eq=False)
 class Sight:
     """perturbed: the rows whose attention in the middle hands on its values; watchers: rows to report there,
-    and to whom; groups: rows that share attention; size: of the network's input, height and width.
+    and to whom; groups: rows that share attention; size: of the network's input, height and width; code:
+    a node pack's functions.
     """
 
     perturbed: list[int]
     watchers: list[tuple[int, Callable[[Tensor], None]]]
     groups: list[Group] = field(default_factory=list)
     size: tuple[int, int] = (0, 0)
+    code: BlockCode | None = None
 
 
 def sight_of(additions: Additions, size: tuple[int, int]) -> Sight | None:
     """None where all rows are plain."""
     perturbed, watchers = additions.perturbed(), additions.watchers()
     groups = [Group(rows, patches, draws) for (patches, draws), rows in additions.sharing()]
-    return Sight(perturbed, watchers, groups, size) if perturbed or watchers or groups else None
+    seen = perturbed or watchers or groups or additions.code is not None
+    return Sight(perturbed, watchers, groups, size, additions.code) if seen else None
 
 
 def install(module: UNet2DConditionModel) -> None:
     """Let the attention of a network that is being built take a `Sight`."""
     middle = {id(block) for block in _blocks(module.mid_block)}
     first = next(iter(_blocks(module.mid_block)), None)
+    places = _places(module)
     for block in _blocks(module):
-        inside = id(block) in middle
-        block.attn1.set_processor(SeeingAttention(own=True, middle=inside, first=block is first))
+        inside, index = id(block) in middle, places.get(id(block), 0)
+        block.attn1.set_processor(SeeingAttention(True, inside, block is first, index))
         if block.attn2 is not None:
-            block.attn2.set_processor(SeeingAttention(own=False, middle=inside, first=False))
+            block.attn2.set_processor(SeeingAttention(False, inside, False, index))
+
+
+def _places(module: torch.nn.Module) -> dict[int, int]:
+    """Each block's number in its transformer, by its id."""
+    lists = (getattr(part, "transformer_blocks", ()) for part in module.modules())
+    return {id(block): index for blocks in lists for index, block in enumerate(blocks)}
 
 
 def _blocks(module: torch.nn.Module) -> Iterator[BasicTransformerBlock]:
@@ -64,11 +74,11 @@ def _blocks(module: torch.nn.Module) -> Iterator[BasicTransformerBlock]:
 
 class SeeingAttention:
     """An attention processor of diffusers'. own: it is self-attention; middle: of the middle block; first: of
-    that block's first layer.
+    that block's first layer; index: of its block in the transformer.
     """
 
-    def __init__(self, own: bool, middle: bool, first: bool) -> None:
-        self._own, self._middle, self._first = own, middle, first
+    def __init__(self, own: bool, middle: bool, first: bool, index: int = 0) -> None:
+        self._own, self._middle, self._first, self._index = own, middle, first, index
 
     def __call__(
         self,
@@ -80,6 +90,8 @@ class SeeingAttention:
     ) -> Tensor:
         """hidden_states [R, n, C] -> [R, n, C]."""
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        if sight is not None and sight.code is not None:
+            return self._coded(sight, sight.code, attn, hidden_states, source)
         query, key, value = attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source)
         if sight is None or not self._own:
             out = attended(query, key, value, attn.heads)
@@ -87,6 +99,19 @@ class SeeingAttention:
             out = self._seen(sight, hidden_states, (query, key, value), attn.heads)
         mixed: Tensor = attn.to_out[0](out)
         return mixed
+
+    def _coded(
+        self, sight: Sight, code: BlockCode, attn: Attention, hidden_states: Tensor, source: Tensor
+    ) -> Tensor:
+        """With a node pack's functions around it, or in its place."""
+        own, index, heads = self._own, self._index, attn.heads
+        x, context, value = code.inputs(own, index, hidden_states, source, heads)
+        parts = (attn.to_q(x), attn.to_k(context), attn.to_v(value))
+        out = code.attention(own, index, *parts, heads)
+        if out is None:
+            out = self._seen(sight, hidden_states, parts, heads) if own else attended(*parts, heads)
+        mixed: Tensor = attn.to_out[0](out)
+        return code.output(own, index, mixed, heads)
 
     def _seen(self, sight: Sight, x: Tensor, parts: tuple[Tensor, Tensor, Tensor], heads: int) -> Tensor:
         query, key, value = parts

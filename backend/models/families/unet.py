@@ -41,6 +41,7 @@ def forward(
     sight = sight_of(additions, (x.shape[-2], x.shape[-1]))
     context = _Context(embedding, tokens, None if sight is None else {"sight": sight})
     h, skips = _down(module, module.conv_in(x), context, blocks)
+    blocks.enter("middle", 0)
     h = _middle(module, h, context)
     skips = _controlled(skips, residuals.skips, blocks.shrinks)
     (h,) = _controlled([h], [residuals.middle], blocks.shrinks)
@@ -77,6 +78,7 @@ class _Blocks:
     def __init__(self, additions: Additions, width: int) -> None:
         self._stacks, self._width = additions.stacks(), width
         self.residuals = additions.residuals or Residuals()
+        self._code = additions.code
         # rows of one pass agree in what changes their size: batching sees to that
         first = self._stacks[0][0] if self._stacks else ()
         self._downscales = [patch for patch in first if isinstance(patch, Downscale)]
@@ -86,11 +88,18 @@ class _Blocks:
         """Some blocks work at another resolution than the network was made for."""
         return bool(self._downscales)
 
+    def enter(self, kind: str, number: int) -> None:
+        """Where the pass is, for functions of node packs."""
+        if self._code is not None:
+            self._code.enter(kind, number)
+
     def before_skip(self, number: int, h: Tensor) -> Tensor:
-        return self._shrunk(number, h, after_skip=False)
+        h = self._shrunk(number, h, after_skip=False)
+        return h if self._code is None else self._code.after_input(h, after_skip=False)
 
     def after_skip(self, number: int, h: Tensor) -> Tensor:
-        return self._shrunk(number, h, after_skip=True)
+        h = self._shrunk(number, h, after_skip=True)
+        return h if self._code is None else self._code.after_input(h, after_skip=True)
 
     def _shrunk(self, number: int, h: Tensor, after_skip: bool) -> Tensor:
         for patch in self._downscales:
@@ -108,7 +117,7 @@ class _Blocks:
             for patch in stack:
                 if isinstance(patch, FreeU):
                     h, skip = self._freed(patch, h, skip, rows)
-        return h, skip
+        return (h, skip) if self._code is None else self._code.before_output(h, skip)
 
     def _freed(self, patch: FreeU, h: Tensor, skip: Tensor, rows: list[int]) -> tuple[Tensor, Tensor]:
         factors = {self._width * 4: (patch.b1, patch.s1), self._width * 2: (patch.b2, patch.s2)}
@@ -134,9 +143,11 @@ def _down(module: Trunk, h: Tensor, context: _Context, blocks: _Blocks) -> tuple
     h = done(h)
     for level in module.down_blocks:
         for i, resnet in enumerate(level.resnets):
+            blocks.enter("input", len(skips))
             h = resnet(h, context.embedding)
             h = done(_attended(level, i, h, context))
         for sampler in level.downsamplers or ():
+            blocks.enter("input", len(skips))
             h = done(sampler(h))
     return h, skips
 
@@ -156,9 +167,10 @@ def _up(
     context: _Context,
     blocks: _Blocks,
 ) -> Tensor:
-    skips = list(skips)
+    skips, count = list(skips), len(skips)
     for level in module.up_blocks:
         for i, resnet in enumerate(level.resnets):
+            blocks.enter("output", count - len(skips))
             h = resnet(torch.cat(blocks.output(h, skips.pop()), dim=1), context.embedding)
             h = _attended(level, i, h, context)
         for sampler in level.upsamplers or ():

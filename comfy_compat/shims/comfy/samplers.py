@@ -232,3 +232,15 @@ class KSamplerX0Inpaint:
 
 def cast_to_load_options(model_options, device=None, dtype=None):
     return model_options
+
+
+def can_concat_cond(c1, c2):
+    """Whether two conditions' inputs fit one batch."""
+    if c1.input_x.shape != c2.input_x.shape or c1.conditioning.keys() != c2.conditioning.keys():
+        return False
+    return all(c1.conditioning[key].can_concat(c2.conditioning[key]) for key in c1.conditioning)
+
+
+def cond_cat(c_list):
+    """Several conditions' inputs as one batch."""
+    return {key: c_list[0][key].concat([c[key] for c in c_list[1:]]) for key in c_list[0]}

@@ -7,3 +7,8 @@ class FluxClipModel(StageModel): ...
 
 
 class FluxTokenizer(Tokenizers): ...
+
+
+def flux_clip(dtype_t5=None, t5xxl_scaled_fp8=None):
+    """The class of Flux's encoders."""
+    return FluxClipModel

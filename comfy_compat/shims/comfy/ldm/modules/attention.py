@@ -5,7 +5,7 @@ import functools
 from torch import nn
 
 import comfy.ops
-from comfy.ldm.util import exists  # noqa: F401
+from comfy.ldm.util import default, exists  # noqa: F401
 
 ops = comfy.ops.disable_weight_init
 
@@ -53,7 +53,7 @@ def register_attention_function(name, func):
     REGISTERED_ATTENTION_FUNCTIONS[name] = func
 
 
-def get_attention_function(name, default=None):
+def get_attention_function(name, default=None):  # noqa: F811  # its parameter
     return REGISTERED_ATTENTION_FUNCTIONS.get(name, default)
 
 
