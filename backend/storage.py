@@ -27,7 +27,7 @@ from backend.types import Seconds
 
 PlaceKind = Literal["input", "output", "temp"]
 PLACE_KINDS: tuple[PlaceKind, ...] = get_args(PlaceKind)
-WEIGHT_FILES = frozenset({".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"})
+WEIGHT_FILES = frozenset({".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft", ".gguf"})
 ANY_FILE = frozenset[str]()
 ALIASES: Mapping[str, str] = {"unet": "diffusion_models", "clip": "text_encoders"}
 

@@ -86,6 +86,9 @@ class _Part:
 
 def _part(source: Source, outlined: Outlined) -> _Part:
     file = open_weights(source.weights, outlined)
+    if file.packings:
+        remedy = "Merge the model it was made of, as safetensors."
+        raise BadFile(file.header.path, "its weights are in blocks (GGUF), which can't be merged", remedy)
     place = place_of(file.header, source.weights.kind, source.weights.part)
     names = {name: name for name in file.header} if place is None else place.names
     tensors = dict(file.tensors()) if file.pickled is None else file.pickled

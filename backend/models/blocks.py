@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from backend.models.gguf import SIZES
+
 
 @dataclass(frozen=True, slots=True)
 class Packing:
@@ -126,15 +128,16 @@ def _shifts(like: Tensor, *bits: int) -> Tensor:
     return torch.tensor(bits, device=like.device, dtype=torch.uint8)[:, None]
 
 
-BLOCKS: Mapping[str, Block] = {
-    "Q4_0": Block(32, 18, _q4_0),
-    "Q4_1": Block(32, 20, _q4_1),
-    "Q5_0": Block(32, 22, _q5_0),
-    "Q5_1": Block(32, 24, _q5_1),
-    "Q8_0": Block(32, 34, _q8_0),
-    "Q2_K": Block(256, 84, _q2_k),
-    "Q3_K": Block(256, 110, _q3_k),
-    "Q4_K": Block(256, 144, _q4_k),
-    "Q5_K": Block(256, 176, _q5_k),
-    "Q6_K": Block(256, 210, _q6_k),
+_READERS = {
+    "Q4_0": _q4_0,
+    "Q4_1": _q4_1,
+    "Q5_0": _q5_0,
+    "Q5_1": _q5_1,
+    "Q8_0": _q8_0,
+    "Q2_K": _q2_k,
+    "Q3_K": _q3_k,
+    "Q4_K": _q4_k,
+    "Q5_K": _q5_k,
+    "Q6_K": _q6_k,
 }
+BLOCKS: Mapping[str, Block] = {kind: Block(*SIZES[kind], read) for kind, read in _READERS.items()}

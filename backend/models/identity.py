@@ -15,6 +15,7 @@ from blake3 import blake3
 
 from backend.deferred import torch
 from backend.errors import BadFile
+from backend.models.gguf import is_gguf, read_gguf
 from backend.models.header import Header, TensorInfo, check_unchanged, read_header
 from backend.models.parts import RULES_VERSION, Place, places
 from backend.models.pickles import is_pickle, named_tensors
@@ -52,7 +53,7 @@ def identify(file: File, progress: Progress = lambda nbytes: None) -> Contents:
             digests = _of_tensors(header, tensors, progress)
     else:
         with opened(file) as stream:
-            header = read_header(file.path)
+            header = read_gguf(file.path) if is_gguf(file.path) else read_header(file.path)
             digests = dict(_of_stream(header, stream, progress))
     whole = Place("denoiser", {name: name for name in header}, contained=False)
     components = [_component(place, digests) for place in places(header)]

@@ -4,6 +4,7 @@ What would take more memory than it does in the file may stay in the file's form
 eighth formats and in blocks always, halves where all of them together are large.
 """
 
+import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from backend.errors import BadFile
 from backend.models.adapters import Conv2d, Linear
 from backend.models.blocks import Packing, unpacked
+from backend.models.gguf import SIZES, is_gguf, read_gguf
 from backend.models.header import Header, TensorInfo, check_unchanged, read_header
 from backend.models.hostcopy import Form, HostCopy, Source
 from backend.models.pickles import is_pickle, named_tensors
@@ -28,6 +30,10 @@ LARGE = (
 )  # bytes of halves from which on they stay halves: wider ones would take twice the file's size
 _EIGHTHS = frozenset({"F8_E4M3", "F8_E5M2"})
 _HALVES = frozenset({"F16", "BF16"})
+_DTYPES = {
+    **{"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64},
+    **{"I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64},
+}
 _SCALES = (".scale_weight", ".weight_scale")  # what a layer's eighths are multiplied with
 _BESIDE = (*_SCALES, ".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")  # no weights themselves
 _TABLE = 4096  # entries from which on an embedding is worth being left in the file's form
@@ -77,10 +83,12 @@ class ModelFile:
 
 
 def open_model(path: str) -> ModelFile:
-    """A model file: safetensors, or a pickle of named tensors. Reads no weights of a safetensors file.
+    """A model file: safetensors, GGUF, or a pickle of named tensors. Reads no weights but a pickle's.
 
     Raises: BadFile where the file is missing, damaged, or holds no named tensors.
     """
+    if is_gguf(path):
+        return _open_gguf(path)
     if not is_pickle(path):
         return ModelFile(read_header(path))
     return ModelFile(*named_tensors(path))
@@ -90,7 +98,31 @@ def open_file(file: File) -> ModelFile:
     """An identified model file. Raises: BadFile as `open_model`, and where it has changed since."""
     check_unchanged(file)
     opened = open_model(file.path)
-    return ModelFile(opened.header, opened.pickled, file)
+    return replace(opened, file=file)
+
+
+def _open_gguf(path: str) -> ModelFile:
+    """Its tensors are mapped; those in blocks are uint8 [rows, bytes of a row]."""
+    header = read_gguf(path)
+    with open(path, "rb") as stream:
+        mapping = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+    tensors, packings = dict[str, Tensor](), dict[str, Packing]()
+    for name, info in header.tensors.items():
+        start, end = info.span
+        flat = torch.frombuffer(mapping, dtype=torch.uint8, count=end - start, offset=start)
+        if info.dtype in SIZES:
+            packings[name] = Packing(info.dtype, info.shape)
+            tensors[name] = flat.reshape(_packed(info))
+        else:
+            tensors[name] = flat.view(_DTYPES[info.dtype]).reshape(info.shape)
+    return ModelFile(header, tensors, packings=packings)
+
+
+def _packed(info: TensorInfo) -> tuple[int, int]:
+    """The shape of a tensor in blocks as it stands in the file. Blocks never reach over the end of a row."""
+    length = info.span[1] - info.span[0]
+    rows = info.shape[0] if info.shape and length % info.shape[0] == 0 else 1
+    return rows, length // rows
 
 
 def fill(
@@ -136,7 +168,7 @@ def as_stored(tensors: Iterable[TensorInfo], frugal: bool) -> frozenset[str]:
     these.
     """
     halves = sum(info.span[1] - info.span[0] for info in tensors if info.dtype in _HALVES)
-    return _EIGHTHS | (_HALVES if frugal and halves >= LARGE else frozenset())
+    return _EIGHTHS | frozenset(SIZES) | (_HALVES if frugal and halves >= LARGE else frozenset())
 
 
 def _weights_of(module: nn.Module) -> frozenset[str]:
@@ -159,7 +191,8 @@ def _prepared(module: nn.Module, file: ModelFile, convert: Convert, frugal: bool
         packing = file.packings.get(name)
         if name.endswith(_BESIDE) or (packing is None and info.dtype not in stays):
             continue
-        for target, value in convert(name, torch.empty(info.shape, device="meta")):
+        shape = info.shape if packing is None else _packed(info)
+        for target, value in convert(name, torch.empty(shape, device="meta")):
             if _stays(layers, target, tuple(value.shape), packing, _scale_of(file, name) is not None):
                 kept.add(target)
     return frozenset(kept)
