@@ -10,7 +10,7 @@ from backend.errors import BadFile
 from backend.models.adapters import adapt
 from backend.models.additions import Residuals
 from backend.models.control_layout import ControlInputs, ControlLayout, HintFormat
-from backend.models.controls import t2i_adapter, unet_control
+from backend.models.controls import flux_control, qwen_control, sd3_control, t2i_adapter, unet_control
 from backend.models.header import Header, TensorInfo
 from backend.models.hostcopy import Form, HostCopies
 from backend.models.residual import install_residuals
@@ -18,7 +18,13 @@ from backend.models.weights import ModelFile, fill, open_file
 from backend.references import File, Weights
 
 # A control model's header (names without prefix) -> its layout, None if it is of another kind.
-CONTROLS: tuple[Callable[[Header], ControlLayout | None], ...] = (unet_control.detect, t2i_adapter.detect)
+CONTROLS: tuple[Callable[[Header], ControlLayout | None], ...] = (
+    unet_control.detect,
+    t2i_adapter.detect,
+    flux_control.detect,
+    sd3_control.detect,
+    qwen_control.detect,
+)
 _PREFIXES = ("control_model.", "")
 _DIFFERENCE = "difference"  # an empty tensor: the weights are to be added to those of a UNet
 _LORA = "lora_controlnet"  # an empty tensor: low-rank changes to a UNet's weights, and the rest in full
@@ -108,7 +114,7 @@ def _opened(files: Sequence[File]) -> tuple[ModelFile, ControlLayout]:
                 remedy = "Load it with DiffControlNetLoader and the checkpoint it was made from."
                 part = _added(part, _base(files, remedy))
             return part, layout
-    remedy = "Use a ControlNet or T2I-Adapter made for Stable Diffusion 1.x or XL."
+    remedy = "Use a ControlNet or T2I-Adapter made for Stable Diffusion, Flux.1 or Qwen-Image."
     raise BadFile(files[0].path, "no control model of a known kind is in it", remedy)
 
 

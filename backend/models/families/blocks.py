@@ -1,6 +1,6 @@
 """A transformer's block, for rows of which some leave it out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 import torch
@@ -27,3 +27,27 @@ def passed(
     rows = torch.tensor(left_out, device=streams[0].device)
     made = block(*streams)
     return tuple(new.index_copy(0, rows, old[rows]) for new, old in zip(made, streams, strict=True))
+
+
+def controlled(hidden: Tensor, added: Sequence[Tensor | None], number: int, depth: int) -> Tensor:
+    """The picture's tokens [R, S, C] behind block `number` of `depth`, with what a ControlNet adds there.
+
+    A ControlNet of fewer blocks adds each of them behind several in a row; to the latent's tokens alone,
+    which come first.
+    """
+    if not added:
+        return hidden
+    place = number // -(-depth // len(added))
+    value = added[place] if place < len(added) else None
+    if value is None:
+        return hidden
+    own = value.shape[1]
+    if own == hidden.shape[1]:
+        return hidden + value.to(hidden)
+    return torch.cat([hidden[:, :own] + value.to(hidden), hidden[:, own:]], dim=1)
+
+
+def added_of(additions: Additions) -> tuple[tuple[Tensor | None, ...], tuple[Tensor | None, ...]]:
+    """What ControlNets add behind blocks of two streams, and of one."""
+    residuals = additions.residuals
+    return ((), ()) if residuals is None else (residuals.blocks, residuals.singles)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from backend.models.additions import NO_ADDITIONS, Additions
 from backend.models.conditioning import Given, Inputs, at_size, spread_rows
 from backend.models.families import inpainting, references
-from backend.models.families.blocks import passed
+from backend.models.families.blocks import added_of, controlled, passed
 from backend.models.families.renaming import Fused, Renaming, Swapped, Target, lora_names
 from backend.models.families.sequence import (
     PATCH,
@@ -196,14 +196,17 @@ class Flux:
         text = module.context_embedder(tokens)
         places = torch.cat([torch.zeros(tokens.shape[1], 3, dtype=torch.float64), places])
         rotary = turns(angles(places, rope_axes(self.head), THETA), x.device)
-        time = self._time(module, timesteps, extra, x)
+        time = time_of(module.time_text_embed, self, timesteps, extra, x)
         hidden = module.x_embedder(shown)
+        doubles, singles = added_of(additions)
         for number, block in enumerate(module.transformer_blocks):
-            run = partial(_run, block, time, rotary)
+            run = partial(run_block, block, time, rotary)
             hidden, text = passed(additions, "double", number, run, (hidden, text))
+            hidden = controlled(hidden, doubles, number, self.double)
         for number, block in enumerate(module.single_transformer_blocks):
-            run = partial(_run, block, time, rotary)
+            run = partial(run_block, block, time, rotary)
             hidden, text = passed(additions, "single", number, run, (hidden, text))
+            hidden = controlled(hidden, singles, number, self.single)
         out: Tensor = module.proj_out(module.norm_out(hidden[:, :count], time))
         return from_tokens(out, height, width)
 
@@ -221,19 +224,6 @@ class Flux:
             places.append(grid(rows, columns, index=index, top=rounded(top), left=rounded(left)))
         return torch.cat(shown, dim=1), torch.cat(places)
 
-    def _time(
-        self, module: FluxTransformer2DModel, timesteps: Tensor, extra: Mapping[str, Tensor], x: Tensor
-    ) -> Tensor:
-        """What the blocks are told beside text and picture: [R, width]."""
-        embed = module.time_text_embed
-        time = embed.timestep_embedder(embed.time_proj(timesteps * TIME).to(x.dtype))
-        if self.guided and "guidance" in extra:
-            guidance = embed.time_proj(extra["guidance"].float() * TIME)
-            time = time + embed.guidance_embedder(guidance.to(x.dtype))
-        pooled = extra["pooled"] if "pooled" in extra else x.new_zeros(len(x), self.pooled)
-        told: Tensor = time + embed.text_embedder(pooled[:, : self.pooled])
-        return told
-
     def activations(self, area: int) -> int:
         """The widest: queries, keys, values and the feed-forward of a block, for the picture and 512 of
         text.
@@ -244,7 +234,20 @@ class Flux:
         return lora_names(site, NAMES.origin(site))
 
 
-def _run(
+def time_of(
+    embed: nn.Module, layout: Flux, timesteps: Tensor, extra: Mapping[str, Tensor], x: Tensor
+) -> Tensor:
+    """What the blocks are told beside text and picture: [R, width]. embed: the network's own embeddings."""
+    time = embed.timestep_embedder(embed.time_proj(timesteps * TIME).to(x.dtype))  # type: ignore[operator]
+    if layout.guided and "guidance" in extra:
+        guidance = embed.time_proj(extra["guidance"].float() * TIME)  # type: ignore[operator]
+        time = time + embed.guidance_embedder(guidance.to(x.dtype))  # type: ignore[operator]
+    pooled = extra["pooled"] if "pooled" in extra else x.new_zeros(len(x), layout.pooled)
+    told: Tensor = time + embed.text_embedder(pooled[:, : layout.pooled])  # type: ignore[operator]
+    return told
+
+
+def run_block(
     block: nn.Module, time: Tensor, rotary: tuple[Tensor, Tensor], hidden: Tensor, text: Tensor
 ) -> tuple[Tensor, ...]:
     text, hidden = block(hidden_states=hidden, encoder_hidden_states=text, temb=time, image_rotary_emb=rotary)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from backend.models.additions import NO_ADDITIONS, Additions
 from backend.models.conditioning import Given, Inputs
 from backend.models.families import references
-from backend.models.families.blocks import passed
+from backend.models.families.blocks import added_of, controlled, passed
 from backend.models.families.flux import rope_axes
 from backend.models.families.renaming import lora_names
 from backend.models.families.sequence import (
@@ -98,24 +98,30 @@ class QwenImage:
         """x [R, 16, 1, H, W]. extra: reference pictures (`references.py`), [R, 16, 1, h, w]."""
         assert isinstance(module, QwenImageTransformer2DModel)
         height, width = x.shape[-2:]
-        shown, places = _shown(x[:, :, 0], extra)
-        first = max(patches(height) // 2, patches(width) // 2)
-        line = torch.arange(first, first + tokens.shape[1], dtype=torch.float64)
-        axes = rope_axes(self.head)
-        rotary = (
-            phases(angles(places, axes, THETA), x.device),
-            phases(angles(line[:, None].expand(-1, 3), axes, THETA), x.device),
-        )
+        shown, places = shown_tokens(x[:, :, 0], extra)
+        rotary = self.rotary(places, x, tokens.shape[1])
         hidden = module.img_in(shown)
         text = module.txt_in(module.txt_norm(tokens))
         embed = module.time_text_embed
         time = embed.timestep_embedder(embed.time_proj(timesteps).to(x.dtype))
+        added, _ = added_of(additions)
         for number, block in enumerate(module.transformer_blocks):
-            run = partial(_run, block, time, rotary)
+            run = partial(run_block, block, time, rotary)
             hidden, text = passed(additions, "double", number, run, (hidden, text))
+            hidden = controlled(hidden, added, number, self.depth)
         hidden = hidden[:, : patches(height) * patches(width)]
         out: Tensor = module.proj_out(module.norm_out(hidden, time))
         return from_tokens(out, height, width)[:, :, None]
+
+    def rotary(self, places: Tensor, x: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """How far the picture's tokens at these places are turned, and those of a text of this length."""
+        first = max(patches(x.shape[-2]) // 2, patches(x.shape[-1]) // 2)
+        line = torch.arange(first, first + length, dtype=torch.float64)
+        axes = rope_axes(self.head)
+        return (
+            phases(angles(places, axes, THETA), x.device),
+            phases(angles(line[:, None].expand(-1, 3), axes, THETA), x.device),
+        )
 
     def activations(self, area: int) -> int:
         """As Flux's blocks, for the picture and 512 of text."""
@@ -125,7 +131,7 @@ class QwenImage:
         return lora_names(site, None)
 
 
-def _run(
+def run_block(
     block: nn.Module, time: Tensor, rotary: tuple[Tensor, Tensor], hidden: Tensor, text: Tensor
 ) -> tuple[Tensor, ...]:
     text, hidden = block(
@@ -140,13 +146,17 @@ def _run(
 
 def detect(header: Header) -> QwenImage | None:
     """Qwen-Image: blocks with a modulation for each stream, whose text is normalised first."""
+    return detect_blocks(header) if "proj_out.weight" in header else None
+
+
+def detect_blocks(header: Header) -> QwenImage | None:
+    """The same without its way out: what a ControlNet has too."""
     needed = (
         "txt_norm.weight",
         "txt_in.weight",
         "img_in.weight",
         "transformer_blocks.0.img_mod.1.weight",
         "transformer_blocks.0.attn.norm_q.weight",
-        "proj_out.weight",
     )
     if any(name not in header for name in needed):
         return None
@@ -156,7 +166,7 @@ def detect(header: Header) -> QwenImage | None:
     return QwenImage(width, depth, head, shown // PATCH**2, header.shape("txt_in.weight")[1])
 
 
-def _shown(x: Tensor, extra: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def shown_tokens(x: Tensor, extra: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """All tokens of pictures [R, S, 64], and their places [S, 3], counted from each picture's middle."""
     size = (x.shape[-2], x.shape[-1])
     method, pictures = reference_pictures(extra)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from backend.errors import UnsupportedOption
 from backend.models.additions import NO_ADDITIONS, Additions
 from backend.models.conditioning import NO_INPUTS, Given, Inputs
-from backend.models.families.blocks import passed
+from backend.models.families.blocks import added_of, controlled, passed
 from backend.models.families.renaming import Fused, Renaming, Swapped, Target, lora_names
 from backend.models.families.sequence import PATCH, from_tokens, padded, patches
 from backend.models.header import Header
@@ -156,31 +156,38 @@ class Sd3:
         assert isinstance(module, SD3Transformer2DModel)
         height, width = x.shape[-2:]
         hidden = module.pos_embed.proj(padded(x)).flatten(2).transpose(1, 2)
-        hidden = (hidden + self._positions(module, height, width)).contiguous()
-        embed = module.time_text_embed
-        pooled = extra["pooled"] if "pooled" in extra else x.new_zeros(len(x), self.pooled)
-        time = embed.timestep_embedder(embed.time_proj(timesteps).to(x.dtype))
-        time = time + embed.text_embedder(pooled)
+        hidden = (hidden + self.positions(module.pos_embed.pos_embed, height, width)).contiguous()
+        time = self.time(module.time_text_embed, timesteps, extra, x)
         text = module.context_embedder(tokens)
-        last = len(module.transformer_blocks) - 1
+        last, (added, _) = len(module.transformer_blocks) - 1, added_of(additions)
         for number, block in enumerate(module.transformer_blocks):
             if number == last:  # it has no text to hand on, and is never left out
                 _, hidden = block(hidden_states=hidden, encoder_hidden_states=text, temb=time)
             else:
-                run = partial(_run, block, time)
+                run = partial(run_block, block, time)
                 hidden, text = passed(additions, "double", number, run, (hidden, text))
+            hidden = controlled(hidden, added, number, self.depth)
         out: Tensor = module.proj_out(module.norm_out(hidden, time))
         return from_tokens(out, height, width, channels_last=True)
 
-    def _positions(self, module: SD3Transformer2DModel, height: int, width: int) -> Tensor:
-        """The middle of the known square: [1, S, width]."""
+    def time(self, embed: nn.Module, timesteps: Tensor, extra: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """What the blocks are told beside text and picture: [R, width]. embed: the network's own
+        embeddings.
+        """
+        pooled = extra["pooled"] if "pooled" in extra else x.new_zeros(len(x), self.pooled)
+        time = embed.timestep_embedder(embed.time_proj(timesteps).to(x.dtype))  # type: ignore[operator]
+        told: Tensor = time + embed.text_embedder(pooled)  # type: ignore[operator]
+        return told
+
+    def positions(self, known: Tensor, height: int, width: int) -> Tensor:
+        """The middle of the square of known positions, for a latent of this size: [1, S, width]."""
         rows, columns = patches(height), patches(width)
         if max(rows, columns) > self.side:
             most = self.side * PATCH * LATENT.downscale
             size = f"{width * LATENT.downscale} x {height * LATENT.downscale} pixels"
             raise UnsupportedOption("latent_image", size, f"This model makes at most {most} pixels a side.")
         top, left = (self.side - rows) // 2, (self.side - columns) // 2
-        square = module.pos_embed.pos_embed.reshape(1, self.side, self.side, -1)
+        square = known.reshape(1, self.side, self.side, -1)
         part: Tensor = square[:, top : top + rows, left : left + columns].flatten(1, 2)
         return part
 
@@ -192,7 +199,7 @@ class Sd3:
         return lora_names(site, self._names().origin(site))
 
 
-def _run(block: nn.Module, time: Tensor, hidden: Tensor, text: Tensor) -> tuple[Tensor, ...]:
+def run_block(block: nn.Module, time: Tensor, hidden: Tensor, text: Tensor) -> tuple[Tensor, ...]:
     text, hidden = block(hidden_states=hidden, encoder_hidden_states=text, temb=time)
     return hidden, text
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
+from diffusers.models.transformers.transformer_z_image import FeedForward, ZImageTransformer2DModel
 from torch import Tensor, nn
 
 from backend.models.additions import NO_ADDITIONS, Additions
@@ -46,7 +46,9 @@ UNUSED = ("norm_final.weight",)  # some files have it, no layer does
 
 @dataclass(frozen=True, slots=True)
 class ZImage:
-    """depth: number of blocks, refiners: of those before picture and text meet; head: channels of one."""
+    """depth: number of blocks, refiners: of those before picture and text meet; head: channels of one; hidden:
+    width of the feed-forward layers.
+    """
 
     width: int
     depth: int
@@ -54,6 +56,7 @@ class ZImage:
     head: int
     in_channels: int
     context: int
+    hidden: int
 
     @property
     def latent(self) -> LatentFormat:
@@ -69,7 +72,7 @@ class ZImage:
 
     def build(self) -> ZImageTransformer2DModel:
         with torch.device("meta"):
-            return ZImageTransformer2DModel(
+            network = ZImageTransformer2DModel(
                 in_channels=self.in_channels,
                 dim=self.width,
                 n_layers=self.depth,
@@ -79,6 +82,10 @@ class ZImage:
                 cap_feat_dim=self.context,
                 axes_dims=list(rope_axes(self.head)),
             )
+            for blocks in (network.layers, network.noise_refiner, network.context_refiner):
+                for block in blocks:
+                    block.feed_forward = FeedForward(self.width, self.hidden)
+        return network
 
     def convert(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
         if name not in UNUSED:
@@ -146,6 +153,7 @@ def detect(header: Header) -> ZImage | None:
         "layers.0.adaLN_modulation.0.weight",
         "layers.0.attention.q_norm.weight",
         "layers.0.attention.qkv.weight",
+        "layers.0.feed_forward.w1.weight",
     )
     if any(name not in header for name in needed):
         return None
@@ -153,7 +161,8 @@ def detect(header: Header) -> ZImage | None:
     (head,) = header.shape("layers.0.attention.q_norm.weight")
     context = header.shape("cap_embedder.1.weight")[1]
     refiners = header.count("noise_refiner.{}.")
-    return ZImage(width, header.count("layers.{}."), refiners, head, shown // PATCH**2, context)
+    hidden = header.shape("layers.0.feed_forward.w1.weight")[0]
+    return ZImage(width, header.count("layers.{}."), refiners, head, shown // PATCH**2, context, hidden)
 
 
 def rope_axes(head: int) -> tuple[int, int, int]:

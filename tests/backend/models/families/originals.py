@@ -18,7 +18,7 @@ FILL = flux.Flux(64, 1, 1, 32, 96, 24, 20, guided=True)
 SD3 = sd3.Sd3(128, 3, 12, 24, 20, 16)
 SD35 = sd3.Sd3(128, 3, 12, 24, 20, 16, dual=(0, 1), normed=True)
 QWEN = qwen_image.QwenImage(64, 2, 32, 16, 24)
-Z_IMAGE = z_image.ZImage(96, 2, 1, 32, 16, 24)
+Z_IMAGE = z_image.ZImage(96, 2, 1, 32, 16, 24, 200)
 WAN = wan.Wan(128, 2, 96, 64, 16, 24)
 ALL: dict[str, Layout] = {
     "flux": FLUX,

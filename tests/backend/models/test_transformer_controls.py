@@ -1,0 +1,193 @@
+"""ControlNets of transformers: what they make, and what it does to a pass, is what diffusers' own networks
+give.
+"""
+
+import diffusers
+import pytest
+import torch
+from torch import Tensor, nn
+
+from backend.models.additions import Additions, Residuals
+from backend.models.control_layout import ControlInputs, ControlLayout
+from backend.models.controlnet import CONTROLS
+from backend.models.controls.flux_control import FluxControl
+from backend.models.controls.qwen_control import QwenControl
+from backend.models.controls.sd3_control import Sd3Control
+from backend.models.families import flux, qwen_image, sd3
+from backend.models.header import Header, TensorInfo
+from tests.backend.models.conftest import relative
+from tests.backend.models.families.originals import FLUX, QWEN, SD3
+from tests.backend.models.families.test_transformers import (
+    TOKENS,
+    flux_ids,
+    network,
+    random,
+    tokens_of,
+    whole,
+)
+
+ROWS, HEIGHT, WIDTH = 2, 12, 16
+FLUX_UNION = FluxControl(flux.Flux(64, 1, 2, 32, 16, 24, 20, guided=True), 16, 3)
+FLUX_PLAIN = FluxControl(flux.Flux(64, 1, 0, 32, 16, 24, 20, guided=False), 16, 0)
+SD3_CONTROL = Sd3Control(sd3.Sd3(128, 2, 12, 24, 20, 16), 17)
+QWEN_CONTROL = QwenControl(qwen_image.QwenImage(64, 1, 32, 16, 24), 64)
+ALL: dict[str, ControlLayout] = {
+    "union": FLUX_UNION,
+    "flux": FLUX_PLAIN,
+    "sd3": SD3_CONTROL,
+    "qwen": QWEN_CONTROL,
+}
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randn(value.shape, generator=generator) * (0.1 if value.ndim > 1 else 0.3)
+        for name, value in module.state_dict().items()
+    }
+
+
+def filled(module: nn.Module) -> nn.Module:
+    module.load_state_dict(state_of(module), assign=True)
+    return module.eval()
+
+
+def inputs(*shape: int, channels: int = 16, kind: int | None = None) -> ControlInputs:
+    return ControlInputs(
+        random(ROWS, 16, *shape),
+        random(ROWS, channels, *shape, seed=9),
+        torch.tensor([0.3, 0.8]),
+        random(ROWS, TOKENS, 24, seed=2),
+        {"pooled": random(ROWS, 20, seed=3), "guidance": torch.tensor([3.5, 1.0])},
+        kind,
+    )
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_layout_is_read_back_from_its_own_file_which_is_of_no_other_kind(kind: str):
+    shapes = {name: tuple(value.shape) for name, value in ALL[kind].build().state_dict().items()}
+    header = Header("a", {name: TensorInfo("F32", shape) for name, shape in shapes.items()})
+    found = [layout for detect in CONTROLS if (layout := detect(header)) is not None]
+    assert found == [ALL[kind]]
+
+
+@pytest.mark.parametrize("kind", [None, 2])
+def test_flux(kind: int | None):
+    layout = FLUX_PLAIN if kind is None else FLUX_UNION
+    module, given = filled(layout.build()), inputs(HEIGHT, WIDTH, kind=kind)
+    guided = layout.network.guided
+    with torch.no_grad():
+        made = layout.call(module, given)
+        doubles, singles = module(
+            tokens_of(given.x),
+            tokens_of(given.hint),
+            None if kind is None else torch.full((ROWS, 1), kind),
+            1.0,
+            given.tokens,
+            given.extra["pooled"],
+            given.timesteps,
+            flux_ids(HEIGHT, WIDTH),
+            torch.zeros(TOKENS, 3),
+            given.extra["guidance"] if guided else None,
+            return_dict=False,
+        )
+    for ours, theirs in zip((*made.blocks, *made.singles), (*doubles, *(singles or ())), strict=True):
+        assert ours is not None
+        assert relative(ours, theirs) < 1e-5
+
+
+def test_sd3_with_a_mask_behind_its_hint():
+    module, given = filled(SD3_CONTROL.build()), inputs(HEIGHT, WIDTH, channels=17)
+    with torch.no_grad():
+        made = SD3_CONTROL.call(module, given)
+        (theirs,) = module(
+            given.x,
+            given.hint,
+            1.0,
+            given.tokens,
+            given.extra["pooled"],
+            given.timesteps,
+            return_dict=False,
+        )
+    for ours, wanted in zip(made.blocks, theirs, strict=True):
+        assert ours is not None
+        assert relative(ours, wanted) < 1e-5
+
+
+def test_qwen_image():
+    module, given = filled(QWEN_CONTROL.build()), inputs(1, HEIGHT, WIDTH)
+    theirs = diffusers.QwenImageControlNetModel.from_config(dict(module.config))
+    theirs.load_state_dict(state_of(module))
+    with torch.no_grad():
+        made = QWEN_CONTROL.call(module, given)
+        wanted = theirs.eval()(
+            tokens_of(given.x[:, :, 0]),
+            tokens_of(given.hint[:, :, 0]),
+            1.0,
+            given.tokens,
+            None,
+            given.timesteps,
+            [[(1, HEIGHT // 2, WIDTH // 2)]] * ROWS,
+            return_dict=False,
+        )
+    for ours, other in zip(made.blocks, wanted, strict=True):
+        assert ours is not None
+        assert relative(ours, other) < 1e-5
+
+
+def test_fluxs_pass_takes_what_is_added_behind_its_blocks():
+    module, x, text = network(FLUX), random(ROWS, 16, HEIGHT, WIDTH), random(ROWS, TOKENS, 24, seed=2)
+    extra = {"pooled": random(ROWS, 20, seed=3), "guidance": torch.tensor([3.5, 1.0])}
+    time = torch.tensor([0.3, 0.8])
+    count = HEIGHT * WIDTH // 4
+    double, singles = random(ROWS, count, 64, seed=5), [random(ROWS, count, 64, seed=6 + n) for n in range(2)]
+    with torch.no_grad():
+        ours = FLUX.call(
+            module, x, time, text, extra, Additions(Residuals(blocks=(double,), singles=tuple(singles)))
+        )
+        theirs = module(
+            tokens_of(x),
+            text,
+            extra["pooled"],
+            time,
+            flux_ids(HEIGHT, WIDTH),
+            torch.zeros(TOKENS, 3),
+            extra["guidance"],
+            controlnet_block_samples=[double],
+            controlnet_single_block_samples=singles,
+            return_dict=False,
+        )[0]
+    assert relative(tokens_of(ours), theirs) < 1e-5
+
+
+def test_qwens_pass_takes_what_is_added_behind_its_blocks():
+    module, x, text = network(QWEN), random(ROWS, 16, 1, HEIGHT, WIDTH), random(ROWS, TOKENS, 24, seed=2)
+    time, added = (
+        torch.tensor([0.3, 0.8]),
+        [random(ROWS, HEIGHT * WIDTH // 4, 64, seed=5 + n) for n in range(2)],
+    )
+    with torch.no_grad():
+        ours = QWEN.call(module, x, time, text, {}, Additions(Residuals(blocks=tuple(added))))
+        theirs = whole(QWEN)(
+            tokens_of(x[:, :, 0]),
+            text,
+            None,
+            time,
+            [[(1, HEIGHT // 2, WIDTH // 2)]] * ROWS,
+            controlnet_block_samples=added,
+            return_dict=False,
+        )[0]
+    assert relative(tokens_of(ours[:, :, 0]), theirs) < 1e-5
+
+
+def test_sd3s_pass_takes_one_block_for_several_of_its_own():
+    """ComfyUI adds behind the last block too, where diffusers does not."""
+    module, x, text = network(SD3), random(ROWS, 16, HEIGHT, WIDTH), random(ROWS, TOKENS, 24, seed=2)
+    time, pooled = torch.tensor([300.0, 800.0]), {"pooled": random(ROWS, 20, seed=3)}
+    value = random(ROWS, HEIGHT * WIDTH // 4, 128, seed=5)
+    with torch.no_grad():
+        shared = SD3.call(module, x, time, text, pooled, Additions(Residuals(blocks=(value,))))
+        each = SD3.call(module, x, time, text, pooled, Additions(Residuals(blocks=(value, value, value))))
+        plain = SD3.call(module, x, time, text, pooled)
+    assert relative(shared, each) < 1e-6
+    assert relative(shared, plain) > 1e-2
