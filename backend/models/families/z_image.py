@@ -46,8 +46,8 @@ UNUSED = ("norm_final.weight",)  # some files have it, no layer does
 
 @dataclass(frozen=True, slots=True)
 class ZImage:
-    """depth: number of blocks, refiners: of those before picture and text meet; head: channels of one; hidden:
-    width of the feed-forward layers.
+    """depth: number of blocks, refiners: of those before picture and text meet; head: channels of one;
+    hidden: width of the feed-forward layers.
     """
 
     width: int
