@@ -18,6 +18,7 @@ from backend.storage import Storage
 from backend.types import Cond
 from comfy_compat.engine import computed
 from comfy_compat.patcher import ModelPatcher
+from nodes.conditioning import embeddings_in
 
 # ComfyUI's names of encoders against ours
 KEYS = {"clip_l": "l", "clip_g": "g", "clip_h": "h"}
@@ -25,6 +26,23 @@ PARTS = {key: part for part, key in KEYS.items()}
 _PAD = {"clip_l": END, "clip_g": 0, "clip_h": 0}
 _WIDTHS = {"clip_l": 768, "clip_g": 1280, "clip_h": 1024}
 Tokens = dict[str, list[list[tuple[Any, ...]]]]
+
+
+class TextTokens(dict[str, Any]):
+    """The tokens of a whole text, which they know: while nobody changes them, the text is encoded.
+
+    So equal texts are encoded once for everybody, and encoders whose tokens nobody looks at need none here.
+    """
+
+    def __init__(self, text: str, tokens: Mapping[str, Any]) -> None:
+        super().__init__(tokens)
+        self.text = text
+        self._made = _ids(self)
+
+    @property
+    def whole(self) -> bool:
+        """They are as they were made, one for each encoder."""
+        return self._made == _ids(self)
 
 
 class CLIP:
@@ -104,14 +122,12 @@ class CLIP:
 
     def tokenize(self, text: str, return_word_ids: bool = False, **kwargs: Any) -> Tokens:
         """Chunks of (id or embedding's vector, weight[, word]) by ComfyUI's name of the encoder."""
-        return {KEYS.get(part, part): self._tokenized(part, text, return_word_ids) for part in self.parts}
+        made = {KEYS.get(part, part): self._tokenized(part, text, return_word_ids) for part in self.parts}
+        return TextTokens(text, made)
 
     def _tokenized(self, part: str, text: str, words: bool) -> list[list[tuple[Any, ...]]]:
-        if part not in KEYS:
-            remedy = (
-                "Encode whole texts with it: CLIPTextEncode, or clip.encode_from_tokens of its own tokens."
-            )
-            raise UnsupportedOption("tokenize", part, remedy)
+        if part not in KEYS:  # its tokens are nothing that packs take apart
+            return [[(text, 1.0, 0) if words else (text, 1.0)]]
         storage = self._storage
 
         def vectors(name: str) -> Tensor | None:
@@ -126,7 +142,7 @@ class CLIP:
     # -- encoding ----------------------------------------------------------------------------------
 
     def encode(self, text: str) -> Tensor:
-        return self._one(EncodeText(self.reference, text)).tokens
+        return self._one(self._of_text(text)).tokens
 
     def encode_from_tokens(self, tokens: Any, return_pooled: Any = False, return_dict: bool = False) -> Any:
         """The tokens' encoding [1, T, C]; with the pooled one, or as a dict of `cond` and `pooled_output`."""
@@ -148,10 +164,16 @@ class CLIP:
         return [[made.tokens, options]]
 
     def _op(self, tokens: Any) -> EncodeText:
+        if isinstance(tokens, TextTokens) and tokens.whole:
+            return self._of_text(tokens.text)
         if not isinstance(tokens, Mapping):
             tokens = {KEYS.get(self.parts[0], self.parts[0]): tokens}
         texts = {PARTS.get(key, key): plain(chunks) for key, chunks in tokens.items()}
         return EncodeText(self.reference, "", tokens=texts)
+
+    def _of_text(self, text: str) -> EncodeText:
+        storage = self._storage
+        return EncodeText(self.reference, text, () if storage is None else embeddings_in(text, storage))
 
     def _one(self, op: Op[Any]) -> Cond:
         conditions = computed(op)
@@ -316,8 +338,20 @@ def stage_model(clip: CLIP) -> StageModel:
 
 
 def plain(chunks: Sequence[Sequence[Sequence[Any]]]) -> Chunks:
-    """Chunks of pairs, without the words' numbers."""
+    """Chunks of pairs, without the words' numbers. Raises: UnsupportedOption for tokens of no CLIP model."""
+    for chunk in chunks:
+        for token in chunk:
+            if not isinstance(token[0], int | Tensor):
+                remedy = (
+                    "Encode the tokens as tokenize() gave them: those of other encoders than CLIP are whole."
+                )
+                raise UnsupportedOption("tokens", type(token[0]).__name__, remedy)
     return tuple(tuple((token[0], float(token[1])) for token in chunk) for chunk in chunks)
+
+
+def _ids(tokens: Mapping[str, Any]) -> dict[str, list[list[int]]]:
+    """Which objects the tokens are."""
+    return {key: [[id(token) for token in chunk] for chunk in chunks] for key, chunks in tokens.items()}
 
 
 def _token(token: Token, words: bool) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 import inspect
 import logging
 import os
+import tomllib
 import traceback
 from collections.abc import Iterable
 from dataclasses import replace
@@ -51,13 +52,22 @@ async def _load_one(path: Path, bridge: Bridge) -> Pack:
 
 
 def _web(module: ModuleType, path: Path) -> dict[str, Path]:
-    """The folder of a pack's scripts, by the name it is served under."""
+    """The folders of a pack's scripts, by the names they are served under."""
     home = path.parent if path.is_file() else path
-    folder = getattr(module, "WEB_DIRECTORY", None)
-    if folder is None:
+    told = {pack_name(path): getattr(module, "WEB_DIRECTORY", None), **_web_of_project(path)}
+    places = {name: Path(os.path.abspath(home / str(folder))) for name, folder in told.items() if folder}
+    return {name: place for name, place in places.items() if place.is_dir()}
+
+
+def _web_of_project(path: Path) -> dict[str, str]:
+    """What a pack's pyproject.toml says: `web` of [tool.comfy], under the project's name."""
+    try:
+        told = tomllib.loads((path / "pyproject.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
-    place = Path(os.path.abspath(home / str(folder)))
-    return {pack_name(path): place} if place.is_dir() else {}
+    comfy, project = told.get("tool", {}).get("comfy", {}), told.get("project", {})
+    folder, name = comfy.get("web"), project.get("name")
+    return {str(name): str(folder)} if folder and name else {}
 
 
 async def _register(module: ModuleType, path: Path, bridge: Bridge, names: list[str]) -> str | None:
@@ -76,6 +86,11 @@ async def _register(module: ModuleType, path: Path, bridge: Bridge, names: list[
             _add(str(name), cls, where, titles.get(name), bridge, names)
         except Exception as error:  # around a custom node
             log.warning("node class %s of %s is left out: %s", name, path, error, exc_info=True)
+            problems.append(f"{name}: {type(error).__name__}: {error}")
+    for name, cls in [item for item in bridge.classes.items() if bridge.registry.find(item[0]) is None]:
+        try:  # packs also put classes into ComfyUI's own mapping
+            _add(str(name), cls, where, bridge.display_names.get(name), bridge, names)
+        except Exception as error:  # around a custom node
             problems.append(f"{name}: {type(error).__name__}: {error}")
     return "; ".join(problems) or None
 

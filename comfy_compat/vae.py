@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from backend.errors import UnsupportedOption
+from backend.models.vae import describe_vae
 from backend.ops import DecodeLatent, EncodePixels, Tiles
 from backend.references import Vae
 from backend.types import Latent
@@ -31,9 +32,7 @@ class VAE:
             remedy = "Load it by its file: VAELoader, or comfy.sd.VAE(sd=comfy.utils.load_torch_file(path))."
             raise UnsupportedOption("comfy.sd.VAE", f"{len(sd)} tensors of no file", remedy)
         self.reference = reference
-        self.latent_channels, self.latent_dim, self.output_channels = 4, 2, 3
-        self.downscale_ratio: Any = _PIXELS
-        self.upscale_ratio: Any = _PIXELS
+        self.output_channels = 3
         self.downscale_index_formula: Any = None
         self.upscale_index_formula: Any = None
         self.extra_1d_channel = None
@@ -44,6 +43,22 @@ class VAE:
         self.working_dtypes = [torch.bfloat16, torch.float32]
         self.patcher = ModelPatcher(None)
         self.first_stage_model = FirstStage(self)
+
+    def __getattr__(self, name: str) -> Any:
+        """What the model's file says, looked up when somebody asks."""
+        if name not in ("latent_channels", "latent_dim", "downscale_ratio", "upscale_ratio"):
+            raise AttributeError(f"a VAE has no attribute {name!r}")
+        facts: dict[str, Any] = {"latent_channels": 4, "latent_dim": 2, "downscale_ratio": _PIXELS}
+        if self.reference is not None:
+            layout = describe_vae(self.reference.weights)
+            facts = {
+                "latent_channels": layout.channels,
+                "latent_dim": layout.dimensions,
+                "downscale_ratio": layout.downscale,
+            }
+        facts["upscale_ratio"] = facts["downscale_ratio"]
+        vars(self).update(facts)
+        return facts[name]
 
     @classmethod
     def of(cls, reference: Vae) -> "VAE":
@@ -69,7 +84,8 @@ class VAE:
     ) -> Tensor:
         """As `decode`, in tiles; sizes in latent pixels."""
         side, margin = tile_x or 64, 16 if overlap is None else overlap
-        return self._decoded(samples, Tiles(side * _PIXELS, margin * _PIXELS))
+        scale = int(self.downscale_ratio)
+        return self._decoded(samples, Tiles(side * scale, margin * scale))
 
     def encode(self, pixel_samples: Tensor) -> Tensor:
         """Pictures [B, H, W, C] -> a latent [B, C, h, w]."""
@@ -110,7 +126,8 @@ class VAE:
 
     def vae_encode_crop_pixels(self, pixels: Tensor) -> Tensor:
         """The middle of pictures, in sizes that the latent's pixels divide."""
-        height, width = (size // _PIXELS * _PIXELS for size in pixels.shape[1:3])
+        step = int(self.downscale_ratio)
+        height, width = (size // step * step for size in pixels.shape[1:3])
         top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
         return pixels[:, top : top + height, left : left + width]
 
@@ -127,16 +144,16 @@ class VAE:
         return float(1767 * shape[-2] * shape[-1] * _bytes(dtype))
 
     def spacial_compression_decode(self) -> int:
-        return _PIXELS
+        return int(self.downscale_ratio)
 
     def spacial_compression_encode(self) -> int:
-        return _PIXELS
+        return int(self.downscale_ratio)
 
     def temporal_compression_decode(self) -> int | None:
         return None
 
     def is_latent_video(self) -> bool:
-        return self.latent_dim == 3
+        return bool(self.latent_dim == 3)
 
     def get_sd(self) -> dict[str, Any]:
         raise UnsupportedOption("vae.get_sd", "", "The weights are in the workers; read the model's file.")

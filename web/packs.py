@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from aiohttp import web
 
@@ -43,11 +44,21 @@ def _client(sid: str | None) -> ClientId | None:
     return None if sid is None else ClientId(sid)
 
 
+def _queue(engine: Engine) -> tuple[list[object], list[object]]:
+    """Running and pending jobs as packs know them: (number, id, prompt, extra data, outputs)."""
+    running, pending = engine.queue()
+    return tuple(  # type: ignore[return-value]  # two lists
+        [(r.number, r.id, r.prompt, dict(r.extra), list(r.targets)) for r in records]
+        for records in (running, pending)
+    )
+
+
 async def load_packs(assembly: Assembly, app: web.Application | None = None) -> list[Pack]:
     """Load every pack of the custom_nodes folders. app: the server that they may extend, before it starts."""
     bridge = Bridge(assembly.registry, assembly.storage, assembly.settings, services=assembly.services)
     if app is not None:
         bridge.messenger = SocketMessenger(app[SERVICES].sockets, assembly.engine, asyncio.get_running_loop())
+    bridge.queue = partial(_queue, assembly.engine)
     paths = list(find(assembly.storage.folders("custom_nodes"), assembly.settings))
     if not paths:
         return []

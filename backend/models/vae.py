@@ -84,6 +84,11 @@ class VaeModel:
         return value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
 
 
+def describe_vae(weights: Weights) -> VaeLayout:
+    """What kind of autoencoder a file holds, from its header. Raises: UnknownFamily, BadFile."""
+    return _opened(weights.files[0])[1]
+
+
 def load_vae(
     weights: Weights, device: torch.device, dtype: torch.dtype, copies: HostCopies | None = None
 ) -> VaeModel:

@@ -16,7 +16,7 @@ from node_helpers import conditioning_set_values  # noqa: F401
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from comfy_compat.builtin_classes import by_node_id, classes_of
+from comfy_compat.builtin_classes import by_node_id, classes_of, known_classes
 
 MAX_RESOLUTION = 16384
 EXTENSION_WEB_DIRS = bridge.web
@@ -154,7 +154,10 @@ for _name, (_attribute, _listed) in _METHODS.items():
     if _name in globals():
         setattr(globals()[_name], _attribute, _listed)
         globals()[_name].crop_methods = ["disabled", "center"]
-if "LoadImage" in globals():
-    NODE_CLASS_MAPPINGS["LoadImage"].VALIDATE_INPUTS = classmethod(
+for _name, (_node, *_) in known_classes()["nodes"].items():
+    if _node in NODE_CLASS_MAPPINGS and _name in globals():
+        NODE_CLASS_MAPPINGS[_node] = globals()[_name]
+if "LoadImage" in NODE_CLASS_MAPPINGS:
+    LoadImage.VALIDATE_INPUTS = classmethod(
         lambda cls, image: folder_paths.exists_annotated_filepath(image) or f"Invalid image file: {image}"
     )

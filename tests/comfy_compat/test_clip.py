@@ -2,6 +2,7 @@
 
 import pytest
 
+from backend.errors import UnsupportedOption
 from backend.references import Clip, Weights
 from comfy_compat.clip import CLIP, SDXLClipModel, plain
 
@@ -38,6 +39,21 @@ def test_kinds_can_be_asked_for_and_layers_set(comfy):
     other = clip.clone()
     other.clip_layer(-2)
     assert (clip.reference.stop_at, other.reference.stop_at) == (None, -2)
+
+
+def test_untouched_tokens_are_encoded_as_the_text_they_come_from(sd15):
+    tokens = sd15.tokenize("a cat")
+    assert (sd15._op(tokens).text, sd15._op(tokens).tokens) == ("a cat", {})
+    tokens["l"][0][1] = (320, 0.5)
+    assert (sd15._op(tokens).text, sd15._op(tokens).tokens["clip_l"][0][1]) == ("", (320, 0.5))
+
+
+def test_encoders_without_clips_tokens_encode_whole_texts(comfy):
+    clip = CLIP.of(Clip((Weights("text_encoder", "t5", (), "t5xxl"),), "flux"), comfy.storage)
+    tokens = clip.tokenize("a cat")
+    assert clip._op(tokens).text == "a cat"
+    with pytest.raises(UnsupportedOption, match="as tokenize"):
+        clip._op({"t5xxl": [[("a cat", 0.5)]]})
 
 
 def test_words_numbers_are_no_part_of_what_is_encoded():

@@ -122,6 +122,20 @@ async def test_prestartup_scripts_run_before_any_pack_is_imported(bridge, tmp_pa
     assert sys.modules.pop("trace_of_packs") == ["b first", "a", "b", "c"]
 
 
+async def test_classes_that_a_pack_puts_into_comfyuis_mapping_are_nodes_too(bridge, tmp_path):
+    a_pack(tmp_path, "other", ECHO + "import nodes\nnodes.NODE_CLASS_MAPPINGS['Mine'] = Echo\n")
+    [pack] = await load(packs_of(bridge), bridge)
+    assert pack.nodes == ("Echo", "Mine")
+
+
+async def test_a_project_file_names_scripts_too(bridge, tmp_path):
+    pack = a_pack(tmp_path, "scripts", ECHO)
+    (pack / "web").mkdir()
+    (pack / "pyproject.toml").write_text('[project]\nname = "proj"\n[tool.comfy]\nweb = "web"\n')
+    [loaded] = await load(packs_of(bridge), bridge)
+    assert loaded.web == {"proj": pack / "web"}
+
+
 async def test_the_scripts_folder_of_a_pack_is_told(bridge, tmp_path):
     pack = a_pack(tmp_path, "scripts", ECHO + "WEB_DIRECTORY = './js'\n")
     (pack / "js").mkdir()

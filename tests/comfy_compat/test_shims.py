@@ -87,6 +87,7 @@ def test_built_in_nodes_are_classic_classes():
     assert nodes.EmptyLatentImage().generate(64, 32)[0]["samples"].shape == (1, 4, 4, 8)
     assert nodes.VAEDecode.INPUT_TYPES()["required"]["vae"][0] == "VAE"
     assert nodes.KSampler.FUNCTION == "sample"
+    assert nodes.NODE_CLASS_MAPPINGS["KSampler"] is nodes.KSampler
 
 
 @pytest.mark.usefixtures("comfy")
