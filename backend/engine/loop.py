@@ -343,7 +343,7 @@ class Engine:
         for node in lowered:
             pending = {key for key in node.ops if key in want or key in job.lowering.composing}
             self._sort(job, node, pending, first)
-        self._board.want(job.key, job.claim, want)
+        self._board.want(job.key, job.claim, job.lowering.ordered(want))
         for composed in job.lowering.composed:
             self._keep_composed(job, composed)
         return bool(job.lowering.composed)

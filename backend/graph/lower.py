@@ -170,6 +170,10 @@ class Lowering:
         wanted = own | self.waiting | self._early
         return wanted - self.composing if self.composing else wanted
 
+    def ordered(self, keys: Mapping[OpKey, Op[object]]) -> dict[OpKey, Op[object]]:
+        """Ops in the order of lowering, in which inputs come first."""
+        return {key: op for key, op in self.ops.items() if key in keys} if len(keys) > 1 else dict(keys)
+
     def advance(self, known: Known, lengths: Lengths) -> list[LoweredNode]:
         """Lower all that can be. Returns: the nodes lowered by this call. Raises: NodeRaised."""
         self.waiting.clear()

@@ -21,6 +21,8 @@ def in_order(
 ) -> list[NodeId]:
     """All that `ends` depend on, themselves included, sources first; a circle is broken somewhere.
 
+    Of a node's sources the last comes first: the order in which ComfyUI runs what is ready at once.
+
     without: nodes that are left out, with what only they depend on.
     """
     order: dict[NodeId, None] = {}
@@ -33,7 +35,7 @@ def in_order(
         elif id not in entered and id not in without:
             entered.add(id)
             stack.append((id, True))
-            stack.extend((source, False) for source in reversed(sources(nodes[id])) if source not in entered)
+            stack.extend((source, False) for source in sources(nodes[id]) if source not in entered)
     return list(order)
 
 

@@ -23,6 +23,20 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         yield made
 
 
+# -- order -----------------------------------------------------------------------------------------
+
+
+async def test_of_what_is_ready_outputs_go_first_then_the_last_input_of_a_node(bench: Bench):
+    await bench.run({"1": n("Int", v=1), "3": n("Echo", a=["1", 0]), "4": n("Echo", a=3)})
+    assert [line for line in bench.told if line.startswith("executing")] == [
+        *("executing 4", "executing 1", "executing 3")
+    ]
+    await bench.run({"1": n("Int", v=5), "2": n("Int", v=6), "3": n("Echo", a=["1", 0], b=["2", 0])})
+    assert [line for line in bench.told if line.startswith("executing")] == [
+        *("executing 2", "executing 1", "executing 3")
+    ]
+
+
 # -- lists -----------------------------------------------------------------------------------------
 
 

@@ -44,7 +44,7 @@ def test_a_workflow_becomes_ops_whose_inputs_come_first():
     low = lowering(an_image_prompt())
     low.advance(nothing, unknown)
     assert low.complete
-    assert [type(op) for op in low.ops.values()] == [EncodeText, Call, Denoise, DecodeLatent, Call]
+    assert [type(op) for op in low.ops.values()] == [Call, EncodeText, Denoise, DecodeLatent, Call]
     seen: set[OpKey] = set()
     for key, op in low.ops.items():
         assert seen.issuperset(inputs_of(op))
