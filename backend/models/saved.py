@@ -6,7 +6,7 @@ import os
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -258,6 +258,8 @@ def _encoder(weights: Weights, loras: tuple[Adjustment, ...]) -> tuple[str, Entr
     for name in (_PROJECTION, "logit_scale"):  # what nothing computes with is no part of the component
         if place.prefix + name in file.header:
             entries.setdefault(name, _read(file, tensors, place.prefix + name))
+    if (scale := entries.get("logit_scale")) is not None:  # ComfyUI keeps it in float32 whatever the file has
+        entries["logit_scale"] = replace(scale, dtype=torch.float32)
     if place.part in _CLIPS and _PROJECTION not in entries:
         norm = entries["text_model.final_layer_norm.weight"]
         width = norm.shape[0]
