@@ -8,6 +8,7 @@ from backend.references import Clip
 from backend.storage import Storage
 from backend.types import Conditioning
 from nodes.conditioning import MAX_RESOLUTION, embeddings_in
+from nodes.text import one_of
 
 Prompt = Annotated[str, String(multiline=True, dynamic_prompts=True)]
 Side = Annotated[int, Int(0, MAX_RESOLUTION)]
@@ -60,3 +61,30 @@ def clip_text_encode_controlnet(
 ) -> Op[Conditioning]:
     """A text for the ControlNets of a conditioning, which otherwise read what the model reads."""
     return WithControlText(conditioning, EncodeText(clip, text, embeddings_in(text, storage)))
+
+
+# What Lumina-Image 2.0 was trained to be told before a prompt, by its authors' names.
+LUMINA_SYSTEM = {
+    "superior": "You are an assistant designed to generate superior images with the superior degree of "
+    "image-text alignment based on textual prompts or user prompts.",
+    "alignment": "You are an assistant designed to generate high-quality images with the highest degree of "
+    "image-text alignment based on textual prompts.",
+}
+
+
+@node(
+    "CLIPTextEncodeLumina2",
+    category="conditioning",
+    display_name="CLIP Text Encode for Lumina2",
+    module="comfy_extras.nodes_lumina2",
+)
+def clip_text_encode_lumina2(
+    *,
+    system_prompt: Annotated[str, one_of(*LUMINA_SYSTEM)],
+    user_prompt: Prompt,
+    clip: Clip,
+    storage: Storage,
+) -> Op[Conditioning]:
+    """A prompt behind one of the two system prompts of Lumina-Image 2.0."""
+    text = f"{LUMINA_SYSTEM[system_prompt]} <Prompt Start> {user_prompt}"
+    return EncodeText(clip, text, embeddings_in(text, storage))

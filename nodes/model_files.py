@@ -1,10 +1,10 @@
 """Models written to files, as ComfyUI writes them."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from backend.node import Boolean, Int, Result, String, node
-from backend.references import Clip, Model, Vae
+from backend.references import Clip, ClipVision, Model, Vae
 from backend.settings import Settings
 from backend.storage import Storage
 from nodes.image_files import ExtraInfo, Prompt, embedded_text
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 CATEGORY = "advanced/model_merging"
 MODULE = "comfy_extras.nodes_model_merging"
+Parts: TypeAlias = tuple[Model, Clip | None, Vae | None, ClipVision | None]
 
 
 def about(settings: Settings, prompt: object, extra: object) -> dict[str, str]:
@@ -34,9 +35,7 @@ def written(
         write(slots.folder / slots.file(0, ".safetensors"), entries, metadata)
 
 
-def checkpoint_written(
-    storage: Storage, prefix: str, parts: tuple[Model, Clip | None, Vae | None], told: Mapping[str, str]
-) -> None:
+def checkpoint_written(storage: Storage, prefix: str, parts: Parts, told: Mapping[str, str]) -> None:
     """A checkpoint, or a denoiser alone, with what its metadata say of the model."""
     from backend.models.saved import checkpoint_entries, checkpoint_facts, write
 
@@ -60,7 +59,30 @@ def checkpoint_save(
 ) -> Result:
     """Write model, text encoders and VAE into one file; LoRAs are baked in."""
     told = about(settings, prompt, extra_pnginfo)
-    checkpoint_written(storage, filename_prefix, (model, clip, vae), told)
+    checkpoint_written(storage, filename_prefix, (model, clip, vae, None), told)
+    return Result()
+
+
+@node(
+    "ImageOnlyCheckpointSave",
+    category=CATEGORY,
+    module="comfy_extras.nodes_video_model",
+    output_node=True,
+)
+def image_only_checkpoint_save(
+    *,
+    model: Model,
+    clip_vision: ClipVision,
+    vae: Vae,
+    filename_prefix: str = "checkpoints/ComfyUI",
+    prompt: Prompt = None,
+    extra_pnginfo: ExtraInfo = None,
+    storage: Storage,
+    settings: Settings,
+) -> Result:
+    """Write a model that is steered by pictures, with its image encoder and VAE, into one file."""
+    told = about(settings, prompt, extra_pnginfo)
+    checkpoint_written(storage, filename_prefix, (model, None, vae, clip_vision), told)
     return Result()
 
 
@@ -76,7 +98,7 @@ def model_save(
 ) -> Result:
     """Write a denoiser into a file of its own; LoRAs are baked in."""
     told = about(settings, prompt, extra_pnginfo)
-    checkpoint_written(storage, filename_prefix, (model, None, None), told)
+    checkpoint_written(storage, filename_prefix, (model, None, None, None), told)
     return Result()
 
 

@@ -16,12 +16,22 @@ import torch
 from torch import Tensor
 
 from backend.errors import BadFile
-from backend.models import denoiser, text
+from backend.models import denoiser, text, vision
 from backend.models.blend import open_weights
 from backend.models.parts import place_of
 from backend.models.text_places import text_places
 from backend.models.weights import Convert, ModelFile, open_file
-from backend.references import Adjustment, Blend, Clip, Model, Source, Vae, Weights, blended
+from backend.references import (
+    Adjustment,
+    Blend,
+    Clip,
+    ClipVision,
+    Model,
+    Source,
+    Vae,
+    Weights,
+    blended,
+)
 
 DENOISER = "model.diffusion_model."
 _CONTEXT = 77  # tokens of a CLIP text model
@@ -88,7 +98,9 @@ class Entry:
 Entries: TypeAlias = dict[str, Entry]
 
 
-def checkpoint_entries(model: Model, clip: Clip | None = None, vae: Vae | None = None) -> Entries:
+def checkpoint_entries(
+    model: Model, clip: Clip | None = None, vae: Vae | None = None, eyes: ClipVision | None = None
+) -> Entries:
     """Everything of a checkpoint by its names there; LoRAs are baked in. Raises: BadFile, UnknownFamily."""
     family, layout = denoiser.describe(model.weights)
     weights = _with_loras(model.weights, model.loras)
@@ -98,6 +110,8 @@ def checkpoint_entries(model: Model, clip: Clip | None = None, vae: Vae | None =
     if vae is not None:
         prefix = "first_stage_model." if family.name in _FIRST_STAGE else "vae."
         entries |= {prefix + name: entry for name, entry in _component(vae.weights).items()}
+    if eyes is not None:
+        entries |= _vision(eyes.weights)
     if layout.prediction.kind == "v":
         entries["v_pred"] = given(torch.tensor([]))
         if any(getattr(patch, "zsnr", False) for patch in model.patches):
@@ -199,9 +213,17 @@ def _component(weights: Weights) -> Entries:
 
 
 def _opened(weights: Weights) -> ModelFile:
-    if weights.kind == "vae":
+    if weights.kind not in ("denoiser", "text_encoder"):  # only these are merged and take LoRAs
         return open_file(weights.files[0])
     return open_weights(weights, denoiser.outline if weights.kind == "denoiser" else text.outline)
+
+
+def _vision(weights: Weights) -> Entries:
+    """An image encoder by transformers' names."""
+    entries, layout = _component(weights), vision.detect(_opened(weights).header)
+    if layout is not None and any(name.startswith("visual.") for name in entries):
+        return dict(_converted(entries, layout.convert))
+    return entries
 
 
 def _read(file: ModelFile, tensors: Mapping[str, Tensor], name: str) -> Entry:

@@ -28,3 +28,10 @@ def test_instruct_pix_to_pix_is_shown_the_picture_and_starts_from_nothing():
 def test_a_controlnet_may_read_a_text_of_its_own(tmp_path):
     op = run("CLIPTextEncodeControlnet", a_storage(tmp_path), clip=Clip(()), conditioning=(), text="a cat")
     assert op == WithControlText((), EncodeText(Clip(()), "a cat"))
+
+
+def test_lumina_is_told_what_it_is_before_the_prompt(tmp_path):
+    inputs = {"clip": Clip(()), "system_prompt": "alignment", "user_prompt": "a fox"}
+    op = run("CLIPTextEncodeLumina2", a_storage(tmp_path), **inputs)
+    assert op.text.startswith("You are an assistant designed to generate high-quality images")
+    assert op.text.endswith(" <Prompt Start> a fox")

@@ -1,9 +1,11 @@
 import json
 
 import pytest
+import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from backend.references import Clip, File, Model, Vae, Weights
+from backend.references import Clip, ClipVision, File, Model, Vae, Weights
 from backend.settings import Settings
 from scripts.demo import Size, write_checkpoint
 from tests.nodes.build import a_storage, run
@@ -63,3 +65,17 @@ def test_no_workflow_is_written_where_metadata_are_off(storage, parts):
     settings = Settings(base_directory=storage.base, disable_metadata=True)
     run("VAESave", storage, settings, vae=parts[2], **WORKFLOW)
     assert not metadata(storage.find("vae", "ComfyUI_vae_00001_.safetensors"))
+
+
+def test_an_image_encoder_is_saved_beside_its_model(storage, parts):
+    model, _, vae = parts
+    path = storage.models / "clip_vision" / "v.safetensors"
+    save_file({"vision_model.post_layernorm.weight": torch.ones(4)}, path)
+    stat = path.stat()
+    eyes = ClipVision(
+        Weights("clip_vision", "v", (File(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino),))
+    )
+    run("ImageOnlyCheckpointSave", storage, model=model, clip_vision=eyes, vae=vae)
+    saved = load_file(storage.find("checkpoints", "ComfyUI_00001_.safetensors"))
+    assert saved["vision_model.post_layernorm.weight"].tolist() == [1, 1, 1, 1]
+    assert not any(name.startswith("cond_stage_model.") for name in saved)
