@@ -143,7 +143,7 @@ def flux(channels: int = 16, guided: bool = True, t5_width: int = T5) -> Shapes:
 
 def z_image(width: int = 256, text: int = QWEN3) -> Shapes:
     """Z-Image's transformer: two heads of 128, two blocks of each kind."""
-    ff, adaln = 512, 256
+    ff, adaln = int(width / 3 * 8), 256
     shapes: Shapes = {
         "x_embedder.weight": (width, 64),
         "x_embedder.bias": (width,),
@@ -182,7 +182,7 @@ def sd35() -> Shapes:
     whole = narrowed(layout("sd3"), {4096: 2048})
     texts = under("text_encoders.clip_l.transformer.", shallow(layout("clip_l"), 2))
     texts |= under("text_encoders.clip_g.transformer.", shallow(layout("clip_g"), 2))
-    return whole | texts | under("text_encoders.t5xxl.transformer.", t5())
+    return whole | texts | under("text_encoders.t5xxl.transformer.", t5(4096))
 
 
 def flux_whole(guided: bool) -> Shapes:
