@@ -179,7 +179,7 @@ def z_image(width: int = 256, text: int = QWEN3) -> Shapes:
 
 def sd35() -> Shapes:
     """One file with everything: the transformer, its VAE and three text encoders."""
-    whole = narrowed(layout("sd3"), {4096: 2048})
+    whole = layout("sd3")  # tokens as wide as T5-XXL makes them
     texts = under("text_encoders.clip_l.transformer.", shallow(layout("clip_l"), 2))
     texts |= under("text_encoders.clip_g.transformer.", shallow(layout("clip_g"), 2))
     return whole | texts | under("text_encoders.t5xxl.transformer.", t5(4096))
