@@ -632,7 +632,7 @@ class Engine:
         for job in [self._jobs[key] for key in live.jobs]:
             if own is not None:
                 self._hold(job, own)
-            elif done.key in job.lowering.waiting or self._board.results.holds_prompts:
+            elif not job.lowering.complete or self._board.results.holds_prompts:
                 self._hold(job, done.key)
             for id in job.finish_op(done.key):
                 if own is not None:

@@ -14,6 +14,10 @@ from backend.worker.messages import Stored
 
 _ENTRY = 2048  # bytes that an entry costs beside its tensors
 _CLIENTS = 1024  # whose last prompts are remembered
+# Results that are made at more bytes a second than this are cheap (an inverted image, an empty latent): many
+# of them are not worth their memory. Some stay, for the next prompt's sake.
+_CHEAP_RATE = 0.5e9
+_CHEAP_BYTES = 128 << 20
 
 
 @dataclass(slots=True)
@@ -50,6 +54,8 @@ class Results:
         self._cache, self._shelf, self._free = cache or Cache(), shelf, free
         self._entries: OrderedDict[OpKey, Result] = OrderedDict()
         self._heap: list[tuple[float, OpKey]] = []
+        self._cheap: OrderedDict[OpKey, None] = OrderedDict()  # the last is the most recently used
+        self._cheap_used = 0
         self._last: OrderedDict[ClientId | None, frozenset[OpKey]] = OrderedDict()
         self._by_worth = self._cache.kind in ("bytes", "ram")
 
@@ -89,6 +95,9 @@ class Results:
         self._entries[key] = result
         result.nbytes = result.value.nbytes + _ENTRY
         self._used += result.nbytes
+        if result.nbytes > _ENTRY and result.seconds * _CHEAP_RATE < result.nbytes:
+            self._cheap[key] = None
+            self._cheap_used += result.nbytes
         self._renew(key, result)
 
     def pin(self, key: OpKey) -> None:
@@ -131,7 +140,17 @@ class Results:
                 missing = self._cache.headroom - self._free()
                 return self._drop_cheapest(self._used - missing) if missing > 0 else []
             case _:
-                return self._drop_cheapest(self._budget)
+                return self._drop_cheap() + self._drop_cheapest(self._budget)
+
+    def _drop_cheap(self) -> list[OpKey]:
+        """Of what is made anew in no time only the most recently used stays."""
+        gone: list[OpKey] = []
+        if self._cheap_used > _CHEAP_BYTES:
+            loose = [key for key in self._cheap if not self._entries[key].pins]
+            while self._cheap_used > _CHEAP_BYTES and len(gone) < len(loose):
+                gone.append(loose[len(gone)])
+                self._drop(gone[-1], shelve=False)
+        return gone
 
     def _drop_cheapest(self, budget: int) -> list[OpKey]:
         """Throw out unpinned entries, least worth first, until the budget holds."""
@@ -167,6 +186,8 @@ class Results:
     def _renew(self, key: OpKey, result: Result) -> None:
         if self._cache.kind == "lru":
             self._entries.move_to_end(key)
+        if key in self._cheap:
+            self._cheap.move_to_end(key)
         worth = self._age + (result.seconds + 1e-4) / result.nbytes
         if worth != result.worth:
             result.worth = worth
@@ -192,6 +213,9 @@ class Results:
     def _drop(self, key: OpKey, shelve: bool = True) -> None:
         result = self._entries.pop(key)
         self._used -= result.nbytes
+        if key in self._cheap:
+            del self._cheap[key]
+            self._cheap_used -= result.nbytes
         borrowed = isinstance(result.value, OnDisk)
         if self._shelf is not None and (borrowed or (shelve and self._by_worth)):
             self._shelf.put(key, result.value, result.lengths, result.seconds, result.ui)

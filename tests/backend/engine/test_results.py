@@ -146,3 +146,18 @@ def test_no_policy_throws_out_what_is_pinned(kind: Literal["none", "lru", "class
     assert results.shrink() == []
     results.unpin(OpKey("a"))
     assert results.shrink() == ["a"]
+
+
+def test_of_what_is_made_anew_in_no_time_only_the_latest_stays_however_large_the_budget():
+    results = Results(4 << 30)
+    results.put(OpKey("dear"), a_result(mib=12, seconds=1.0))
+    for i in range(40):
+        results.put(OpKey(f"cheap {i}"), a_result(mib=12, seconds=0.005))
+    results.pin(OpKey("cheap 0"))
+    gone = results.shrink()
+    assert results.nbytes < (12 + 128 + 1) << 20
+    assert OpKey("cheap 39") in results
+    assert OpKey("cheap 1") in gone
+    assert OpKey("cheap 0") in results  # someone is about to read it
+    assert OpKey("dear") in results
+    assert results.shrink() == []
