@@ -3,7 +3,7 @@
 A reference may hold `Lazy` values (results that do not exist yet); `ops.py` says what those are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Annotated, ClassVar, Literal, Self, TypeAlias
@@ -188,6 +188,19 @@ def blended(blend: Blend) -> Weights:
     return replace(base, digest=digest, blend=blend)
 
 
+def towards(base: Weights, others: Sequence[tuple[Weights, float]]) -> Weights:
+    """The base drawn towards others: strength 1 of one alone is that one."""
+    made = base
+    for other, strength in others:
+        if strength == 0:
+            continue
+        if len(others) == 1:
+            return blended(Blend(Source(base), Source(other), (Share("", 1.0 - strength, strength),)))
+        change = blended(Blend(Source(other), Source(base), (Share("", 1.0, -1.0),)))
+        made = blended(Blend(Source(made), Source(change), (Share("", 1.0, strength),)))
+    return made
+
+
 def _source_text(source: Source) -> str:
     loras = (f"{use.weights.digest}*{use.strength!r}" for use in source.loras)
     return "+".join((source.weights.digest, *loras))
@@ -262,10 +275,18 @@ class Keyframes:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherModel:
+    """A model that others are drawn towards, as by a LoRA that holds the whole difference."""
+
+    denoiser: Weights
+    encoders: tuple[Weights, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Hook:
     """A LoRA for the conditions that it is on, and for the encoding of their text, at a strength each."""
 
-    lora: Weights
+    lora: Weights | OtherModel
     model: float
     clip: float
     keyframes: Keyframes = Keyframes()

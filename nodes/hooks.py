@@ -7,7 +7,8 @@ from typing import Annotated
 
 from backend.library import Library
 from backend.node import Choice, Float, Int, Widget, node
-from backend.references import Clip, ClipHooks, Hook, Hooks, Keyframe, Keyframes
+from backend.references import Clip, ClipHooks, Hook, Hooks, Keyframe, Keyframes, OtherModel
+from backend.storage import Storage
 from backend.types import Cond, Conditioning, Mask, Wire
 from nodes.conditioning import Strength, with_options
 
@@ -20,6 +21,7 @@ LoraStrength = Annotated[float, Float(-20.0, 20.0, step=0.01)]
 Area = Annotated[str, Choice(("default", "mask bounds"))]
 Range = Annotated[tuple[float, float], Wire("TIMESTEPS_RANGE")]
 LoraName = Annotated[str, Choice(lambda s: s.files("loras"))]
+CheckpointName = Annotated[str, Choice(lambda s: s.files("checkpoints"))]
 
 _log = logging.getLogger(__name__)
 
@@ -251,6 +253,48 @@ def create_hook_lora_model_only(
         return hooks
     lora = library.find("lora", "loras", lora_name)
     return hooks.plus(Hooks((Hook(lora, strength_model, 0.0),)))
+
+
+@node(
+    "CreateHookModelAsLora",
+    category=f"{CATEGORY}/create",
+    module=MODULE,
+    display_name="Create Hook Model as LoRA",
+    experimental=True,
+)
+def create_hook_model_as_lora(
+    *,
+    ckpt_name: CheckpointName,
+    strength_model: LoraStrength = 1.0,
+    strength_clip: LoraStrength = 1.0,
+    prev_hooks: Hooks | None = None,
+    storage: Storage,
+    library: Library,
+) -> Hooks:
+    """What sets a checkpoint apart, as a LoRA for the conditions that get the hook."""
+    file = storage.file("checkpoints", ckpt_name)
+    other = OtherModel(library.weights("denoiser", file), library.encoders(file))
+    return (prev_hooks or Hooks()).plus(Hooks((Hook(other, strength_model, strength_clip),)))
+
+
+@node(
+    "CreateHookModelAsLoraModelOnly",
+    category=f"{CATEGORY}/create",
+    module=MODULE,
+    display_name="Create Hook Model as LoRA (MO)",
+    experimental=True,
+)
+def create_hook_model_as_lora_model_only(
+    *,
+    ckpt_name: CheckpointName,
+    strength_model: LoraStrength = 1.0,
+    prev_hooks: Hooks | None = None,
+    storage: Storage,
+    library: Library,
+) -> Hooks:
+    """The same, and not for the encoding of text."""
+    other = OtherModel(library.weights("denoiser", storage.file("checkpoints", ckpt_name)), ())
+    return (prev_hooks or Hooks()).plus(Hooks((Hook(other, strength_model, 0.0),)))
 
 
 @node(

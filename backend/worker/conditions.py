@@ -17,7 +17,7 @@ from backend.models.control_layout import HintFormat
 from backend.models.family import OPTIONS as FAMILY_OPTIONS
 from backend.models.family import Layout
 from backend.models.lora import Patch
-from backend.references import ControlNet, ControlUse, Hooks, LoraUse, Vae
+from backend.references import ControlNet, ControlUse, Hooks, LoraUse, OtherModel, Vae, Weights
 from backend.resize import resize
 from backend.sampling.discretization import NoiseRange
 from backend.sampling.keyframes import Frame
@@ -51,10 +51,14 @@ class ActiveControl:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ActiveHook:
-    """A LoRA for one condition, its strength that of a keyframe's 1; frames: of this run."""
+    """A LoRA for one condition, its strength that of a keyframe's 1; frames: of this run. change: a LoRA's
+    weights, or a model in the place of one; patch: a LoRA, loaded.
+    """
 
-    patch: Patch
+    change: Weights | OtherModel
+    strength: float
     frames: tuple[Frame, ...]
+    patch: Patch | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -185,7 +189,10 @@ def _hooks(hooks: object, setting: Setting) -> tuple[ActiveHook, ...]:
             Frame(sigma, frame.strength, 0 if sigma > setting.most else frame.steps)
             for sigma, frame in zip(begins, hook.keyframes.frames, strict=True)
         )
-        found.append(ActiveHook(setting.lora(LoraUse(hook.lora, hook.model)), frames))
+        patch = None
+        if not isinstance(hook.lora, OtherModel):
+            patch = setting.lora(LoraUse(hook.lora, hook.model))
+        found.append(ActiveHook(hook.lora, hook.model, frames, patch))
     return tuple(found)
 
 

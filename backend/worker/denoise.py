@@ -16,7 +16,7 @@ from backend.models.conditioning import rows_of
 from backend.models.latent import LatentFormat
 from backend.models.lora import Patch
 from backend.patches import Downscale, FreeU, HyperTile, TokenMerging
-from backend.references import Guider
+from backend.references import Guider, LoraUse, OtherModel, Weights
 from backend.sampling.foreign import ForeignCode, codes_of
 from backend.sampling.guidance import stacked
 from backend.sampling.keyframes import Frame, Track
@@ -27,7 +27,7 @@ from backend.sampling.run import Outcome, Run
 from backend.sampling.stages import Memory
 from backend.sampling.steer import Ask, Estimate, Steering, settled, steer
 from backend.types import Latent, OpKey
-from backend.worker.batch import ModelCall
+from backend.worker.batch import ModelCall, Network
 from backend.worker.conditions import Condition, Sides, remaining
 from backend.worker.foreign_host import RunHost, Target
 from backend.worker.reuse import call_reuse, result_reuse
@@ -198,14 +198,15 @@ class Denoising:
         own = condition.control_tokens
         tokens = None if own is None else rows_of(own, rows).to(target.device)
         first = condition is asked.conditions[0]
+        network, patches = self._hooked(condition, request)
         return ModelCall(
             op=self.key,
-            network=target.network,
+            network=network,
             x=prediction.scale_input(x, request.sigma),
             timesteps=time.expand(rows),
             tokens=rows_of(condition.tokens, rows).to(target.device),
             extra=extra,
-            patches=(*target.patches, *self._hooked(condition, request)),
+            patches=patches,
             hooked=bool(condition.hooks),
             controls=tuple(c.at(x, tokens) for c in condition.controls if c.times.counts(request.sigma)),
             mixes_lengths=target.mixes_lengths,
@@ -218,14 +219,22 @@ class Denoising:
             ),
         )
 
-    def _hooked(self, condition: Condition, request: DenoiseRequest) -> list[Patch]:
-        """The LoRAs of a condition's own, as strong as their keyframes have them now."""
-        patches = []
+    def _hooked(self, condition: Condition, request: DenoiseRequest) -> tuple[Network, tuple[Patch, ...]]:
+        """The network of a condition and its LoRAs, as strong as their keyframes have them now."""
+        target = self._target
+        patches, uses, others = list[Patch](), list[LoraUse](), list[tuple[Weights, float]]()
         for hook in condition.hooks:
             track = self._tracks.setdefault(hook.frames, Track(hook.frames))
-            strength = hook.patch.strength * track.strength(float(request.sigma))
-            patches.append(replace(hook.patch, strength=strength))
-        return patches
+            strength = hook.strength * track.strength(float(request.sigma))
+            if isinstance(hook.change, OtherModel):
+                others.append((hook.change.denoiser, strength))
+                continue
+            uses.append(LoraUse(hook.change, strength))
+            if hook.patch is not None:
+                patches.append(replace(hook.patch, strength=strength))
+        if not others or target.moved is None:
+            return target.network, (*target.patches, *patches)
+        return target.moved(tuple(others), tuple(uses))
 
     def _blocks(self, request: DenoiseRequest) -> tuple[BlockPatch, ...]:
         """The model's patches of blocks that are in force at the request's noise level."""

@@ -42,7 +42,7 @@ from backend.ops import (
     WithPicture,
     field_names,
 )
-from backend.references import ControlNet, LoraUse, Ref, Vae, Weights
+from backend.references import ControlNet, LoraUse, Ref, Vae, Weights, towards
 from backend.resize import resize
 from backend.sampling.discretization import sigma_max, sigma_min
 from backend.sampling.noise import initial_noise
@@ -53,7 +53,7 @@ from backend.worker.begin import begin, fitted, in_model_units
 from backend.worker.conditions import CONTROL_POOLED, CONTROL_TOKENS
 from backend.worker.denoise import Denoising, Target
 from backend.worker.exchange import Outputs, Value
-from backend.worker.hooks import encodings
+from backend.worker.hooks import Encoding, encodings
 from backend.worker.ladder import Ladder
 from backend.worker.lending import Loan
 from backend.worker.predictions import format_of, prediction_of
@@ -116,6 +116,17 @@ def start(key: OpKey, op: Denoise, bench: Bench) -> Denoising:
     """
     model = op.guider.model
 
+    def moved(
+        others: tuple[tuple[Weights, float], ...], uses: tuple[LoraUse, ...]
+    ) -> tuple[Denoiser, tuple[Patch, ...]]:
+        weights = towards(model.weights, others)
+
+        def load(offloaded: bool) -> tuple[Denoiser, tuple[Patch, ...]]:
+            denoiser = bench.residents.denoiser(weights, offloaded)
+            return denoiser, bench.residents.patches(weights, (*model.loras, *uses))
+
+        return bench.ladder.loaded("loading a denoiser", load)
+
     def loaded(offloaded: bool) -> tuple[Target, Layout]:
         denoiser = bench.residents.denoiser(model.weights, offloaded)
         target = Target(
@@ -125,6 +136,7 @@ def start(key: OpKey, op: Denoise, bench: Bench) -> Denoising:
             device=denoiser.device,
             patches=bench.residents.patches(model.weights, model.loras),
             mixes_lengths=denoiser.layout.mixes_lengths,
+            moved=moved,
         )
         return target, denoiser.layout
 
@@ -169,10 +181,11 @@ def evaluate(loan: Loan, bench: Bench, max_rows: int) -> Tensor:
 
 
 def _encode_text(op: EncodeText, bench: Bench) -> tuple[Cond, ...]:
-    def encode(hooked: tuple[LoraUse, ...], offloaded: bool) -> tuple[Cond, ...]:
-        encoders = [bench.residents.text_encoder(weights, offloaded) for weights in op.clip.weights]
-        loras = (*op.clip.loras, *hooked)
-        patches = [bench.residents.patches(weights, loras) for weights in op.clip.weights]
+    def encode(found: Encoding, offloaded: bool) -> tuple[Cond, ...]:
+        changed = [found.moved(weights) for weights in op.clip.weights]
+        encoders = [bench.residents.text_encoder(weights, offloaded) for weights in changed]
+        loras = (*op.clip.loras, *found.loras)
+        patches = [bench.residents.patches(weights, loras) for weights in changed]
         return encode_text(op.clip.family, list(map(Working, encoders, patches)), request)
 
     images = tuple(_is(Tensor, image) for image in op.images)
@@ -187,11 +200,11 @@ def _encode_text(op: EncodeText, bench: Bench) -> tuple[Cond, ...]:
         dict(op.clip.options),
         chunks,
     )
-    found: list[Cond] = []
-    for options, hooked in encodings(op.clip.hooks):
-        conds = bench.ladder.loaded("encoding a text", partial(encode, hooked))
-        found += [dataclasses.replace(cond, options={**cond.options, **options}) for cond in conds]
-    return tuple(found)
+    made: list[Cond] = []
+    for found in encodings(op.clip.hooks):
+        conds = bench.ladder.loaded("encoding a text", partial(encode, found))
+        made += [dataclasses.replace(cond, options={**cond.options, **found.options}) for cond in conds]
+    return tuple(made)
 
 
 def _scale_pixels(op: ScalePixels, bench: Bench) -> Tensor:

@@ -1,7 +1,8 @@
 """A run, as functions of node packs use it: they evaluate its network themselves, outside shared passes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from backend.models.additions import UNALTERED, Alteration, BlockCode
 from backend.models.conditioning import rows_of
 from backend.models.latent import LatentFormat
 from backend.models.lora import Patch
+from backend.references import LoraUse, Weights
 from backend.sampling.foreign import ForeignCode
 from backend.sampling.prediction import Prediction
 from backend.sampling.region import combined
@@ -20,11 +22,17 @@ from backend.worker.conditions import Condition, Sides
 CONTROLS = "control"  # ComfyUI's name, under which a condition's ControlNets pass through foreign functions
 
 
+Moved: TypeAlias = Callable[
+    [tuple[tuple[Weights, float], ...], tuple[LoraUse, ...]], tuple[Network, tuple[Patch, ...]]
+]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
     """The model that a run steers: the loaded network and what its outputs mean.
 
-    generator: of random choices that belong to the run. mixes_lengths: as its layout says.
+    generator: of random choices that belong to the run. mixes_lengths: as its layout says. moved: the network
+    drawn towards other models at strengths, and its LoRAs, those given with the model's, loaded for it.
     """
 
     network: Network
@@ -34,6 +42,7 @@ class Target:
     patches: tuple[Patch, ...] = ()
     mixes_lengths: bool = True
     generator: torch.Generator = field(default_factory=torch.Generator)
+    moved: Moved | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -127,6 +127,7 @@ def a_run(
     patches=(),
     batch=1,
     nets=None,
+    moved=None,
 ):
     """A run of a sampler on seeded noise."""
     generator = torch.Generator().manual_seed(seed)
@@ -135,7 +136,7 @@ def a_run(
     most = float(sigmas[0])
     setting = Setting(Plain(), PREDICTION.range, x, None, lambda net: nets[net], None, a_patch, most)
     sides = resolve(conditions_of(guider), setting)
-    target = Target(network or Formula(), PREDICTION, FORMAT, torch.device("cpu"), patches)
+    target = Target(network or Formula(), PREDICTION, FORMAT, torch.device("cpu"), patches, moved=moved)
 
     def finish(outcome):
         return Latent(outcome.samples), Latent(

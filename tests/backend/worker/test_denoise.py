@@ -28,7 +28,7 @@ from backend.patches import (
     TangentialDamping,
     TokenMerging,
 )
-from backend.references import ControlNet, ControlUse, Hook, Hooks, Keyframe, Keyframes, Weights
+from backend.references import ControlNet, ControlUse, Hook, Hooks, Keyframe, Keyframes, OtherModel, Weights
 from backend.sampling.names import SAMPLER_NAMES
 from backend.sampling.request import DenoiseRequest
 from backend.sampling.run import Outcome, sample
@@ -203,6 +203,26 @@ def test_a_hook_is_as_strong_as_its_keyframe_has_it_now():
     assert torch.allclose(early, torch.full_like(early, 0.4 * 0.5), atol=1e-4)
     then = (late(0.1) - plain(0.1)) / -0.1
     assert torch.allclose(then, torch.full_like(then, 0.4 * 2.0), atol=1e-3)
+
+
+def test_a_model_in_the_place_of_a_lora_is_the_network_of_its_conditions_alone():
+    other, asked = Weights("denoiser", "other", ()), []
+    own, drawn = Formula(), Formula()
+
+    def moved(others, loras):
+        asked.append((others, loras))
+        return drawn, (0.25,)
+
+    model = Hook(OtherModel(other, ()), 0.8, 1.0, Keyframes((Keyframe(0.5, 0.0),)))
+    hooks = Hooks((model, HOOK.hooks[0]))
+    guider = steered((a_cond(1.0, hooks=hooks),), (a_cond(-1.0),), cfg=3.0)
+    finished(
+        [a_run(network=own, steering=guider, sampler=once, sigmas=torch.tensor([7.0, 0.0]), moved=moved)]
+    )
+    (others, (lora,)) = asked[0]
+    assert others == ((other, 0.8 * 0.5),)
+    assert lora.weights == HOOK.hooks[0].lora
+    assert (own.passes, drawn.passes) == ([1], [1])
 
 
 def test_a_default_condition_counts_where_the_others_leave_room():
