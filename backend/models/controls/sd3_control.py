@@ -1,6 +1,6 @@
-"""ControlNets of SD3, in diffusers' names (InstantX's, alimama's inpainting).
+"""ControlNets of SD 3 (InstantX's, AliMama's): some of its blocks, which see the hint beside the latent.
 
-The hint is encoded by SD3's autoencoder. Source: diffusers' SD3ControlNetModel.
+The pooled text says nothing to them, and their hints are not shifted. Names as diffusers has them.
 """
 
 from collections.abc import Iterator
@@ -14,86 +14,85 @@ from torch import Tensor, nn
 from backend.errors import UnsupportedOption
 from backend.models.additions import Residuals
 from backend.models.control_layout import MAKE, ControlInputs, HintFormat
-from backend.models.families import sd3
+from backend.models.families.sd3 import HEAD, LATENT, Sd3
 from backend.models.families.sequence import PATCH, padded
 from backend.models.header import Header
-
-# These networks were trained on hints that are scaled, and not shifted.
-_HINTS = replace(sd3.LATENT, shift=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Sd3Control:
-    """network: the part of SD3 that it is; channels: of the hint."""
+    """sd3: the blocks that it has; shown: channels of the hint's latents, with a mask's behind them."""
 
-    network: sd3.Sd3
-    channels: int
+    sd3: Sd3
+    shown: int
 
     @property
     def hint(self) -> HintFormat:
-        return HintFormat(latent=_HINTS, masked=self.channels > sd3.LATENT.channels)
+        return HintFormat(pixels=1, latent=replace(LATENT, shift=0.0), masked=self.shown > LATENT.channels)
 
-    def build(self) -> SD3ControlNetModel:
-        own = self.network
+    def build(self) -> nn.Module:
+        sd3 = self.sd3
         with torch.device("meta"):
-            return SD3ControlNetModel(
-                sample_size=own.side * PATCH,
-                in_channels=own.in_channels,
-                num_layers=own.depth,
-                attention_head_dim=sd3.HEAD,
-                num_attention_heads=own.width // sd3.HEAD,
-                joint_attention_dim=own.context,
-                caption_projection_dim=own.width,
-                pooled_projection_dim=own.pooled,
-                pos_embed_max_size=own.side,
-                extra_conditioning_channels=self.channels - own.in_channels,
-                dual_attention_layers=own.dual,
-                qk_norm="rms_norm" if own.normed else None,
+            network: nn.Module = SD3ControlNetModel(
+                sample_size=sd3.side * PATCH,
+                in_channels=sd3.in_channels,
+                num_layers=sd3.depth,
+                attention_head_dim=HEAD,
+                num_attention_heads=sd3.width // HEAD,
+                joint_attention_dim=sd3.context,
+                caption_projection_dim=sd3.width,
+                pooled_projection_dim=sd3.pooled,
+                pos_embed_max_size=sd3.side,
+                extra_conditioning_channels=self.shown - sd3.in_channels,
+                dual_attention_layers=sd3.dual,
+                qk_norm="rms_norm" if sd3.normed else None,
             )
+        return network
 
     def convert(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield name, weight
 
     def call(self, module: nn.Module, given: ControlInputs) -> Residuals:
         assert isinstance(module, SD3ControlNetModel)
-        if given.tokens.shape[-1] != self.network.context or given.x.shape[1] != self.network.in_channels:
-            value = f"a ControlNet of SD3, with tokens {given.tokens.shape[-1]} wide"
-            raise UnsupportedOption("control_net", value, MAKE)
-        height, width = given.x.shape[-2:]
-        hidden = module.pos_embed.proj(padded(given.x)).flatten(2).transpose(1, 2)
-        hidden = hidden + self.network.positions(module.pos_embed.pos_embed, height, width)
-        hint = module.pos_embed_input.proj(padded(given.hint)).flatten(2).transpose(1, 2)
-        hidden = (hidden + hint).contiguous()
-        time = self.network.time(module.time_text_embed, given.timesteps, given.extra, given.x)
+        if given.tokens.shape[-1] != self.sd3.context or given.x.ndim != 4:
+            raise UnsupportedOption("control_net", "a ControlNet of SD 3 with another model", MAKE)
+        x = padded(given.x)
+        hidden = module.pos_embed.proj(x).flatten(2).transpose(1, 2)
+        hidden = hidden + self.sd3.positions(module.pos_embed.pos_embed, *given.x.shape[-2:])
+        hidden = hidden + module.pos_embed_input.proj(padded(given.hint)).flatten(2).transpose(1, 2)
+        embed = module.time_text_embed
+        time = embed.timestep_embedder(embed.time_proj(given.timesteps).to(x.dtype))
+        time = time + embed.text_embedder(x.new_zeros(len(x), self.sd3.pooled))
         text, made = module.context_embedder(given.tokens), list[Tensor]()
+        times = max(1, self.sd3.width // HEAD // self.sd3.depth)
         for block, out in zip(module.transformer_blocks, module.controlnet_blocks, strict=True):
-            hidden, text = sd3.run_block(block, time, hidden, text)
-            made.append(out(hidden))
-        return Residuals(blocks=tuple(made))
+            text, hidden = block(hidden_states=hidden, encoder_hidden_states=text, temb=time)
+            made += [out(hidden)] * times
+        return Residuals(blocks=tuple(made[:-1]))
 
 
 def detect(header: Header) -> Sd3Control | None:
-    """A ControlNet over SD3's blocks with text; None for anything else."""
+    """A ControlNet of SD 3 in diffusers' names; None for anything else."""
     needed = (
+        "controlnet_blocks.0.weight",
         "pos_embed_input.proj.weight",
         "pos_embed.proj.weight",
         "pos_embed.pos_embed",
         "context_embedder.weight",
-        "time_text_embed.text_embedder.linear_1.weight",
-        "transformer_blocks.0.attn.add_q_proj.weight",
+        "transformer_blocks.0.norm1_context.linear.weight",
     )
     if any(name not in header for name in needed):
         return None
     width, in_channels = header.shape("pos_embed.proj.weight")[:2]
     depth = header.count("transformer_blocks.{}.")
-    network = sd3.Sd3(
-        width,
-        depth,
-        isqrt(header.shape("pos_embed.pos_embed")[1]),
-        header.shape("context_embedder.weight")[1],
-        header.shape("time_text_embed.text_embedder.linear_1.weight")[1],
-        in_channels,
-        tuple(i for i in range(depth) if f"transformer_blocks.{i}.attn2.to_q.weight" in header),
-        "transformer_blocks.0.attn.norm_q.weight" in header,
+    trunk = Sd3(
+        width=width,
+        depth=depth,
+        side=isqrt(header.shape("pos_embed.pos_embed")[1]),
+        context=header.shape("context_embedder.weight")[1],
+        pooled=header.shape("time_text_embed.text_embedder.linear_1.weight")[1],
+        in_channels=in_channels,
+        dual=tuple(i for i in range(depth) if f"transformer_blocks.{i}.attn2.to_q.weight" in header),
+        normed="transformer_blocks.0.attn.norm_q.weight" in header,
     )
-    return Sd3Control(network, header.shape("pos_embed_input.proj.weight")[1])
+    return Sd3Control(trunk, header.shape("pos_embed_input.proj.weight")[1])

@@ -1,11 +1,12 @@
 """A transformer's block, for rows of which some leave it out."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor
 
+from backend.errors import UnsupportedOption
 from backend.models.additions import Additions
 
 Streams: TypeAlias = tuple[Tensor, ...]
@@ -29,25 +30,32 @@ def passed(
     return tuple(new.index_copy(0, rows, old[rows]) for new, old in zip(made, streams, strict=True))
 
 
-def controlled(hidden: Tensor, added: Sequence[Tensor | None], number: int, depth: int) -> Tensor:
-    """The picture's tokens [R, S, C] behind block `number` of `depth`, with what a ControlNet adds there.
+def controlled(hidden: Tensor, added: Sequence[Tensor | None], number: int) -> Tensor:
+    """The picture's tokens [R, S, C] behind block `number`, with what a ControlNet adds there.
 
-    A ControlNet of fewer blocks adds each of them behind several in a row; to the latent's tokens alone,
-    which come first.
+    To the latent's tokens alone, which come first. Raises: UnsupportedOption for what another model's
+    ControlNet adds.
     """
-    if not added:
-        return hidden
-    place = number // -(-depth // len(added))
-    value = added[place] if place < len(added) else None
+    value = added[number] if number < len(added) else None
     if value is None:
         return hidden
     own = value.shape[1]
+    if own > hidden.shape[1] or value.shape[2] != hidden.shape[2]:
+        _refuse(f"additions of shape {list(value.shape[1:])} where the model has {list(hidden.shape[1:])}")
     if own == hidden.shape[1]:
         return hidden + value.to(hidden)
     return torch.cat([hidden[:, :own] + value.to(hidden), hidden[:, own:]], dim=1)
 
 
 def added_of(additions: Additions) -> tuple[tuple[Tensor | None, ...], tuple[Tensor | None, ...]]:
-    """What ControlNets add behind blocks of two streams, and of one."""
+    """What ControlNets add behind blocks of two streams, and of one. Raises: UnsupportedOption."""
     residuals = additions.residuals
-    return ((), ()) if residuals is None else (residuals.blocks, residuals.singles)
+    if residuals is None:
+        return (), ()
+    if residuals.skips or residuals.inputs or residuals.middle is not None:
+        _refuse("additions to the blocks of a UNet")
+    return residuals.blocks, residuals.singles
+
+
+def _refuse(value: str) -> NoReturn:
+    raise UnsupportedOption("control_net", value, "Use a ControlNet that was made for this model.")

@@ -202,11 +202,11 @@ class Flux:
         for number, block in enumerate(module.transformer_blocks):
             run = partial(run_block, block, time, rotary)
             hidden, text = passed(additions, "double", number, run, (hidden, text))
-            hidden = controlled(hidden, doubles, number, self.double)
+            hidden = controlled(hidden, doubles, number)
         for number, block in enumerate(module.single_transformer_blocks):
             run = partial(run_block, block, time, rotary)
             hidden, text = passed(additions, "single", number, run, (hidden, text))
-            hidden = controlled(hidden, singles, number, self.single)
+            hidden = controlled(hidden, singles, number)
         out: Tensor = module.proj_out(module.norm_out(hidden[:, :count], time))
         return from_tokens(out, height, width)
 

@@ -108,7 +108,7 @@ class QwenImage:
         for number, block in enumerate(module.transformer_blocks):
             run = partial(run_block, block, time, rotary)
             hidden, text = passed(additions, "double", number, run, (hidden, text))
-            hidden = controlled(hidden, added, number, self.depth)
+            hidden = controlled(hidden, added, number)
         hidden = hidden[:, : patches(height) * patches(width)]
         out: Tensor = module.proj_out(module.norm_out(hidden, time))
         return from_tokens(out, height, width)[:, :, None]

@@ -166,7 +166,7 @@ class Sd3:
             else:
                 run = partial(run_block, block, time)
                 hidden, text = passed(additions, "double", number, run, (hidden, text))
-            hidden = controlled(hidden, added, number, self.depth)
+            hidden = controlled(hidden, added, number)
         out: Tensor = module.proj_out(module.norm_out(hidden, time))
         return from_tokens(out, height, width, channels_last=True)
 
