@@ -112,6 +112,15 @@ class _Wires:
     whole: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """A node that waits for some of its sources. lowered: which of them are; early: what it will read."""
+
+    sources: list[NodeId]
+    lowered: list[bool]
+    early: list[OpKey]
+
+
 class Lowering:
     """One job on its way from prompt to ops.
 
@@ -147,6 +156,7 @@ class Lowering:
         self._demanded: dict[NodeId, set[str]] = {}
         self._staged: dict[OpKey, OpKey] = {}  # a lazy node's key -> the op that asks and runs it
         self._expanding: dict[NodeId, _Expansion] = {}
+        self._waits: dict[NodeId, _Wait] = {}
         self._trying: set[NodeId] = set()  # lazy sources that are being looked up in the cache
         self._pending = in_order(prompt.nodes, self.outputs, self._strict)
 
@@ -185,6 +195,9 @@ class Lowering:
         for id in self._pending:
             if id in self.nodes:
                 continue  # it came with a lazy input whose results were all there
+            if self._waits_still(id):
+                later.append(id)
+                continue
             lowered = self._lower(self.dynamic.nodes[id], known, lengths)
             if lowered is None:
                 later.append(id)
@@ -341,11 +354,28 @@ class Lowering:
         wires = self._inputs(node, spec, known, lengths)
         if not wires.whole or (wires.unknown and spec.kind != "value"):
             self._hold(wires)
+            self._note_wait(node, wires)
             return None
         if spec.kind == "value":
             return self._call(node, spec, wires, lengths)
         concrete = self._concrete(spec, wires.items, known)
         return None if concrete is None else self._run(node, spec, concrete)
+
+    def _waits_still(self, id: NodeId) -> bool:
+        """Whether a node waits for others to be lowered, none of which has been since it was looked at."""
+        wait = self._waits.get(id)
+        if wait is None or wait.lowered != [source in self.nodes for source in wait.sources]:
+            return False
+        self._early.update(wait.early)
+        return True
+
+    def _note_wait(self, node: PromptNode, wires: _Wires) -> None:
+        """Remember for what a node waits, if it is only that other nodes are lowered."""
+        self._waits.pop(node.id, None)
+        if not wires.whole and not wires.unknown:
+            sources = self._strict(node)
+            early = [i.key for items in wires.items.values() for i in items if isinstance(i, Ref)]
+            self._waits[node.id] = _Wait(sources, [source in self.nodes for source in sources], early)
 
     def _hold(self, wires: _Wires) -> None:
         """The node waits. What else it will read may be made meanwhile."""
