@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -11,7 +13,7 @@ from backend.schedule.simulate import Hardware
 from backend.schedule.simulation.faults import Broken, chaos
 from backend.schedule.simulation.lineup import POLICIES
 from backend.schedule.simulation.report import report
-from backend.schedule.simulation.study import Plan, study, work_of
+from backend.schedule.simulation.study import Found, Plan, study, work_of
 from backend.schedule.simulation.workload import PRESETS, Preset
 
 FAILED = 1
@@ -27,6 +29,7 @@ def add_simulate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", type=float, default=79.2, help="GiB of each device")
     parser.add_argument("--seconds", type=float, default=600.0, help="of traffic in each run")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="processes, of which each takes a preset")
     parser.add_argument("--quick", action="store_true", help="rates and latencies only")
     parser.add_argument("--faults", type=int, metavar="SEEDS", help="run so many seeds of faults instead")
     parser.add_argument("--output", type=Path, default=Path("docs/simulation"), help="folder of the report")
@@ -46,18 +49,35 @@ def simulate(flags: argparse.Namespace) -> int:
         ablations=not flags.quick,
         searches=not flags.quick,
     )
+    files = report(plan, _results(plan, flags.jobs))
+    flags.output.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (flags.output / name).write_text(text, encoding="utf-8")
+        print(flags.output / name)
+    return 0
+
+
+def _results(plan: Plan, jobs: int) -> dict[Preset, Found]:
+    """With a progress bar. jobs: processes, of which each takes a preset."""
     with tqdm(total=work_of(plan), unit="run") as bar:
 
         def tell(what: str) -> None:
             bar.set_description(what)
             bar.update()
 
-        files = report(plan, study(plan, tell))
-    flags.output.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (flags.output / name).write_text(text, encoding="utf-8")
-        print(flags.output / name)
-    return 0
+        if jobs < 2:
+            return study(plan, tell)
+        results: dict[Preset, Found] = {}
+        alone = [replace(plan, presets=(preset,)) for preset in plan.presets]
+        with ProcessPoolExecutor(jobs) as pool:
+            for part, found in zip(alone, pool.map(quiet, alone), strict=True):
+                results |= found
+                bar.update(work_of(part))
+        return results
+
+
+def quiet(plan: Plan) -> dict[Preset, Found]:
+    return study(plan, lambda _: None)
 
 
 def _faults(first: int, seeds: int) -> int:

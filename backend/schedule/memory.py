@@ -47,6 +47,20 @@ def worth_of(
     return worth
 
 
+def value_of(
+    pool_devices: Devices, load: Worth, heat: Worth, demand: Callable[[ComponentId], int]
+) -> Callable[[Device, ComponentId], float]:
+    """A component's worth on a device where uses are counted: the waiting that its byte there saves in a second."""
+
+    def value(device: Device, component: ComponentId) -> float:
+        copies = len(pool_devices.has.get(component, ()))
+        wanted = 1 + 10 * demand(component) if copies == 1 else 1
+        nbytes = max(1.0, device.held[component].nbytes)
+        return wanted * (heat(component) + 1e-6) * load(component) / copies / nbytes
+
+    return value
+
+
 def fits_somewhere(devices: Devices, nbytes: float) -> bool:
     """Whether any device could hold that much if it held nothing else. True while there are no devices."""
     return not devices.workers or nbytes <= devices.largest or devices.largest == inf

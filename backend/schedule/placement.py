@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 
-from backend.schedule.crowding import crowds, latest, remaining, turn
+from backend.schedule.crowding import crowds, latest, lengthy, remaining, turn
 from backend.schedule.devices import Device
-from backend.schedule.memory import room, worth_of
+from backend.schedule.memory import room
 from backend.schedule.pool import ReadyOp
 from backend.schedule.state import Pool
 from backend.types import ComponentId, DeviceId, Seconds
@@ -29,6 +29,8 @@ def place(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
     """The best device for a model op that can start now; None where it is to wait."""
     if op.home is not None:
         return _home(pool, op, holds, now)
+    if lengthy(pool, op):
+        return None
     return _step(pool, op, holds, now) if op.kind == "step" else _whole(pool, op, holds, now)
 
 
@@ -73,8 +75,7 @@ def cleared(
     if all(component in device.held for component in op.components):
         return {}, []
     sizes = sized(pool, op, device)
-    worth = worth_of(pool.devices, pool.profile.load, pool.demand.__getitem__, now)
-    victims = room(device, sum(sizes.values()), op.components, worth)
+    victims = room(device, sum(sizes.values()), op.components, pool.worth(now))
     return None if victims is None else (sizes, victims)
 
 

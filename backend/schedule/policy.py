@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from backend.schedule.batching import mates
 from backend.schedule.copies import prefetch, replicate
 from backend.schedule.devices import LOOK, Device, Running
-from backend.schedule.memory import room, worth_of
+from backend.schedule.memory import room
 from backend.schedule.placement import Place, admits, place, sized, too_large
 from backend.schedule.pool import Decision, Evict, Load, Preempt, ReadyOp, Reject, Resume, Run
 from backend.schedule.preempt import relief, takeover
@@ -52,6 +52,8 @@ def plan(pool: Pool, now: Seconds) -> list[Decision]:
         _shed(state)
     pool.queue.age(now)
     _reject_late(state)
+    if pool.queue.fresh:
+        _admit(state)
     if pool.queue.calls:
         _start_calls(state)
     if pool.queue.lanes:
@@ -68,7 +70,7 @@ def plan(pool: Pool, now: Seconds) -> list[Decision]:
 def _shed(state: _Plan) -> None:
     """A device turned out to hold more than it should."""
     pool = state.pool
-    worth = worth_of(pool.devices, pool.profile.load, pool.demand.__getitem__, state.now)
+    worth = pool.worth(state.now)
     for id in list(pool.over):
         device = pool.devices[id]
         victims = room(device, 0.0, (), worth)
@@ -88,6 +90,21 @@ def _reject_late(state: _Plan) -> None:
         short = state.now + op.path - op.deadline
         reason = f"its job needs {op.path:.3g} s more at best and is {short:.3g} s too late for that"
         state.decisions.append(Reject(op.key, reason, "deadline"))
+
+
+def _admit(state: _Plan) -> None:
+    pool = state.pool
+    fresh, pool.queue.fresh = pool.queue.fresh, []
+    if not pool.rules.admit or not pool.devices.workers:
+        return
+    capacity = pool.rules.speed * len(pool.devices.workers)
+    for key in fresh:
+        op = pool.queue.ops.get(key)
+        if op is not None and not pool.admission.takes(op, capacity, state.now):
+            pool.remove(key)
+            limit = pool.admission.limit
+            reason = f"more comes than can be done, and its job needs {op.path:.3g} s, over {limit:.3g} s"
+            state.decisions.append(Reject(key, reason, "deadline"))
 
 
 def _start_calls(state: _Plan) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from backend.schedule.crowding import crowders, remaining, rows_by_user, steps, turn
+from backend.schedule.crowding import crowders, lengthy, remaining, rows_by_user, steps, turn
 from backend.schedule.devices import LOOK, Device, Running
 from backend.schedule.placement import Place, cleared
 from backend.schedule.pool import ReadyOp
@@ -25,7 +25,7 @@ def takeover(pool: Pool, op: ReadyOp, now: Seconds) -> Takeover | None:
     longer than it will itself run. Users with the larger part of a batch give way at once; otherwise an op
     has a turn first, as long as the other will run.
     """
-    if op.kind != "step" or op.alone or not op.components:
+    if op.kind != "step" or op.alone or not op.components or lengthy(pool, op):
         return None
     devices = pool.devices
     if op.home is not None:

@@ -69,6 +69,7 @@ class Queue:
         self._users: dict[str, _User] = {}
         self._ahead = 0
         self._late: list[tuple[Seconds, OpKey]] = []
+        self.fresh: list[OpKey] = []  # with a deadline, since somebody last looked
 
     def __len__(self) -> int:
         return len(self.ops)
@@ -95,6 +96,7 @@ class Queue:
             lane.set_head(op.user, self._head(op.user, user, entry))
         if op.deadline is not None:
             insort(self._late, (op.deadline - op.path, op.key))
+            self.fresh.append(op.key)
         if op.ahead:
             user.ahead += 1
             self._ahead += 1

@@ -8,7 +8,7 @@ back at the next step boundary.
 from collections.abc import Iterator
 from itertools import islice
 
-from backend.schedule.crowding import remaining, steps
+from backend.schedule.crowding import lengthy, remaining, steps
 from backend.schedule.devices import LOOK, Device, Running
 from backend.schedule.placement import Holds
 from backend.schedule.pool import Split, Unsplit
@@ -25,7 +25,7 @@ def lend(pool: Pool, holds: Holds, now: Seconds) -> Iterator[Split]:
         return
     gains = [found for key in islice(pool.devices.dealt, LOOK) if (found := _run_of(pool, key, now))]
     for _, _, device, running in sorted(gains, key=lambda g: g[:2]):
-        free = _helpers(pool, running, holds)
+        free = _helpers(pool, running, holds) if not lengthy(pool, running.op) else []
         for helper in free[: _gain(pool, running, len(free))]:
             pool.devices.help(helper, running)
             count = len(running.helpers) + 1

@@ -1,14 +1,17 @@
 """Pool: everything that `plan()` knows, kept up to date change by change instead of gathered at each call."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from math import inf
 from typing import Literal
 
+from backend.schedule.admission import Admission
 from backend.schedule.devices import Device, Devices, Held, Running
 from backend.schedule.fairness import Shares
 from backend.schedule.heat import Heat
+from backend.schedule.memory import value_of, worth_of
 from backend.schedule.pool import ReadyOp
 from backend.schedule.profile import Profile
 from backend.schedule.queue import Queue
@@ -33,6 +36,7 @@ class Pool:
         self.devices = Devices()
         self.demand: Counter[ComponentId] = Counter()
         self.heat = Heat()
+        self.admission = Admission()
         self.warmed = -inf
         self.cold: dict[ComponentId, None] = {}
         self.over: dict[DeviceId, None] = {}
@@ -205,6 +209,13 @@ class Pool:
         """A device is told to load a component."""
         device.channel = max(device.channel, now) + self.profile.load(component)
         self.hold(device, component, Held(nbytes, now, ready=device.channel))
+
+    def worth(self, now: Seconds) -> Callable[[Device, ComponentId], float]:
+        """What a component is worth where it is; the least goes when there must be room."""
+        if self.rules.copies:
+            heat = partial(self.heat.of, now=now)
+            return value_of(self.devices, self.profile.load, heat, self.demand.__getitem__)
+        return worth_of(self.devices, self.profile.load, self.demand.__getitem__, now)
 
     def hold(self, device: Device, component: ComponentId, held: Held) -> None:
         self.devices.hold(device, component, held)

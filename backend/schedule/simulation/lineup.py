@@ -14,7 +14,7 @@ from backend.schedule.simulation.workload import Job, Traffic, jobs
 OURS, PAPER = "tessera", "micro-serving paper"
 PIPELINES = ("static partition", "swap anywhere", "groups", "one queue each")
 POLICIES = (OURS, PAPER, *PIPELINES)
-ALL = Rules(split=True, copies=True)
+ALL = Rules(split=True, copies=True, admit=True)
 
 
 def maker(name: str, traffic: Sequence[Job], rules: Rules = ALL) -> Make:
