@@ -50,7 +50,7 @@ def worth_of(
 def value_of(
     pool_devices: Devices, load: Worth, heat: Worth, demand: Callable[[ComponentId], int]
 ) -> Callable[[Device, ComponentId], float]:
-    """A component's worth on a device where uses are counted: the waiting that its byte there saves in a second."""
+    """A component's worth where uses are counted: the waiting that each of its bytes there saves."""
 
     def value(device: Device, component: ComponentId) -> float:
         copies = len(pool_devices.has.get(component, ()))

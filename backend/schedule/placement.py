@@ -86,8 +86,10 @@ def loading(pool: Pool, components: Iterable[ComponentId]) -> Seconds:
 def joins(pool: Pool, op: ReadyOp, device: Device, holds: Holds, now: Seconds) -> bool:
     """Whether an op fits the batch that runs there, and it pays to share its passes."""
     fits = pool.rules.batch and device.stepping and device.batch == op.batch and admits(op, device, holds)
-    if not fits or device.missing(op.components) or crowds(pool, op, device, now):
+    if not fits or device.missing(op.components[:1]) or crowds(pool, op, device, now):
         return False
+    if device.missing(op.components) and cleared(pool, op, device, now) is None:
+        return False  # its adapters find no room
     return pool.profile.pays(op.components[0], device.rows, op.rows) and _in_time(pool, op, device, now)
 
 
@@ -125,7 +127,15 @@ def _step(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
     profile, component = pool.profile, op.components[0]
     slowdown = profile.step(component, best.rows + op.rows) / max(1e-9, profile.step(component, op.rows)) - 1
     spread = _cold(pool, op, holds, now, slowdown * op.cost) if devices.idle else None
-    return spread or Place(best, f"joins a batch of {best.rows} rows of the same denoiser")
+    return spread or joined(pool, op, best, now)
+
+
+def joined(pool: Pool, op: ReadyOp, device: Device, now: Seconds, reason: str | None = None) -> Place:
+    """A place in the batch of a device, with the adapters that must come for it."""
+    found = cleared(pool, op, device, now)
+    assert found is not None
+    reason = reason or f"joins a batch of {device.rows} rows of the same denoiser"
+    return Place(device, reason, found[0], tuple(found[1]))
 
 
 def _whole(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:

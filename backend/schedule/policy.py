@@ -12,7 +12,7 @@ from backend.schedule.batching import mates
 from backend.schedule.copies import prefetch, replicate
 from backend.schedule.devices import LOOK, Device, Running
 from backend.schedule.memory import room
-from backend.schedule.placement import Place, admits, place, sized, too_large
+from backend.schedule.placement import Place, admits, joined, place, sized, too_large
 from backend.schedule.pool import Decision, Evict, Load, Preempt, ReadyOp, Reject, Resume, Run
 from backend.schedule.preempt import relief, takeover
 from backend.schedule.queue import Head
@@ -190,6 +190,22 @@ def _enter(state: _Plan, op: ReadyOp, found: Place) -> None:
     """Write a start down, with what must go and come for it, and with the ops that share its batch."""
     pool, device = state.pool, found.device
     fresh = not device.stepping
+    _drop(state, device, found)
+    if found.replica:
+        for component in found.sizes:
+            state.decisions.append(Load(component, device.id, found.reason, "replicate"))
+    _run(state, op, device, found)
+    if op.kind == "step" and fresh and not op.alone:
+        for mate in mates(pool, device, op.batch or "", state.holds, state.now):
+            reason = "shares the passes of its batch from the start"
+            seat = joined(pool, mate, device, state.now, reason)
+            _drop(state, device, seat)
+            _run(state, mate, device, seat)
+
+
+def _drop(state: _Plan, device: Device, found: Place) -> None:
+    """What must go from a device so that what a start needs can come."""
+    pool = state.pool
     for component in found.evict:
         copies = len(pool.devices.has[component])
         pool.drop(device, component)
@@ -199,13 +215,6 @@ def _enter(state: _Plan, op: ReadyOp, found: Place) -> None:
         else:
             reason = "the least worth keeping here, and its memory is needed for another"
             state.decisions.append(Evict(component, device.id, reason))
-    if found.replica:
-        for component in found.sizes:
-            state.decisions.append(Load(component, device.id, found.reason, "replicate"))
-    _run(state, op, device, found)
-    if op.kind == "step" and fresh and not op.alone:
-        for mate in mates(pool, device, op.batch or "", state.holds, state.now):
-            _run(state, mate, device, Place(device, "shares the passes of its batch from the start"))
 
 
 def _reunite(state: _Plan, device: Device, reason: str) -> None:

@@ -13,7 +13,7 @@ from backend.schedule.devices import LOOK, Device, Running
 from backend.schedule.placement import Holds
 from backend.schedule.pool import Split, Unsplit
 from backend.schedule.state import Pool
-from backend.types import OpKey, Seconds
+from backend.types import ComponentId, OpKey, Seconds
 
 _WORTH = 0.95  # a further helper must save a twentieth of a pass
 _LEAST = 2  # passes that must be left for a split to be worth its messages
@@ -25,7 +25,7 @@ def lend(pool: Pool, holds: Holds, now: Seconds) -> Iterator[Split]:
         return
     gains = [found for key in islice(pool.devices.dealt, LOOK) if (found := _run_of(pool, key, now))]
     for _, _, device, running in sorted(gains, key=lambda g: g[:2]):
-        free = _helpers(pool, running, holds) if not lengthy(pool, running.op) else []
+        free = _helpers(pool, running, holds, now) if not lengthy(pool, running.op) else []
         for helper in free[: _gain(pool, running, len(free))]:
             pool.devices.help(helper, running)
             count = len(running.helpers) + 1
@@ -57,10 +57,16 @@ def _run_of(pool: Pool, key: OpKey, now: Seconds) -> tuple[float, OpKey, Device,
     return (-remaining(pool, device, running, now), key, device, running) if passes >= _LEAST else None
 
 
-def _helpers(pool: Pool, running: Running, holds: Holds) -> list[Device]:
+def _there(device: Device, components: tuple[ComponentId, ...], now: Seconds) -> bool:
+    return all(device.held[component].ready <= now for component in components)
+
+
+def _helpers(pool: Pool, running: Running, holds: Holds, now: Seconds) -> list[Device]:
     components = running.op.components
     found = pool.devices.holding(components[0], pool.devices.unused)
-    return [d for d in found if not d.missing(components) and d.id not in holds]
+    return [
+        d for d in found if not d.missing(components) and _there(d, components, now) and d.id not in holds
+    ]
 
 
 def _gain(pool: Pool, running: Running, free: int) -> int:

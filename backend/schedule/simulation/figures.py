@@ -13,7 +13,7 @@ from backend.types import Seconds
 BAR = 0.9  # of the jobs must be in time
 WARM_UP = 0.15  # of a run does not count: weights are still being loaded
 _WINDOW = 60.0  # seconds in which service is compared
-_FACTOR, _FINE = 1.3, 1.04  # steps of a search, coarse and at its end
+_FACTOR, _FINE = 1.4, 1.06  # steps of a search, coarse and at its end
 
 
 @dataclass(frozen=True, slots=True)
