@@ -9,12 +9,21 @@ from backend.engine.clock import Clock
 from backend.engine.deaths import Deaths
 from backend.engine.fleet import HOST, STARTS, Fleet, HostThreads, Seat, Worker
 from backend.engine.loans import Loans
-from backend.engine.ready import Claim, cost_of, first, guess_sizes, name_of_cost, ready_op, weights_of
+from backend.engine.ready import (
+    Claim,
+    controls_of,
+    cost_of,
+    first,
+    guess_sizes,
+    name_of_cost,
+    ready_op,
+    weights_of,
+)
 from backend.engine.results import Result, Results
 from backend.engine.trace import Trace, name_of
 from backend.errors import DeadlineMissed, NoDevice, TesseraError, TooLarge, WorkerLost
 from backend.graph.frontier import LiveGraph, LiveOp, State
-from backend.ops import Call, Op
+from backend.ops import Call, Denoise, Op
 from backend.references import Weights
 from backend.registry import Registry
 from backend.schedule.policy import MOST, plan
@@ -36,6 +45,7 @@ from backend.types import ComponentId, DeviceId, JobKey, OpKey, Seconds
 from backend.worker.messages import DeviceInfo, Finished, HostCall, Loaded, Stored, Table
 
 log = logging.getLogger(__name__)
+AT_ONCE = 128  # ops started, about, before others have their turn
 CHAIN = 16  # most calls that one thread runs in a row
 WEIGHTS_SHARE = 0.9  # of a device's memory may hold weights; the rest is for what is computed with them
 _INSTANT = 1e-6  # seconds
@@ -63,6 +73,7 @@ class Board:
         self.fleet = Fleet([])
         self.graph = LiveGraph()
         self.results = results
+        self.more = False
         self.pool = Pool(rules=rules)
         self.trace = Trace(clock)
         self._registry, self._clock = registry, clock
@@ -71,6 +82,7 @@ class Board:
         self.loans = Loans(self._workers)
         self._claims: dict[JobKey, Claim] = {}
         self._paths: dict[OpKey, Seconds] = {}
+        self._controls: dict[OpKey, tuple[Weights, ...]] = {}  # that reach an op
         self._weights: dict[ComponentId, Weights] = {}
         self._rejected: list[Rejected] = []
         self._deaths = Deaths()
@@ -138,13 +150,19 @@ class Board:
     def dispatch(self, preview: Preview, preview_size: int) -> list[LiveOp]:
         """Ask `plan()` what is to be done now, and do it. preview: the method an op's client wants.
 
-        Returns: the ops that were started. What was refused waits for `rejected`.
+        Returns: the ops that were started. What was refused waits for `rejected`; `more` says whether there
+        is more to do, after others had their turn: a start of thousands must not keep the server from
+        answering.
         """
         started: list[LiveOp] = []
         pool = self.pool
         while self._at_once and self._host is not None:
             started.append(self._start_coroutine(self._at_once.pop(0)))
+        self.more = False
         while pool.queue.ops or pool.cold or pool.over or pool.may_split:
+            if len(started) >= AT_ONCE:
+                self.more = True
+                break
             decisions = plan(pool, self._clock.now())
             for decision in decisions:
                 if isinstance(decision, Run):
@@ -399,13 +417,19 @@ class Board:
 
     def _look_ahead(self, new: list[LiveOp]) -> None:
         """What ops will need and how much is left of their job behind each. new: inputs first."""
+        for live in new:
+            controls = dict.fromkeys(controls_of(live.op))
+            for source in live.inputs:
+                controls.update(dict.fromkeys(self._controls.get(source, ())))
+            if controls:
+                self._controls[live.key] = tuple(controls)
         if all(isinstance(live.op, Call) for live in new):
             return  # nothing to load, and nothing known to be long
         profile, successors = self.pool.profile, self.graph.graph.successors
         for live in reversed(new):
-            weights = weights_of(live.op)
+            weights = self._needed(live)
             if weights:
-                guess_sizes(live.op, profile)
+                guess_sizes(weights, profile)
                 self._weights.update((w.id, w) for w in weights)
                 self.pool.want(tuple(w.id for w in weights), 1)
             behind = max((self._paths.get(key, 0.0) for key in successors(live.key)), default=0.0)
@@ -417,10 +441,17 @@ class Board:
         self._paths.pop(live.key, None)
         if live in self._at_once:
             self._at_once.remove(live)
-        for weights in weights_of(live.op):
+        for weights in self._needed(live):
             self.pool.want((weights.id,), -1)
             if weights.id not in self.pool.demand:
                 self._weights.pop(weights.id, None)
+        self._controls.pop(live.key, None)
+
+    def _needed(self, live: LiveOp) -> list[Weights]:
+        """What an op needs on its device: for a sampling run also the ControlNets of its conditions."""
+        if isinstance(live.op, Denoise):
+            return [*weights_of(live.op), *self._controls.get(live.key, ())]
+        return weights_of(live.op)
 
     def _off(self, key: OpKey, seconds: Seconds | None = None) -> None:
         """An op has left its device. seconds: what it took, where it finished."""
@@ -449,6 +480,8 @@ class Board:
         claim = first((self._claims[job] for job in live.jobs), self.pool.shares)
         path = self._paths.get(live.key, 0.0) + self._turn(live)
         ready = ready_op(live, claim, now, self.pool.profile, path)
+        if live.key in self._controls and isinstance(live.op, Denoise):
+            ready = replace(ready, components=tuple(w.id for w in self._needed(live)))
         if self._is_serial(live.op):
             ready = replace(ready, serial=True)
         return replace(ready, alone=True) if self._deaths.seen_by(live.key) else ready

@@ -503,6 +503,8 @@ class Engine:
                 self._begin(self._jobs[key])
                 self._tell_running(self._jobs[key], live.key)
         self._end_rejected()
+        if self._board.more and self._loop is not None:
+            self._loop.call_soon(self._dispatch)
 
     def _end_rejected(self) -> None:
         """Fail the jobs of ops that `plan()` refused."""

@@ -5,7 +5,16 @@ from dataclasses import dataclass, replace
 
 from backend.graph.frontier import LiveOp
 from backend.ops import Call, Denoise, EncodeText, Op
-from backend.references import CfgGuider, ClipVision, Schedule, StyleModel, UpscaleModel, Vae, Weights
+from backend.references import (
+    CfgGuider,
+    ClipVision,
+    ControlNet,
+    Schedule,
+    StyleModel,
+    UpscaleModel,
+    Vae,
+    Weights,
+)
 from backend.schedule.fairness import Shares
 from backend.schedule.pool import Order, ReadyOp
 from backend.schedule.profile import Profile, Role
@@ -105,9 +114,16 @@ def steps_of(op: Denoise) -> int:
     return max(1, last - (schedule.start or 0))
 
 
-def guess_sizes(op: Op[object], profile: Profile) -> None:
+def controls_of(op: Op[object]) -> list[Weights]:
+    """ControlNets that a node puts on the conditions that it returns."""
+    if not isinstance(op, Call):
+        return []
+    return [item.weights for items in op.inputs.values() for item in items if isinstance(item, ControlNet)]
+
+
+def guess_sizes(needed: Iterable[Weights], profile: Profile) -> None:
     """Until a component was loaded once, it is taken to be as large as its files."""
-    for weights in weights_of(op):
+    for weights in needed:
         profile.guess_size(weights.id, weights.nbytes or sum(file.size for file in weights.files))
 
 

@@ -1,0 +1,66 @@
+"""What the schedule is told that an op needs, and how much is started at a time."""
+
+from backend.engine.board import AT_ONCE, Board
+from backend.engine.clock import ManualClock
+from backend.engine.fleet import Seat
+from backend.engine.ready import Claim
+from backend.ops import Call, Denoise, EncodeText
+from backend.references import CfgGuider, Clip, ControlNet, Model, Noise, Ref, Sampler, Schedule, Weights
+from backend.schedule.rules import Rules
+from backend.types import DeviceId, JobKey, NodeId, OpKey
+from backend.worker.messages import DeviceInfo
+from tests.backend.graph.toys import a_file, a_registry
+
+GIB = 1 << 30
+
+
+class Deaf:
+    """A worker that takes everything and does nothing."""
+
+    def __getattr__(self, name: str):
+        return lambda *args, **more: None
+
+
+def a_board(workers: int) -> Board:
+    board = Board(a_registry(), ManualClock(100.0), 1 << 20, Rules())
+    for index in range(workers):
+        id = DeviceId(f"gpu{index}")
+        board.add_device(id, Deaf, slots=1, max_rows=2)
+        seat: Seat = board.fleet[id]
+        board.up(seat, DeviceInfo("fake", "cpu", None, 64 * GIB, 64 * GIB))
+    return board
+
+
+def a_run(model: str, positive: object) -> Denoise:
+    guider = CfgGuider(Model(Weights("denoiser", model, (a_file(model),))), positive, positive, 7.0)
+    return Denoise(guider, Ref(OpKey("latent"), 0, 0), Noise(0), Sampler("euler"), Schedule("normal", 4))
+
+
+def test_a_run_needs_the_controlnets_that_reach_its_conditions_through_other_nodes():
+    board, net = a_board(1), Weights("controlnet", "canny", (a_file("canny"),))
+    apply = Call("Apply", {"net": (ControlNet(net),)}, NodeId("1"))
+    combine = Call("Combine", {"a": (Ref(OpKey("apply"), 0, 0),)}, NodeId("2"))
+    latent = Call("Empty", {}, NodeId("3"))
+    run = a_run("sdxl", Ref(OpKey("combine"), 0, 0))
+    ops = {OpKey("latent"): latent, OpKey("apply"): apply, OpKey("combine"): combine, OpKey("run"): run}
+    board.want(JobKey(1), Claim((1.0, 1)), ops)
+    assert board.pool.demand[net.id] == 1
+    ready = board._ready_op(board.graph[OpKey("run")], 0.0)
+    assert ready.components == (run.guider.model.weights.id, net.id)
+    board.drop(JobKey(1))
+    assert not board.pool.demand
+
+
+def test_a_mass_start_lets_others_have_their_turn():
+    workers = AT_ONCE + 100
+    board = a_board(workers)
+    for number in range(workers):
+        encode = EncodeText(Clip((Weights("text_encoder", f"clip{number}", (a_file("clip"),)),)), "cat")
+        claim = Claim((float(number), number), f"user{number}")
+        board.want(JobKey(number), claim, {OpKey(f"encode{number}"): encode})
+    first = board.dispatch(lambda live: "none", 0)
+    assert AT_ONCE <= len(first) < workers
+    assert board.more
+    second = board.dispatch(lambda live: "none", 0)
+    assert len(first) + len(second) == workers
+    assert not board.more
