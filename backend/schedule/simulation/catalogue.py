@@ -141,6 +141,10 @@ class Catalogue:
         """What host memory and disk know it by: a pipeline is several files."""
         return self._pipelines.get(id, (id,))
 
+    def add(self, part: Part) -> None:
+        """One that was measured instead of published."""
+        self._parts[part.id] = part
+
     def pipeline(self, base: "Base") -> ComponentId:
         """All parts of a base as one component that is loaded and dropped as a whole."""
         id = ComponentId(f"pipeline {base.denoiser}")

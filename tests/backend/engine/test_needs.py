@@ -4,6 +4,7 @@ from backend.engine.board import AT_ONCE, Board
 from backend.engine.clock import ManualClock
 from backend.engine.fleet import Seat
 from backend.engine.ready import Claim
+from backend.engine.results import Results
 from backend.ops import Call, Denoise, EncodeText
 from backend.references import CfgGuider, Clip, ControlNet, Model, Noise, Ref, Sampler, Schedule, Weights
 from backend.schedule.rules import Rules
@@ -22,7 +23,7 @@ class Deaf:
 
 
 def a_board(workers: int) -> Board:
-    board = Board(a_registry(), ManualClock(100.0), 1 << 20, Rules())
+    board = Board(a_registry(), ManualClock(100.0), Results(1 << 20), Rules())
     for index in range(workers):
         id = DeviceId(f"gpu{index}")
         board.add_device(id, Deaf, slots=1, max_rows=2)
