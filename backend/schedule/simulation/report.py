@@ -55,8 +55,8 @@ def _text(plan: Plan, results: Results) -> str:
         "# The schedule, simulated",
         "",
         f"Made by `tessera simulate --seed {plan.seed} --seconds {plan.seconds:g}`: the live `plan()` and "
-        "the baselines on simulated devices, with the costs that LegoDiffusion's authors published for an H800 "
-        "(`backend/schedule/data/h800.json`), under traffic drawn from the statistics of two production "
+        "the baselines on simulated devices, with the costs that LegoDiffusion's authors published for an "
+        "H800 (`backend/schedule/data/h800.json`), under traffic drawn from the statistics of two production "
         "traces (`workload.json`). The same seed gives the same bytes. How it is modelled, and what is not: "
         "[the model](model.md).",
         "",
