@@ -1,5 +1,7 @@
 """Which calls share a pass, and that sharing changes nothing."""
 
+from dataclasses import replace
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -74,3 +76,12 @@ def test_each_row_has_its_own_loras():
     (one, two), _ = batch.run([plain, strong], 8)
     assert torch.allclose(one, network.forward(plain.x, plain.timesteps, plain.tokens))
     assert torch.allclose(two, network.forward(strong.x, strong.timesteps, strong.tokens) + 5.0)
+
+
+def test_texts_of_different_lengths_share_a_pass_only_where_the_model_can_repeat_them():
+    network = Formula()
+    calls = [a_call(network, "a", length=77), a_call(network, "b", length=154)]
+    assert batch.groups(calls) == [[0, 1]]
+    joint = [replace(call, mixes_lengths=False) for call in calls]
+    assert batch.groups(joint) == [[0], [1]]
+    assert batch.groups([joint[0], replace(joint[0], op=OpKey("c"))]) == [[0, 1]]

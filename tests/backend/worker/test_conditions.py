@@ -7,7 +7,7 @@ from backend.errors import UnsupportedOption
 from backend.models.conditioning import Inputs, rows_of, spread_rows
 from backend.models.control_layout import HintFormat
 from backend.models.families.inpainting import masked_picture
-from backend.references import ControlNet, ControlUse, Weights
+from backend.references import ControlNet, ControlUse, Vae, Weights
 from backend.sampling.region import Box
 from backend.worker.conditions import Setting, resolve
 from tests.backend.worker.fakes import FORMAT, PREDICTION, Plain, a_cond
@@ -24,12 +24,13 @@ class Inpainting(Plain):
 
 
 class Net:
-    hint = HintFormat()
+    def __init__(self, hint=HintFormat()):  # noqa: B008  # it is frozen
+        self.hint = hint
 
 
-def a_setting(layout=None, mask=None, rows=1, encode=None):
+def a_setting(layout=None, mask=None, rows=1, encode=None, net=None):
     latent = torch.full((rows, 4, 16, 16), 0.5)
-    control, lora = (lambda net: Net()), (lambda use: use)
+    control, lora = (lambda _: net or Net()), (lambda use: use)
     return Setting(layout or Plain(), PREDICTION.range, latent, mask, control, encode, lora)
 
 
@@ -112,3 +113,29 @@ def test_rows_are_repeated_or_spread_to_a_batch():
     assert spread_rows(value, 6).tolist() == [0, 0, 1, 1, 2, 2]
     assert spread_rows(value, 2).tolist() == [0, 2]
     assert spread_rows(value, 1).tolist() == [0]
+
+
+def encoded(vae, pixels):
+    """A VAE whose latent is each eighth pixel's colour, and a fourth channel of ones."""
+    latent = pixels[:, ::8, ::8].movedim(-1, 1)
+    return torch.cat([latent, torch.ones_like(latent[:, :1])], dim=1)
+
+
+def test_a_hint_is_encoded_and_told_what_is_kept_where_the_control_model_wants_that():
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :, :32] = 1.0
+    use = ControlUse(NET, torch.ones(1, 64, 64, 3), 0.8, vae=Vae(Weights("vae", "v", ())), mask=mask)
+    net = Net(HintFormat(pixels=1, latent=FORMAT, masked=True))
+    cond = a_cond(1.0, control=(use,), control_apply_to_uncond=False)
+    (condition,), _ = resolved([cond], [], a_setting(encode=encoded, net=net))
+    hint = condition.controls[0].hint
+    assert tuple(hint.shape) == (1, 5, 16, 16)
+    assert hint[0, 0, 0].tolist() == [0.0] * 8 + [FORMAT.scale] * 8  # what is made anew is not shown
+    assert hint[0, 3].eq(FORMAT.scale).all()
+    assert hint[0, 4, 0].tolist() == [0.0] * 8 + [1.0] * 8
+
+
+def test_an_encoded_hint_needs_a_vae():
+    net = Net(HintFormat(pixels=1, latent=FORMAT))
+    with pytest.raises(UnsupportedOption, match=r"takes an encoded picture.*with a vae input"):
+        resolved([controlled(1.0, False)], [], a_setting(net=net))
