@@ -10,14 +10,21 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from backend.errors import BadFile
 
 _QUALITY = 90
+_UNREADABLE = (
+    *(UnidentifiedImageError, OSError, SyntaxError, ValueError),
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),  # a warning, where those are errors
+)
+MOST_PIXELS = 1 << 27  # of a picture that is re-encoded: half a gigabyte of RGBA
 
 
 def open_picture(source: Path | io.BytesIO, name: str) -> Image.Image:
     """Raises: BadFile where it is no picture."""
     try:
         picture = Image.open(source)
+        if picture.width * picture.height > MOST_PIXELS:  # before its pixels take up memory
+            raise ValueError(f"{picture.width} x {picture.height} pixels are more than {MOST_PIXELS}")
         picture.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _UNREADABLE as error:
         raise BadFile(
             name, f"is no picture that can be read ({error})", "Ask for the file itself."
         ) from error

@@ -4,10 +4,12 @@ import asyncio
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from backend.errors import BadFile
 from backend.storage import PLACE_KINDS, OutsideFolder, PlaceKind, Storage, split_annotation
@@ -111,8 +113,17 @@ async def _read(request: web.Request) -> Upload:
     """The form of an upload. Raises: HTTPBadRequest."""
     try:
         form = await request.post()
-    except ValueError as error:
+    except (ValueError, LookupError, HttpProcessingError) as error:
         raise web.HTTPBadRequest(text=f"The upload's form can't be read: {error}.") from error
+    try:
+        return await _parts(form)
+    finally:
+        for field in form.values():
+            if isinstance(field, web.FileField):
+                field.file.close()
+
+
+async def _parts(form: Mapping[str, str | bytes | bytearray | web.FileField]) -> Upload:
     image, kind = form.get("image"), str(form.get("type") or "input")
     if not isinstance(image, web.FileField) or not image.filename:
         raise web.HTTPBadRequest(text="")

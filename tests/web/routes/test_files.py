@@ -1,7 +1,11 @@
 import asyncio
+import gc
+import gzip
 import io
 import json
 import os
+import struct
+import zlib
 
 import pytest
 from aiohttp import FormData
@@ -223,3 +227,50 @@ async def test_the_same_content_is_stored_once_whatever_hash_tells(open_house, h
 
 async def test_an_upload_whose_name_is_too_long_is_400(house: House):
     assert (await upload(house, b"1", "x" * 300 + ".png")).status == 400
+
+
+def a_bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that says it has so many pixels."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b""))
+    packed = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize("size", [(30_000, 30_000), (12_000, 12_000), (2**31 - 1, 1)])
+async def test_a_picture_of_too_many_pixels_is_refused_before_it_is_unpacked(house: House, size):
+    (house.storage.output / "bomb.png").write_bytes(a_bomb(*size))
+    for query in ({"preview": "webp"}, {"channel": "rgb"}, {"channel": "a"}):
+        assert (await view(house, filename="bomb.png", **query)).status == 400
+    assert (await view(house, filename="bomb.png")).status == 200  # the file itself is small
+    reference = json.dumps({"filename": "bomb.png"})
+    reply = await upload(house, a_png(mode="RGBA"), "m.png", "/upload/mask", original_ref=reference)
+    assert reply.status == 400
+
+
+async def test_a_compressed_body_may_not_grow_beyond_the_limit(open_house):
+    house = await open_house(max_upload_size=1.0)
+    bomb = gzip.compress(b" " * (64 << 20))
+    assert len(bomb) < 100_000
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    for path in ("/prompt", "/userdata/x", "/settings"):
+        assert (await house.client.post(path, data=bomb, headers=headers)).status in (400, 413)
+    assert not (house.storage.user / "default" / "x").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*SpooledTemporaryFile")  # as below
+async def test_a_form_of_many_large_parts_is_bounded_as_a_whole(open_house):
+    house = await open_house(max_upload_size=1.0)
+    data = FormData()
+    for n in range(6):
+        data.add_field(f"part{n}", b"x" * (600 << 10), filename="a.bin")
+    assert (await house.client.post("/upload/image", data=data)).status == 413
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore:.*SpooledTemporaryFile")  # aiohttp leaves it to the collector
+async def test_a_part_with_a_broken_head_is_400(house: House):
+    part = b'--B\r\nContent-Disposition: form-data; name="image"; filename="\0"\r\n\r\nx\r\n--B--\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=B"}
+    assert (await house.client.post("/upload/image", data=part, headers=headers)).status == 400
+    gc.collect()
