@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 from aiohttp import web
@@ -14,11 +15,18 @@ from web.access import Access
 from web.assets import Templates, front_end_folder
 from web.guard import add_headers, guard
 from web.logs import LogBuffer
+from web.openapi import description
 from web.routes import files, jobs, models, objects, pool, prompt, queue, system, userdata, users
 from web.routes import packs as pack_routes
 from web.services import SERVICES, Engine, Services
 from web.socket import Sockets
 from web.users import Users
+
+
+async def described(request: web.Request) -> web.Response:
+    """GET /tessera/openapi.json: every route, for programs."""
+    return web.json_response(description((*TWINNED, *ONCE), version("tessera-serve")))
+
 
 # Each of these is there twice: at its own path and under /api.
 TWINNED = (
@@ -33,6 +41,7 @@ TWINNED = (
     *files.ROUTES,
     *users.ROUTES,
     *userdata.ROUTES,
+    web.get("/tessera/openapi.json", described),
 )
 OWN_PACK = Path(__file__).parent / "extension"  # our part of the page
 ONCE = (*files.INTERNAL, *system.INTERNAL, *pool.UNTWINNED, *pack_routes.PREFIXED)  # at their own path only
