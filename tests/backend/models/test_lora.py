@@ -293,7 +293,7 @@ def test_the_changed_weights_have_comfyuis_norms(
 ):
     facts = json.loads((reference.folder / "facts" / "lora_norms.json").read_text())[f"{name}@{strength}"]
     denoiser, encoder = a_denoiser(model("sd15")), a_text_encoder(model("sd15"))
-    table = parts(denoiser.layout.levels)
+    table = parts(denoiser.layout.unet.levels)
     unet = {f"diffusion_model.{to_original(site, table)}.weight": site for site in denoiser.sites}
     text = {f"clip_l.transformer.{site}.weight": site for site in encoder.sites}
     targets: tuple[tuple[Target, str, dict[str, str]], ...] = (
@@ -304,7 +304,7 @@ def test_the_changed_weights_have_comfyuis_norms(
         changes = load_lora(file_of(model(name)), target).changes
         assert {sites[key] for key in facts[part]} == set(changes)
         for key, (norm, total) in facts[part].items():
-            weight = target.module.get_parameter(f"{sites[key]}.weight")
+            weight = own_weight(target.module, sites[key]).weight
             made = changed(weight, changes[sites[key]], strength).double()
             assert float(made.norm()) == pytest.approx(norm, rel=1e-5), key
             assert float(made.sum()) == pytest.approx(total, abs=1e-4 * norm), key

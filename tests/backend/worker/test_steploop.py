@@ -134,7 +134,7 @@ def test_a_failing_op_takes_no_other_along():
         "FloatingPointError",
         "tokens are not numbers",
     )
-    assert failure.inputs["sampler"] == ("Sampler(name=euler, options=[])",)
+    assert failure.inputs["sampler"] == ("Sampler(name='euler', options=[])",)
     assert any("forward" in line for line in failure.traceback)
     assert torch.allclose(samples(reports, "good"), samples(finished(a_run("good", seed=5))[1], "good"))
 
