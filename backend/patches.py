@@ -6,9 +6,13 @@ the others act one after the other.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from backend.latent_operations import LatentOperation
+from backend.types import ClipVisionOutput, Image, Mask
+
+if TYPE_CHECKING:
+    from backend.references import PatchNetwork, Vae
 
 DiscreteKind = Literal["eps", "v_prediction", "lcm", "x0", "img_to_img"]
 ContinuousKind = Literal["v_prediction", "edm", "edm_playground_v2.5", "eps", "cosmos_rflow"]
@@ -308,6 +312,28 @@ class LazyCache:
     end: float
 
 
+@dataclass(frozen=True, slots=True)
+class BlockGuide:
+    """A network adds to the picture behind every block of two streams, by a hint that it is shown.
+
+    mask: what is to be made anew, for those networks that are told.
+    """
+
+    network: "PatchNetwork"
+    vae: "Vae"
+    image: Image
+    strength: float
+    mask: Mask | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StyleReference:
+    """A picture's style, as tokens before a prompt's."""
+
+    network: "PatchNetwork"
+    vision: ClipVisionOutput
+
+
 ModelPatch: TypeAlias = (
     Foreign
     | DiscreteSampling
@@ -337,6 +363,8 @@ ModelPatch: TypeAlias = (
     | TokenMerging
     | EasyCache
     | LazyCache
+    | BlockGuide
+    | StyleReference
 )
 
 

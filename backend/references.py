@@ -36,7 +36,15 @@ class File:
 
 
 ComponentKind = Literal[
-    "denoiser", "text_encoder", "vae", "lora", "controlnet", "upscaler", "clip_vision", "style_model"
+    "denoiser",
+    "text_encoder",
+    "vae",
+    "lora",
+    "controlnet",
+    "upscaler",
+    "clip_vision",
+    "style_model",
+    "model_patch",
 ]
 
 
@@ -388,6 +396,14 @@ class StyleModel:
 
 
 @dataclass(frozen=True, slots=True)
+class PatchNetwork:
+    """A network that acts within a diffusion model's passes."""
+
+    wire: ClassVar[str] = "MODEL_PATCH"
+    weights: Weights
+
+
+@dataclass(frozen=True, slots=True)
 class Noise:
     """Initial noise. A disabled noise is all zeros; its seed still drives the noise of SDE samplers."""
 
@@ -509,6 +525,7 @@ REFERENCES = (
     Hooks,
     ClipVision,
     StyleModel,
+    PatchNetwork,
     Noise,
     GivenNoise,
     Sampler,

@@ -70,7 +70,7 @@ class ClipVisionOutput:
 
     last_hidden_state, penultimate_hidden_states float32 [B, T, C]: of the last layer and of the one before;
     image_embeds [B, D]: pooled and projected (of SigLIP all tokens); mm_projected: for a language model, None
-    where the encoder has no such projection.
+    where the encoder has no such projection; all_hidden_states [B, L, T, C]: of every layer, of SigLIP alone.
     """
 
     wire: ClassVar[str] = "CLIP_VISION_OUTPUT"
@@ -78,6 +78,7 @@ class ClipVisionOutput:
     image_embeds: Tensor
     penultimate_hidden_states: Tensor
     mm_projected: Tensor | None = None
+    all_hidden_states: Tensor | None = None
 
     def __getitem__(self, name: str) -> Tensor | None:
         """As packs read it."""

@@ -25,6 +25,7 @@ BUILTIN = (
     "nodes.samplers",
     "nodes.patches",
     "nodes.model_sampling",
+    "nodes.model_patch",
     "nodes.guidance",
     "nodes.schedules",
     "nodes.image",

@@ -29,6 +29,7 @@ ROLES: Mapping[str, ComponentKind] = {
     "upscale_models": "upscaler",
     "clip_vision": "clip_vision",
     "style_models": "style_model",
+    "model_patches": "model_patch",
 }
 _SHOWN = 10  # digits of an identity in the table
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from backend.graph.frontier import LiveOp
 from backend.ops import Call, Denoise, EncodeText, Op
+from backend.patches import BlockGuide, ModelPatch, StyleReference
 from backend.references import (
     CfgGuider,
     ClipVision,
@@ -73,11 +74,23 @@ def ready_op(live: LiveOp, claim: Claim, now: Seconds, profile: Profile, path: S
 def weights_of(op: Op[object]) -> list[Weights]:
     """The components that running an op needs on its device."""
     if isinstance(op, Denoise):
-        return [op.guider.model.weights]
+        model = op.guider.model
+        return [model.weights, *(net for patch in model.patches for net in _within(patch))]
     if isinstance(op, EncodeText):
         return list(op.clip.weights)
     sources = (getattr(op, name, None) for name in ("vae", "model", "clip_vision", "style_model"))
     return [source.weights for source in sources if isinstance(source, _HELD)]
+
+
+def _within(patch: ModelPatch) -> list[Weights]:
+    """The networks that a patch of a model runs."""
+    match patch:
+        case BlockGuide(network=network, vae=vae):
+            return [network.weights, vae.weights]
+        case StyleReference(network=network):
+            return [network.weights]
+        case _:
+            return []
 
 
 def rows_of(op: Denoise) -> int:

@@ -59,6 +59,39 @@ class Draws:
         return self._made[number]
 
 
+class BlockNetwork(Protocol):
+    """A network that adds to the picture behind blocks of two streams (`models/model_patch.py`)."""
+
+    def added(self, number: int, hidden: Tensor, hint: Tensor) -> Tensor | None:
+        """To tokens [R, S, C] behind block `number`, for hints like them; None: nothing."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Guide:
+    """Such a network at work on a call. hint [B, S, C]: of the call's rows, in turn."""
+
+    network: BlockNetwork
+    hint: Tensor
+    strength: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prefix:
+    """Tokens [B, T, C] before those of the text, as wide as its: of the call's rows, in turn."""
+
+    tokens: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Guided:
+    """Rows of a pass that a network acts on: their numbers, their hints [n, S, C], strengths [n]."""
+
+    network: BlockNetwork
+    rows: Tensor
+    hint: Tensor
+    strengths: Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class Alteration:
     """How a call alters the network's blocks.
@@ -67,7 +100,8 @@ class Alteration:
     hands on its values; watcher: told, for each row of the call, how much attention each place got in that
     block, float32 [places]; without: blocks of a transformer that hand on what they are given (a UNet has
     none of them); sharing: how a UNet's self-attention asks for less, and the random choices in it; code: a
-    node pack's functions in its blocks (such a call runs alone).
+    node pack's functions in its blocks (such a call runs alone); guides: networks that act behind a
+    transformer's blocks, one after the other; prefix: what stands before the text.
     """
 
     blocks: tuple[BlockPatch, ...] = ()
@@ -76,11 +110,14 @@ class Alteration:
     without: Blocks = NO_BLOCKS
     sharing: tuple[SharingPatches, Draws] | None = None
     code: BlockCode | None = None
+    guides: tuple[Guide, ...] = ()
+    prefix: Prefix | None = None
 
     @property
     def layout(self) -> Hashable:
         """Equal for rows whose pass has equal shapes inside."""
-        return tuple(patch for patch in self.blocks if isinstance(patch, Downscale))
+        deep = tuple(patch for patch in self.blocks if isinstance(patch, Downscale))
+        return deep, 0 if self.prefix is None else self.prefix.tokens.shape[1]
 
 
 UNALTERED = Alteration()
@@ -147,6 +184,21 @@ class Additions:
         """The rows that a transformer's block leaves as they are."""
         return [i for i, row in enumerate(self.rows) if number in getattr(row.alteration.without, kind)]
 
+    def guided(self) -> list[Guided]:
+        """The networks behind blocks, in the order in which each row has them."""
+        found: dict[tuple[int, int, tuple[int, ...]], list[tuple[int, Row, Guide]]] = {}
+        for i, row in enumerate(self.rows):
+            for turn, guide in enumerate(row.alteration.guides):
+                alike = (turn, id(guide.network), tuple(guide.hint.shape[1:]))
+                found.setdefault(alike, []).append((i, row, guide))
+        return [_guided(found[alike]) for alike in sorted(found, key=lambda alike: alike[0])]
+
+    def prefix(self) -> Tensor | None:
+        """What stands before the text of each row [R, T, C]; all rows of a pass have as many."""
+        held = [(row.alteration.prefix, row.number) for row in self.rows]
+        made = [p.tokens[number % len(p.tokens)] for p, number in held if p is not None]
+        return torch.stack(made) if made else None
+
     def sharing(self) -> list[tuple[tuple[SharingPatches, Draws], list[int]]]:
         """Every way to share self-attention and the rows that have it; rows that do not are left out."""
         found: dict[tuple[SharingPatches, Draws], list[int]] = {}
@@ -184,6 +236,17 @@ def additions_of(rows: Sequence[Row], residuals: Residuals | None) -> Additions:
     """Beside a pass of these rows."""
     altered = any(row.alteration != UNALTERED or row.alteration.watcher for row in rows)
     return Additions(residuals, tuple(rows)) if altered or residuals is not None else NO_ADDITIONS
+
+
+def _guided(members: Sequence[tuple[int, Row, Guide]]) -> Guided:
+    hints = [guide.hint[row.number % len(guide.hint)] for _, row, guide in members]
+    device = hints[0].device
+    return Guided(
+        members[0][2].network,
+        torch.tensor([i for i, _, _ in members], device=device),
+        torch.stack(hints),
+        torch.tensor([guide.strength for _, _, guide in members], device=device),
+    )
 
 
 def _for_row(watcher: Watcher, number: int) -> Callable[[Tensor], None]:

@@ -98,14 +98,16 @@ class VisionEncoder:
         """Pictures [B, H, W, C] in 0..1, their middle cut out or (crop False) squeezed into a square."""
         pixels = prepared(images, self.layout, crop).to(self.device, self.dtype)
         with torch.no_grad():
-            last, penultimate, pooled, projected = self.module(pixels)
+            last, states, pooled, projected = self.module(pixels)
+        every = states if self.layout.siglip else None
         parts = [
-            None if part is None else part.float().cpu() for part in (last, pooled, penultimate, projected)
+            None if part is None else part.float().cpu()
+            for part in (last, pooled, states[:, -2], projected, every)
         ]
         assert parts[0] is not None
         assert parts[1] is not None
         assert parts[2] is not None
-        return ClipVisionOutput(parts[0], parts[1], parts[2], parts[3])
+        return ClipVisionOutput(parts[0], parts[1], parts[2], parts[3], parts[4])
 
 
 def prepared(images: Tensor, layout: VisionLayout, crop: bool) -> Tensor:
@@ -181,11 +183,11 @@ class VisionNetwork(nn.Module):
             self.multi_modal_projector = _Llava(layout.width, layout.llava)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        last, penultimate, pooled = self.vision_model(pixels)
+        last, states, pooled = self.vision_model(pixels)
         if hasattr(self, "visual_projection"):
             pooled = self.visual_projection(pooled)
-        read = self.multi_modal_projector(penultimate) if hasattr(self, "multi_modal_projector") else None
-        return last, penultimate, pooled, read
+        read = self.multi_modal_projector(states[:, -2]) if hasattr(self, "multi_modal_projector") else None
+        return last, states, pooled, read
 
 
 class _Vision(nn.Module):
@@ -198,13 +200,15 @@ class _Vision(nn.Module):
         self.post_layernorm = nn.LayerNorm(layout.width)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = penultimate = self.pre_layrnorm(self.embeddings(pixels))
+        """The last layer, hidden states of layers (of SigLIP all, else the last two), what is pooled."""
+        made = [self.pre_layrnorm(self.embeddings(pixels))]
         for layer in self.encoder["layers"].children():
-            penultimate, x = x, layer(x)
+            made.append(layer(made[-1]))
+        x, states = made[-1], torch.stack(made[1:] if self.siglip else made[-2:], dim=1)
         if self.siglip:
             last = self.post_layernorm(x)
-            return last, penultimate, last
-        return x, penultimate, self.post_layernorm(x[:, 0, :])
+            return last, states, last
+        return x, states, self.post_layernorm(x[:, 0, :])
 
 
 class _Embeddings(nn.Module):

@@ -11,9 +11,10 @@ from backend.models.conditioning import rows_of
 from backend.models.family import Layout
 from backend.models.latent import LatentFormat
 from backend.models.lora import Patch
+from backend.models.model_patch import PatchModel
 from backend.ops import Denoise
 from backend.patches import DifferentialMask, ModelPatch
-from backend.references import ControlNet, GivenNoise, LoraUse, Schedule, Vae
+from backend.references import ControlNet, GivenNoise, LoraUse, PatchNetwork, Schedule, Vae
 from backend.sampling.noise import initial_noise, leftover_generator
 from backend.sampling.prediction import Prediction
 from backend.sampling.run import fit_mask, sample
@@ -23,6 +24,7 @@ from backend.types import Latent, OpKey
 from backend.worker.batch import ControlNetwork
 from backend.worker.conditions import Setting, resolve
 from backend.worker.denoise import Denoising, Target, finisher
+from backend.worker.within import within
 
 
 def begin(
@@ -33,11 +35,12 @@ def begin(
     control: Callable[[ControlNet], ControlNetwork],
     encode: Callable[[Vae, Tensor], Tensor],
     lora: Callable[[LoraUse], Patch],
+    network: Callable[[PatchNetwork], PatchModel],
 ) -> Denoising:
     """Start a run of `op`, whose refs are values by now. A run without sigmas has its result at once.
 
     control: makes a ControlNet resident and gives it; encode: pixels [B, H, W, 3] -> latents of a VAE; lora:
-    loads one for the model.
+    loads one for the model; network: makes one of a model's patches resident and gives it.
     Raises: UnsupportedOption for an unknown sampler or scheduler, an option that can't be honoured, or a
     latent that is not the model's.
     """
@@ -70,7 +73,8 @@ def begin(
     )
     # ComfyUI makes random choices within a model with the generator that the initial noise came from
     generator = leftover_generator(noise.to(target.device), op.noise.seed)
-    target = dataclasses.replace(target, generator=generator)
+    inside = within(guider.model.patches, sides, initial, network, encode)
+    target = dataclasses.replace(target, generator=generator, within=inside)
     return Denoising(key, run, target, (guider, sides), max(len(sigmas) - 1, 0), finish)
 
 

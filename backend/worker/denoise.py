@@ -216,6 +216,8 @@ class Denoising:
                 asked.seen.__setitem__ if asked.ask.watched and first else None,
                 asked.ask.without,
                 self._sharing,
+                guides=target.within.guides_of(x),
+                prefix=target.within.prefix,
             ),
         )
 

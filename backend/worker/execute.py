@@ -15,6 +15,7 @@ from backend.models.denoiser import Denoiser, describe
 from backend.models.families.inpainting import CONCAT_IMAGE, CONCAT_MASK
 from backend.models.family import Layout
 from backend.models.lora import Patch
+from backend.models.model_patch import PatchModel
 from backend.models.prompt import chunks_of_tokens
 from backend.models.style import styled
 from backend.models.text import Request, Working, encode_text
@@ -42,7 +43,7 @@ from backend.ops import (
     WithPicture,
     field_names,
 )
-from backend.references import ControlNet, LoraUse, Ref, Vae, Weights, towards
+from backend.references import ControlNet, LoraUse, PatchNetwork, Ref, Vae, Weights, towards
 from backend.resize import resize
 from backend.sampling.discretization import sigma_max, sigma_min
 from backend.sampling.noise import initial_noise
@@ -154,8 +155,11 @@ def start(key: OpKey, op: Denoise, bench: Bench) -> Denoising:
         (patch,) = bench.residents.patches(model.weights, (use,))
         return patch
 
+    def network(net: PatchNetwork) -> PatchModel:
+        return bench.ladder.attempt("loading a model patch", lambda: bench.residents.model_patch(net.weights))
+
     target, layout = bench.ladder.loaded("loading a denoiser", loaded)
-    return begin(key, op, target, layout, control, encode, lora)
+    return begin(key, op, target, layout, control, encode, lora, network)
 
 
 def evaluate(loan: Loan, bench: Bench, max_rows: int) -> Tensor:

@@ -18,6 +18,7 @@ from backend.sampling.region import combined
 from backend.types import OpKey
 from backend.worker.batch import Control, ModelCall, Network, run
 from backend.worker.conditions import Condition, Sides
+from backend.worker.within import NOTHING, Within
 
 CONTROLS = "control"  # ComfyUI's name, under which a condition's ControlNets pass through foreign functions
 
@@ -33,6 +34,7 @@ class Target:
 
     generator: of random choices that belong to the run. mixes_lengths: as its layout says. moved: the network
     drawn towards other models at strengths, and its LoRAs, those given with the model's, loaded for it.
+    within: what networks add within its passes.
     """
 
     network: Network
@@ -43,6 +45,7 @@ class Target:
     mixes_lengths: bool = True
     generator: torch.Generator = field(default_factory=torch.Generator)
     moved: Moved | None = None
+    within: Within = NOTHING
 
 
 @dataclass(slots=True, eq=False)

@@ -14,6 +14,7 @@ from backend.models.controlnet import ControlModel, load_controlnet
 from backend.models.denoiser import Denoiser, load_denoiser
 from backend.models.hostcopy import HostCopies
 from backend.models.lora import Lora, Patch, lora_of
+from backend.models.model_patch import PatchModel, load_model_patch
 from backend.models.style import StyleModel, load_style
 from backend.models.text import TextEncoder, load_text_encoder
 from backend.models.upscaler import Upscaler, load_upscaler
@@ -26,9 +27,12 @@ from backend.worker.device import compute_dtype
 from backend.worker.memory import Memory, droppable, weight_bytes
 from backend.worker.messages import Loaded, Resident, Unloaded
 
-Plain: TypeAlias = VaeModel | ControlModel | Upscaler | VisionEncoder | StyleModel  # they take no LoRAs
+# They take no LoRAs.
+Plain: TypeAlias = VaeModel | ControlModel | Upscaler | VisionEncoder | StyleModel | PatchModel
 Component: TypeAlias = Denoiser | TextEncoder | Plain
-T = TypeVar("T", Denoiser, TextEncoder, VaeModel, ControlModel, Upscaler, VisionEncoder, StyleModel)
+T = TypeVar(
+    "T", Denoiser, TextEncoder, VaeModel, ControlModel, Upscaler, VisionEncoder, StyleModel, PatchModel
+)
 Loader: TypeAlias = Callable[[Weights, torch.device, torch.dtype, HostCopies | None], T]
 
 _MOST_LORAS = 64  # kept per component, the least recently used goes first
@@ -99,6 +103,10 @@ class Residents:
         """Raises: BadFile."""
         return self._get(weights, StyleModel, load_style)
 
+    def model_patch(self, weights: Weights) -> PatchModel:
+        """Raises: BadFile."""
+        return self._get(weights, PatchModel, load_model_patch)
+
     def load(self, weights: Weights) -> None:
         """Have a component resident. Raises: BadFile, UnknownFamily, OutOfMemory."""
         match weights.kind:
@@ -116,6 +124,8 @@ class Residents:
                 self.clip_vision(weights)
             case "style_model":
                 self.style_model(weights)
+            case "model_patch":
+                self.model_patch(weights)
 
     def patches(self, weights: Weights, uses: Sequence[Adjustment]) -> tuple[Patch, ...]:
         """LoRAs loaded for the component of `weights`, which must be resident. Raises: BadFile."""

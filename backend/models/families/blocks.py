@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from backend.errors import UnsupportedOption
-from backend.models.additions import Additions
+from backend.models.additions import Additions, Guided
 
 Streams: TypeAlias = tuple[Tensor, ...]
 
@@ -45,6 +45,33 @@ def controlled(hidden: Tensor, added: Sequence[Tensor | None], number: int) -> T
     if own == hidden.shape[1]:
         return hidden + value.to(hidden)
     return torch.cat([hidden[:, :own] + value.to(hidden), hidden[:, own:]], dim=1)
+
+
+def guided(hidden: Tensor, guides: Sequence[Guided], number: int) -> Tensor:
+    """The picture's tokens [R, S, C] behind block `number`, with what networks add there to those of rows.
+
+    To the latent's tokens alone, which come first. Raises: UnsupportedOption for another model's network.
+    """
+    for guide in guides:
+        own = guide.hint.shape[1]
+        part = hidden[guide.rows, :own]
+        made = guide.network.added(number, part, guide.hint)
+        if made is None:
+            continue
+        hidden = hidden.clone()
+        hidden[guide.rows, :own] = part + made * guide.strengths.to(made)[:, None, None]
+    return hidden
+
+
+def preceded(text: Tensor, additions: Additions) -> Tensor:
+    """The text's tokens [R, T, C] behind those that rows have before it. Raises: UnsupportedOption."""
+    before = additions.prefix()
+    if before is None:
+        return text
+    if before.shape[2] != text.shape[2]:
+        value = f"tokens of {before.shape[2]} channels where the model has {text.shape[2]}"
+        raise UnsupportedOption("model_patch", value, "Use a model patch that was made for this model.")
+    return torch.cat([before.to(text), text], dim=1)
 
 
 def added_of(additions: Additions) -> tuple[tuple[Tensor | None, ...], tuple[Tensor | None, ...]]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from backend.models.additions import NO_ADDITIONS, Additions
 from backend.models.conditioning import Given, Inputs, at_size, spread_rows
 from backend.models.families import inpainting, references
-from backend.models.families.blocks import added_of, controlled, passed
+from backend.models.families.blocks import added_of, controlled, passed, preceded
 from backend.models.families.renaming import Fused, Renaming, Swapped, Target, lora_names
 from backend.models.families.sequence import (
     PATCH,
@@ -193,8 +193,8 @@ class Flux:
         height, width = x.shape[-2:]
         shown, places = self._shown(x, extra)
         count = patches(height) * patches(width)
-        text = module.context_embedder(tokens)
-        places = torch.cat([torch.zeros(tokens.shape[1], 3, dtype=torch.float64), places])
+        text = preceded(module.context_embedder(tokens), additions)
+        places = torch.cat([torch.zeros(text.shape[1], 3, dtype=torch.float64), places])
         rotary = turns(angles(places, rope_axes(self.head), THETA), x.device)
         time = time_of(module.time_text_embed, self, timesteps, extra, x)
         hidden = module.x_embedder(shown)

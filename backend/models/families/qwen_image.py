@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from backend.models.additions import NO_ADDITIONS, Additions
 from backend.models.conditioning import Given, Inputs
 from backend.models.families import references
-from backend.models.families.blocks import added_of, controlled, passed
+from backend.models.families.blocks import added_of, controlled, guided, passed
 from backend.models.families.flux import rope_axes
 from backend.models.families.renaming import lora_names
 from backend.models.families.sequence import (
@@ -104,11 +104,11 @@ class QwenImage:
         text = module.txt_in(module.txt_norm(tokens))
         embed = module.time_text_embed
         time = embed.timestep_embedder(embed.time_proj(timesteps).to(x.dtype))
-        added, _ = added_of(additions)
+        (added, _), guides = added_of(additions), additions.guided()
         for number, block in enumerate(module.transformer_blocks):
             run = partial(run_block, block, time, rotary)
             hidden, text = passed(additions, "double", number, run, (hidden, text))
-            hidden = controlled(hidden, added, number)
+            hidden = controlled(guided(hidden, guides, number), added, number)
         hidden = hidden[:, : patches(height) * patches(width)]
         out: Tensor = module.proj_out(module.norm_out(hidden, time))
         return from_tokens(out, height, width)[:, :, None]
