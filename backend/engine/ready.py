@@ -10,6 +10,7 @@ from backend.references import (
     CfgGuider,
     ClipVision,
     ControlNet,
+    PatchNetwork,
     Schedule,
     StyleModel,
     UpscaleModel,
@@ -21,7 +22,13 @@ from backend.schedule.pool import Order, ReadyOp
 from backend.schedule.profile import Profile, Role
 from backend.types import Seconds
 
-_HELD = (Vae, UpscaleModel, ClipVision, StyleModel)  # references whose weights an op needs on its device
+_HELD = (
+    Vae,
+    UpscaleModel,
+    ClipVision,
+    StyleModel,
+    PatchNetwork,
+)  # references whose weights an op needs on its device
 STEPS = 20  # of a run whose schedule another op still has to make
 
 
@@ -84,13 +91,13 @@ def weights_of(op: Op[object]) -> list[Weights]:
 
 def _within(patch: ModelPatch) -> list[Weights]:
     """The networks that a patch of a model runs."""
+    used: tuple[object, ...] = ()
     match patch:
         case BlockGuide(network=network, vae=vae):
-            return [network.weights, vae.weights]
+            used = network, vae
         case StyleReference(network=network):
-            return [network.weights]
-        case _:
-            return []
+            used = (network,)
+    return [source.weights for source in used if isinstance(source, _HELD)]
 
 
 def rows_of(op: Denoise) -> int:

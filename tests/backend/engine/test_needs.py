@@ -1,12 +1,29 @@
 """What the schedule is told that an op needs, and how much is started at a time."""
 
+from dataclasses import replace
+
+import torch
+
 from backend.engine.board import AT_ONCE, Board
 from backend.engine.clock import ManualClock
 from backend.engine.fleet import Seat
-from backend.engine.ready import Claim
+from backend.engine.ready import Claim, weights_of
 from backend.engine.results import Results
 from backend.ops import Call, Denoise, EncodeText
-from backend.references import CfgGuider, Clip, ControlNet, Model, Noise, Ref, Sampler, Schedule, Weights
+from backend.patches import BlockGuide, FreeU
+from backend.references import (
+    CfgGuider,
+    Clip,
+    ControlNet,
+    Model,
+    Noise,
+    PatchNetwork,
+    Ref,
+    Sampler,
+    Schedule,
+    Vae,
+    Weights,
+)
 from backend.schedule.rules import Rules
 from backend.types import DeviceId, JobKey, NodeId, OpKey
 from backend.worker.messages import DeviceInfo
@@ -50,6 +67,16 @@ def test_a_run_needs_the_controlnets_that_reach_its_conditions_through_other_nod
     assert ready.components == (run.guider.model.weights.id, net.id)
     board.drop(JobKey(1))
     assert not board.pool.demand
+
+
+def test_a_run_needs_the_networks_of_its_models_patches():
+    net = PatchNetwork(Weights("model_patch", "canny", (a_file("canny"),)))
+    vae = Vae(Weights("vae", "wan", (a_file("wan"),)))
+    run = a_run("qwen", ())
+    guided = BlockGuide(net, vae, torch.zeros(1, 8, 8, 3), 1.0)
+    model = run.guider.model.with_patch(FreeU(1, 1, 1, 1, 2)).with_patch(guided)
+    run = replace(run, guider=replace(run.guider, model=model))
+    assert weights_of(run) == [model.weights, net.weights, vae.weights]
 
 
 def test_a_mass_start_lets_others_have_their_turn():

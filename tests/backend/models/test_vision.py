@@ -47,6 +47,20 @@ def test_clip_gives_what_transformers_gives(tmp_path: Path):
     assert made["mm_projected"] is None
 
 
+def test_siglip_gives_the_states_of_every_layer_and_clip_does_not(tmp_path: Path):
+    sizes = {**SIZES, **PICTURE}
+    seen = saved(
+        SiglipVisionModel(SiglipVisionConfig(**sizes, layer_norm_eps=1e-5)), tmp_path / "s.safetensors"
+    )
+    made = seen.encode(pictures(), crop=True)
+    states = made.all_hidden_states
+    assert states is not None
+    assert states.shape[:2] == (2, seen.layout.layers)
+    assert torch.equal(states[:, -2], made.penultimate_hidden_states)
+    clip = saved(CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes)), tmp_path / "c.safetensors")
+    assert clip.encode(pictures(), crop=True).all_hidden_states is None
+
+
 def test_siglip_gives_what_transformers_gives(tmp_path: Path):
     config = SiglipVisionConfig(**SIZES, **PICTURE, vision_use_head=True, layer_norm_eps=1e-5)
     theirs = SiglipVisionModel(config).eval()

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backend.models.additions import Additions, Alteration, Row
+from backend.errors import UnsupportedOption
+from backend.models.additions import Additions, Alteration, Guide, Prefix, Row
 from backend.models.family import Layout
 from backend.patches import Blocks
 from tests.backend.models.conftest import relative
@@ -188,3 +189,65 @@ def test_a_row_without_a_block_is_what_it_is_where_all_rows_are(kind: str):
     assert relative(mixed[:1], plain[:1]) < 1e-6
     assert relative(mixed[1:], all_of_them[1:]) < 1e-6
     assert relative(mixed[1:], plain[1:]) > 1e-3
+
+
+class Doubling:
+    """A network behind blocks that adds the hint, and the picture's tokens times the block's number."""
+
+    def added(self, number, hidden, hint):
+        return None if number > 1 else hint + hidden * number
+
+
+def test_qwens_rows_have_their_own_networks_behind_blocks_or_none():
+    module, x = network(QWEN), random(3, 16, 1, HEIGHT, WIDTH)
+    text, time = random(3, TOKENS, 24, seed=2), torch.tensor([0.3, 0.8, 0.5])
+    hints, doubling = random(2, HEIGHT * WIDTH // 4, 64, seed=4), Doubling()
+    one, two = Guide(doubling, hints[:1], 0.5), Guide(doubling, hints, -1.0)
+    rows = (Row(), Row(Alteration(guides=(one, two)), 1), Row(Alteration(guides=(two,)), 0))
+    with torch.no_grad():
+        mixed = QWEN.call(module, x, time, text, {}, Additions(rows=rows))
+        for i, row in enumerate(rows):
+            at = slice(i, i + 1)
+            alone = QWEN.call(module, x[at], time[at], text[at], {}, Additions(rows=(row,)))
+            assert relative(mixed[at], alone) < 1e-5
+        plain = QWEN.call(module, x, time, text, {})
+    assert relative(mixed[:1], plain[:1]) < 1e-5
+    assert min(relative(mixed[i], plain[i]) for i in (1, 2)) > 1e-2
+
+
+def test_what_networks_add_is_for_the_latents_tokens_alone():
+    module, x, picture = network(QWEN), random(1, 16, 1, HEIGHT, WIDTH), random(1, 16, 1, 6, 4, seed=5)
+    hint = random(1, HEIGHT * WIDTH // 4, 64, seed=4)
+    row = Row(Alteration(guides=(Guide(Doubling(), hint, 1.0),)))
+    extra = {"reference.index.0": picture}
+    with torch.no_grad():
+        made = QWEN.call(module, x, torch.tensor([0.5]), random(1, TOKENS, 24), extra, Additions(rows=(row,)))
+    assert made.shape == x.shape
+
+
+def test_a_style_stands_before_fluxs_text_where_all_places_are_the_first():
+    module, x = network(FLUX), random(ROWS, 16, HEIGHT, WIDTH)
+    text, time = random(ROWS, TOKENS, 24, seed=2), torch.tensor([0.3, 0.8])
+    extra = {"pooled": random(ROWS, 20, seed=3), "guidance": torch.tensor([3.5, 1.0])}
+    with torch.no_grad():
+        before = module.context_embedder(random(ROWS, 3, 24, seed=6))
+        alteration = Alteration(prefix=Prefix(before))
+        rows = tuple(Row(alteration, number) for number in range(ROWS))
+        made = FLUX.call(module, x, time, text, extra, Additions(rows=rows))
+        longer = torch.cat([random(ROWS, 3, 24, seed=6), text], dim=1)
+        assert relative(made, FLUX.call(module, x, time, longer, extra)) < 1e-5
+    assert alteration.layout != Alteration().layout  # such rows pass with others that have as many tokens
+
+
+def test_a_style_for_another_model_is_refused():
+    rows = (Row(Alteration(prefix=Prefix(torch.zeros(1, 3, 65)))),)
+    extra = {"pooled": random(1, 20), "guidance": torch.tensor([3.5])}
+    with pytest.raises(UnsupportedOption, match="made for this model"), torch.no_grad():
+        FLUX.call(
+            network(FLUX),
+            random(1, 16, 4, 4),
+            torch.tensor([0.5]),
+            random(1, 7, 24),
+            extra,
+            Additions(rows=rows),
+        )
