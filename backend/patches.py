@@ -6,13 +6,10 @@ the others act one after the other.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from backend.latent_operations import LatentOperation
 from backend.types import ClipVisionOutput, Image, Mask
-
-if TYPE_CHECKING:
-    from backend.references import PatchNetwork, Vae
 
 DiscreteKind = Literal["eps", "v_prediction", "lcm", "x0", "img_to_img"]
 ContinuousKind = Literal["v_prediction", "edm", "edm_playground_v2.5", "eps", "cosmos_rflow"]
@@ -316,11 +313,12 @@ class LazyCache:
 class BlockGuide:
     """A network adds to the picture behind every block of two streams, by a hint that it is shown.
 
-    mask: what is to be made anew, for those networks that are told.
+    network: a PatchNetwork; vae: a Vae, which encodes the picture; mask: what is to be made anew, for those
+    networks that are told.
     """
 
-    network: "PatchNetwork"
-    vae: "Vae"
+    network: object
+    vae: object
     image: Image
     strength: float
     mask: Mask | None = None
@@ -328,9 +326,9 @@ class BlockGuide:
 
 @dataclass(frozen=True, slots=True)
 class StyleReference:
-    """A picture's style, as tokens before a prompt's."""
+    """A picture's style, as tokens before a prompt's. network: a PatchNetwork."""
 
-    network: "PatchNetwork"
+    network: object
     vision: ClipVisionOutput
 
 

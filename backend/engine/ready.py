@@ -22,13 +22,8 @@ from backend.schedule.pool import Order, ReadyOp
 from backend.schedule.profile import Profile, Role
 from backend.types import Seconds
 
-_HELD = (
-    Vae,
-    UpscaleModel,
-    ClipVision,
-    StyleModel,
-    PatchNetwork,
-)  # references whose weights an op needs on its device
+# References whose weights an op needs on its device.
+_HELD = (Vae, UpscaleModel, ClipVision, StyleModel, PatchNetwork)
 STEPS = 20  # of a run whose schedule another op still has to make
 
 

@@ -50,19 +50,27 @@ def within(patches: Sequence[ModelPatch], sides: Sides, latent: Tensor, load: Lo
     if guides:
         boxes = (condition.region.box for side in sides.values() for condition in side)
         sizes |= {_dims(box.size) for box in boxes if box is not None}
+    networks = [_loaded(patch.network, load) for patch in guides]
     made = {
-        dims: tuple(_guide(patch, dims, load(patch.network), encode) for patch in guides) for dims in sizes
+        dims: tuple(_guide(patch, dims, net, encode) for patch, net in zip(guides, networks, strict=True))
+        for dims in sizes
     }
-    return Within(made, _prefix([_style(patch, load(patch.network)) for patch in styles]))
+    return Within(made, _prefix([_style(patch, _loaded(patch.network, load)) for patch in styles]))
 
 
 def _dims(shape: Sequence[int]) -> Dims:
     return shape[-2], shape[-1]
 
 
+def _loaded(network: object, load: Load) -> PatchModel:
+    assert isinstance(network, PatchNetwork)
+    return load(network)
+
+
 def _guide(patch: BlockGuide, dims: Dims, network: PatchModel, encode: Encode) -> Guide:
     height, width = (side * LATENT.downscale for side in dims)
     pixels = resize(patch.image[..., :3].movedim(-1, 1), width, height, "area", "center").movedim(1, -1)
+    assert isinstance(patch.vae, Vae)
     latent = encode(patch.vae, pixels)
     if latent.ndim == 5:
         if latent.shape[2] != 1:
