@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.errors import BadFile, UnsupportedOption
-from backend.models.adapters import adapt
+from backend.models.adapters import adapt, applied
 from backend.models.families.sequence import PATCH, padded, to_tokens
 from backend.models.header import Header
 from backend.models.hostcopy import Form, HostCopies
@@ -99,7 +99,8 @@ class PatchModel:
             value = f"tokens of shape {list(hint.shape[1:])} where the model has {list(hidden.shape[1:])}"
             raise UnsupportedOption("model_patch", value, "Use a model patch that was made for this model.")
         blocks = self.module.controlnet_blocks
-        made: Tensor = blocks[number](hidden.to(self.dtype), hint)  # type: ignore[index,operator]
+        with applied({}):  # the pass's own layers have LoRAs, these have none
+            made: Tensor = blocks[number](hidden.to(self.dtype), hint)  # type: ignore[index,operator]
         return made.to(hidden)
 
     def style(self, low: Tensor, mid: Tensor, high: Tensor) -> Tensor:

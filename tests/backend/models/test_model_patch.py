@@ -24,12 +24,12 @@ def linear(name: str, into: int, out: int) -> dict[str, Tensor]:
     return {f"{name}.weight": random(out, into, seed=len(name)), f"{name}.bias": random(out)}
 
 
-def control(shown: int = 17, depth: int = 2) -> dict[str, Tensor]:
-    tensors = linear("img_in", shown * 4, WIDTH)
+def control(shown: int = 17, depth: int = 2, width: int = WIDTH) -> dict[str, Tensor]:
+    tensors = linear("img_in", shown * 4, width)
     for block in range(depth):
         start = f"controlnet_blocks.{block}"
-        tensors |= {f"{start}.{n}.weight": 1 + random(WIDTH, seed=block) for n in ("x_rms", "y_rms")}
-        tensors |= linear(f"{start}.input_proj", WIDTH, WIDTH) | linear(f"{start}.output_proj", WIDTH, WIDTH)
+        tensors |= {f"{start}.{n}.weight": 1 + random(width, seed=block) for n in ("x_rms", "y_rms")}
+        tensors |= linear(f"{start}.input_proj", width, width) | linear(f"{start}.output_proj", width, width)
     return tensors
 
 

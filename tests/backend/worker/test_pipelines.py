@@ -2,7 +2,9 @@
 random models.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -18,7 +20,8 @@ from backend.models.families import qwen_image, z_image
 from backend.models.family import Layout
 from backend.models.vae import encode_pixels, load_vae
 from backend.ops import Denoise
-from backend.references import BasicGuider, CfgGuider, Model, Noise, Sampler
+from backend.patches import BlockGuide
+from backend.references import BasicGuider, CfgGuider, Guider, Model, Noise, PatchNetwork, Sampler, Vae
 from backend.sampling.noise import initial_noise
 from backend.settings import Settings
 from backend.types import Cond, Latent, OpKey
@@ -30,10 +33,12 @@ from tests.backend.models.conftest import CPU, relative, weights_of
 from tests.backend.models.families.originals import QWEN, Z_IMAGE, loaded, original, state_of
 from tests.backend.models.families.test_autoencoders import original_wan
 from tests.backend.models.families.test_transformers import tokens_of, whole
+from tests.backend.models.test_model_patch import control
 
 SIGMAS = [1.0, 0.8, 0.5, 0.2]
 SEED = 7
 LIMIT = 2e-4
+Steered: TypeAlias = Callable[[Model], Guider]
 
 
 def text(length: int, seed: int) -> Tensor:
@@ -42,25 +47,35 @@ def text(length: int, seed: int) -> Tensor:
 
 def ours(tmp_path: Path, layout: Layout, guider, shape: tuple[int, ...]) -> Tensor:
     """A run of the model with these weights, in the model's units."""
+    (samples,) = together(tmp_path, layout, [guider], shape)
+    return samples
+
+
+def together(
+    tmp_path: Path, layout: Layout, guiders: Sequence[Steered], shape: tuple[int, ...]
+) -> list[Tensor]:
+    """Runs of the model side by side, in its units."""
     path = tmp_path / "model.safetensors"
     save_file({n: v.contiguous() for n, v in original(layout, state_of(layout)).items()}, path)
     residents = Residents(CPU, Settings(base_directory=tmp_path, cpu=True), lambda message: None)
     bench = Bench(residents, Ladder(residents.memory, lambda shortage: 0), lambda name: None)
-    op: Denoise = Denoise(
-        guider(Model(weights_of(path, "denoiser"))),
-        Latent(torch.zeros(shape)),
-        Noise(SEED),
-        Sampler("euler"),
-        torch.tensor([*SIGMAS, 0.0]),
-    )
     reports: list[object] = []
     loop = StepLoop(8, reports.append)
     with torch.inference_mode():
-        loop.add(op, start(OpKey("run"), op, bench), None)
+        for number, guider in enumerate(guiders):
+            op: Denoise = Denoise(
+                guider(Model(weights_of(path, "denoiser"))),
+                Latent(torch.zeros(shape)),
+                Noise(SEED),
+                Sampler("euler"),
+                torch.tensor([*SIGMAS, 0.0]),
+            )
+            loop.add(op, start(OpKey(f"run {number}"), op, bench), None)
         while len(loop):
             loop.turn()
-    (ended,) = [report for report in reports if isinstance(report, Ended)]
-    return layout.latent.to_model(ended.outputs[0].samples)
+    ended = {str(report.key): report for report in reports if isinstance(report, Ended)}
+    made = [ended[f"run {number}"].outputs[0].samples for number in range(len(guiders))]
+    return [layout.latent.to_model(samples) for samples in made]
 
 
 @pytest.mark.parametrize("cfg", [1.0, 3.5])
@@ -126,3 +141,28 @@ def test_qwen_image_edit_plus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ).images
     assert relative(tokens_of(samples[:, :, 0]), theirs) < LIMIT
     assert qwen_image.LATENT.dimensions == 3
+
+
+def test_a_guided_run_of_qwen_image_and_a_plain_one_share_passes_and_are_as_alone(tmp_path: Path):
+    torch.manual_seed(0)
+    coder = AutoencoderKLWan(
+        base_dim=8, z_dim=16, dim_mult=[1, 2, 2, 2], num_res_blocks=1, temperal_downsample=[False] * 3
+    ).eval()
+    save_file(original_wan(coder, 1), tmp_path / "vae.safetensors")
+    save_file(control(width=QWEN.width), tmp_path / "patch.safetensors")
+    net = PatchNetwork(weights_of(tmp_path / "patch.safetensors", "model_patch"))
+    vae = Vae(weights_of(tmp_path / "vae.safetensors", "vae"))
+    image, mask = torch.rand(1, 90, 128, 3), torch.rand(1, 45, 64)
+
+    def guided(strength: float) -> Steered:
+        patch = BlockGuide(net, vae, image, strength, mask)
+        return lambda m: BasicGuider(m.with_patch(patch), (Cond(text(9, 1)),))
+
+    guiders = [guided(0.8), lambda m: BasicGuider(m, (Cond(text(9, 2)),)), guided(0.0)]
+    shape = (1, 16, 1, 12, 16)
+    mixed = together(tmp_path, QWEN, guiders, shape)
+    for samples, guider in zip(mixed, guiders, strict=True):
+        assert relative(samples, ours(tmp_path, QWEN, guider, shape)) < 1e-5
+    unguided = ours(tmp_path, QWEN, lambda m: BasicGuider(m, (Cond(text(9, 1)),)), shape)
+    assert relative(mixed[2], unguided) < 1e-5
+    assert relative(mixed[0], unguided) > 1e-2
