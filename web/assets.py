@@ -47,8 +47,16 @@ def _package_folder(package: str, folder: str) -> Path | None:
     return None
 
 
+_PLAIN = Path(__file__).parent / "extension" / "template.webp"
+_PICTURES = (".webp", ".png", ".jpg", ".jpeg")
+
+
 class Templates:
-    """The workflow templates of whichever template packages are installed, by file name."""
+    """The workflow templates of whichever template packages are installed, by file name.
+
+    Their pictures lie in large packages of their own. Where these are not installed, every
+    picture that the installed ones speak of is a plain one: the page reports each that it can't get.
+    """
 
     def __init__(self) -> None:
         self._folder = _package_folder("comfyui_workflow_templates", "templates")
@@ -68,12 +76,14 @@ class Templates:
         if self._folder is not None:
             return below(self._folder, name)
         core = _templates_core()
+        if core is not None and name.startswith("logo/") and name.endswith(_PICTURES):
+            return _PLAIN  # `index_logo.json` names them
         if core is None or name not in self._ids:
             return None
         try:
             return Path(core.get_asset_path(self._ids[name], name))
-        except FileNotFoundError:  # thumbnails lie in packages of their own, which need not be installed
-            return None
+        except FileNotFoundError:
+            return _PLAIN if name.endswith(_PICTURES) else None
 
 
 def _templates_core() -> ModuleType | None:

@@ -100,6 +100,9 @@ async def test_templates_come_from_their_packages(house: House):
     assert (reply.status, reply.content_type) == (200, "application/json")
     assert Templates().find("index.json") is not None
     assert Templates().find("absent.json") is None
+    picture = await house.client.get("/templates/image_z_image_turbo-1.webp")
+    assert (picture.status, picture.content_type) == (200, "image/webp")  # a plain one, or its own
+    assert (await house.client.get("/templates/absent-1.webp")).status == 404
 
 
 async def test_node_help_is_no_page(house: House):
