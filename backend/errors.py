@@ -238,3 +238,17 @@ class NoDevice(TesseraError):
             f"No device is left to run this: the last worker did not start ({reason}). "
             "The server's log has its output; mend the cause and start the server again."
         )
+
+
+class EngineFault(TesseraError):
+    """An exception in the engine's own code, which ends the jobs that it was met with."""
+
+    code = "engine_fault"
+
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+        super().__init__(
+            f"The server itself failed here: {type(cause).__name__}: {cause}. That is a fault of the server, "
+            "not of the workflow, and its log has the traceback. Queue the prompt again; if it fails again, "
+            "please report it with that traceback."
+        )

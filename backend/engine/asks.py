@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from backend.engine.board import Board
+from backend.engine.jobs import Job
 from backend.engine.ready import Claim
 from backend.errors import OpFailed
 from backend.graph.flatten import flatten
@@ -57,16 +58,18 @@ class Asks:
         if self._open:
             self._open = [ask for ask in self._open if ask.target != key or not self._answer(ask)]
 
-    def failed(self, job: JobKey, key: OpKey, error: Failed) -> bool:
+    def failed(self, job: Job, key: OpKey, error: Failed) -> bool:
         """An op failed. Returns: whether calls had asked for it, or for what needs it; they are told."""
         hit = [ask for ask in self._open if key in ask.ops]
         for ask in hit:
             self._open.remove(ask)
             with suppress(InvalidStateError):  # its call gave up meanwhile
                 ask.reply.set_exception(OpFailed(error.type, error.message.rstrip("\n")))
+        kept = {op for ask in self._open for op in ask.ops}
         for ask in hit:
             for op in reversed(ask.ops):
-                self._board.let_go(job, op)
+                if op not in kept and not job.waiting_for(op):
+                    self._board.let_go(job.key, op)
         return bool(hit)
 
     def job_left(self, claim: Claims) -> None:

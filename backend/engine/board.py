@@ -1,8 +1,9 @@
 """What runs: the live graph, the results, the devices, and `plan()` between them. Jobs are mere keys here."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil, inf
 
 from backend.engine.clock import Clock
@@ -53,6 +54,8 @@ _ROUND = 1 << 20
 SLOW = 0.005  # seconds from which on a call counts as service received
 
 Preview = Callable[[LiveOp], str]
+# Takes a step that is about an op of these jobs; an exception in it ends them.
+Guarded = Callable[[Callable[[], None], OpKey | None, Collection[JobKey]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +150,9 @@ class Board:
 
     # -- what runs -------------------------------------------------------------------------------
 
-    def dispatch(self, preview: Preview, preview_size: int) -> list[LiveOp]:
-        """Ask `plan()` what is to be done now, and do it. preview: the method an op's client wants.
+    def dispatch(self, preview: Preview, preview_size: int, guarded: Guarded) -> list[LiveOp]:
+        """Ask `plan()` what is to be done now, and do it. preview: the method an op's client wants; guarded:
+        takes each step.
 
         Returns: the ops that were started. What was refused waits for `rejected`; `more` says whether there
         is more to do, after others had their turn: a start of thousands must not keep the server from
@@ -157,7 +161,8 @@ class Board:
         started: list[LiveOp] = []
         pool = self.pool
         while self._at_once and self._host is not None:
-            started.append(self._start_coroutine(self._at_once.pop(0)))
+            started.append(live := self._at_once.pop(0))
+            guarded(partial(self._start_coroutine, live), live.key, tuple(live.jobs))
         self.more = False
         while pool.queue.ops or pool.cold or pool.over or pool.may_split:
             if len(started) >= AT_ONCE:
@@ -165,28 +170,34 @@ class Board:
                 break
             decisions = plan(pool, self._clock.now())
             for decision in decisions:
-                if isinstance(decision, Run):
-                    started.append(self._start(decision, preview, preview_size))
+                live = None if isinstance(decision, (Load, Evict)) else self.graph.get(decision.key)
+                if live is not None and isinstance(decision, Run):
+                    started.append(live)
+                    guarded(partial(self._start, decision, preview, preview_size), live.key, tuple(live.jobs))
                 else:
-                    self._carry_out(decision)
+                    jobs = () if live is None else tuple(live.jobs)
+                    guarded(partial(self._carry_out, decision), None, jobs)
             if len(decisions) < MOST:
                 break
         return started
 
-    def _start(self, run: Run, preview: Preview, preview_size: int) -> LiveOp:
+    def _start(self, run: Run, preview: Preview, preview_size: int) -> None:
         live = self.graph[run.key]
         ready = self.pool.devices[run.device].running[run.key].op
         seat = self.fleet.assign(run.device, ready)
-        self.trace.decided("run", seat.id, name_of(live.op), run.reason)
-        self.trace.sent(live, seat.id, ready)
-        live.state = State.RUNNING
-        if seat.id == HOST and isinstance(live.op, Call):
-            self._run_chain(live)
-        else:
-            seat.worker.run(live.key, live.op, self._inputs(live), preview(live), preview_size)
-        return live
+        try:
+            self.trace.decided("run", seat.id, name_of(live.op), run.reason)
+            self.trace.sent(live, seat.id, ready)
+            if seat.id == HOST and isinstance(live.op, Call):
+                self._run_chain(live)
+            else:
+                seat.worker.run(live.key, live.op, self._inputs(live), preview(live), preview_size)
+            live.state = State.RUNNING
+        finally:
+            if live.state is not State.RUNNING:
+                self._off(live.key)  # the device never had it
 
-    def _start_coroutine(self, live: LiveOp) -> LiveOp:
+    def _start_coroutine(self, live: LiveOp) -> None:
         """A coroutine mostly waits: it takes no thread, and no turn from others."""
         self.fleet.follow(live.key)
         self.trace.sent(live, HOST, None)
@@ -194,9 +205,8 @@ class Board:
         assert isinstance(live.op, Call)
         assert self._host is not None
         self._host.run_chain([HostCall(live.key, live.op, self._inputs(live))])
-        return live
 
-    def _carry_out(self, decision: Resume | Preempt | Split | Unsplit | Load | Evict | Reject) -> None:
+    def _carry_out(self, decision: Decision) -> None:
         """Send a decision to the worker that it concerns, or keep it for the jobs that it ends."""
         match decision:
             case Resume(key, device):
@@ -213,6 +223,8 @@ class Board:
                 self._workers[device].unload((component,))
             case Reject():
                 self._reject(decision)
+            case Run():
+                pass  # of an op that ended while the decisions before it were carried out
         self._note(decision)
 
     def _note(self, decision: Decision) -> None:
@@ -347,6 +359,11 @@ class Board:
             live.state = State.WAITING if live.missing else State.READY
             if live.state is State.READY:
                 self._make_ready(live)
+
+    def jobs_on(self, device: DeviceId) -> set[JobKey]:
+        """The jobs of what a device runs."""
+        running = (self.graph.get(key) for key in self.fleet[device].running)
+        return {job for live in running if live is not None for job in live.jobs}
 
     def lost(self, seat: Seat, reason: str) -> list[tuple[LiveOp, TesseraError]]:
         """A worker's process is gone: its ops are ready again, and a new process takes its place.

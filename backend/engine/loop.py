@@ -7,10 +7,12 @@ thread; `board.py` keeps what runs, `narrate.py` tells the client.
 
 import asyncio
 import logging
+import traceback
 import uuid
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from backend.engine.asks import Asks, settle
 from backend.engine.board import Board
@@ -27,7 +29,7 @@ from backend.engine.results import Result, Results
 from backend.engine.store import Store
 from backend.engine.view import PoolView, pool_view
 from backend.engine.watch import EVERY, Watch
-from backend.errors import QueueFull, TesseraError
+from backend.errors import EngineFault, QueueFull, TesseraError
 from backend.graph.frontier import LiveOp, State, wanted
 from backend.graph.lower import MISSING, Composed, LoweredNode, Lowering, NodeRaised, Submitter
 from backend.graph.parse import Prompt, parse_prompt
@@ -62,6 +64,7 @@ from backend.worker.messages import (
     Stopped,
     Table,
     Unfinished,
+    Unloaded,
 )
 
 log = logging.getLogger(__name__)
@@ -140,10 +143,10 @@ class Engine:
 
     def _look_again(self) -> None:
         if not self._closing and self._loop is not None:
+            self._loop.call_later(EVERY, self._look_again)
             self.look()
             self._dispatch()  # a deadline may have passed
             self._keep_costs(PROFILED)
-            self._loop.call_later(EVERY, self._look_again)
 
     def _keep_costs(self, every: Seconds) -> None:
         """Write down what was measured, if that was last done so many seconds ago."""
@@ -230,14 +233,15 @@ class Engine:
     async def cancel_pending(self, ids: Sequence[JobId] | None) -> None:
         """Take jobs that have not started out of the queue (None: all of them)."""
         for job in [j for j in self._jobs.values() if not j.started and (ids is None or j.record.id in ids)]:
-            self._forget(job)
+            del self._jobs[job.key]
+            self._release(job, "cancelled")
             self._emit(QueueChanged(self.remaining()))
             await self.store.remove_pending([job.record.sequence])
 
     async def interrupt(self, id: JobId | None) -> None:
         """Stop a running job (None: whatever runs). Pending jobs are left alone."""
         for job in [j for j in self._jobs.values() if j.started and id in (None, j.record.id)]:
-            self._interrupt(job, job.narrator.running or next(iter(job.unfinished), job.lowering.outputs[0]))
+            self._interrupt(job, job.at)
 
     def _interrupt(self, job: Job, node: NodeId) -> None:
         real = job.real(node)
@@ -310,11 +314,14 @@ class Engine:
         job = Job(without_secrets(record), lowering, narrator, claim, preview)
         self._jobs[job.key] = job
         self._board.trace.job_arrived(job.key, record.id, record.client)
+        self._guarded(partial(self._begin_growing, job), None, (job.key,))
+        self._dispatch()
+
+    def _begin_growing(self, job: Job) -> None:
         self._emit(QueueChanged(self.remaining()))
         self._grow(job)
         if job.key in self._jobs:
             self._forecasts.came(job.key, self._jobs, self._clock.now())
-        self._dispatch()
 
     def _grow(self, job: Job) -> None:
         """Lower what can be lowered now, and let the board have what must run for it."""
@@ -343,6 +350,8 @@ class Engine:
         for node in lowered:
             pending = {key for key in node.ops if key in want or key in job.lowering.composing}
             self._sort(job, node, pending, first)
+        for key in want if not first else ():
+            job.expect_again(key)
         self._board.want(job.key, job.claim, job.lowering.ordered(want))
         for composed in job.lowering.composed:
             self._keep_composed(job, composed)
@@ -380,8 +389,8 @@ class Engine:
         """A lowered node has ops to wait for, or was done before, or is a reference and done now."""
         known = sum(key in self._board.results for key in node.ops)
         self._board.trace.job_cached(job.key, known)
+        job.expect(node, pending)
         if pending:
-            job.expect(node, pending)
             if node.blocked:
                 job.blocked[node.id] = node.blocked
         elif node.ops or (first and node.key in self._seen and self._board.results.remembers):
@@ -430,7 +439,7 @@ class Engine:
         job.instant.clear()
 
     def _tell_running(self, job: Job, key: OpKey) -> None:
-        for id in job.nodes_of.get(key, ()):
+        for id in job.waiting_for(key):
             if id in job.resumed:
                 job.resumed.discard(id)
                 job.narrator.node_resumed(id)
@@ -466,9 +475,7 @@ class Engine:
     def _end(self, job: Job, status: JobStatus, error: Mapping[str, object] | None = None) -> None:
         """Every started job comes here once, whatever became of it."""
         narrator = job.narrator
-        self._board.trace.job_ended(job.key, status)
-        self._forecasts.ended(job.key, self._clock.now(), succeeded=status == "completed")
-        self._forget(job)
+        self._jobs.pop(job.key, None)
         ended = replace(
             job.record,
             status=status,
@@ -481,14 +488,15 @@ class Engine:
         self.store.finish(ended)
         self._emit(QueueChanged(self.remaining()))
         narrator.ended()
+        self._release(job, status)
 
-    def _forget(self, job: Job) -> None:
-        self._jobs.pop(job.key, None)
-        self._forecasts.ended(job.key, self._clock.now(), succeeded=False)
+    def _release(self, job: Job, status: JobStatus) -> None:
+        """A job is over: nothing is kept, or run, for it any more."""
+        self._board.trace.job_ended(job.key, status)
+        self._forecasts.ended(job.key, self._clock.now(), succeeded=status == "completed")
         for key in job.held:
             self._board.results.unpin(key)
         self._board.results.prompt_ended(job.record.client, job.held)
-        self._board.trace.job_ended(job.key, "cancelled")  # one that was pending; others ended before
         self._board.drop(job.key)
         self._asks.job_left(self._claim_of)
 
@@ -496,32 +504,35 @@ class Engine:
         return self._jobs[key].claim
 
     def _dispatch(self) -> None:
-        if self._closing:
-            return
-        for live in self._board.dispatch(self._preview, self._limits.preview_size):
-            for key in live.jobs:
-                self._begin(self._jobs[key])
-                self._tell_running(self._jobs[key], live.key)
+        if not self._closing:
+            self._guarded(self._dispatch_now)
+
+    def _dispatch_now(self) -> None:
+        for live in self._board.dispatch(self._preview, self._limits.preview_size, self._guarded):
+            for job in self._jobs_of(live):
+                self._guarded(partial(self._tell_sent, job, live.key), live.key, (job.key,))
         self._end_rejected()
         if self._board.more and self._loop is not None:
             self._loop.call_soon(self._dispatch)
+
+    def _tell_sent(self, job: Job, key: OpKey) -> None:
+        self._begin(job)
+        self._tell_running(job, key)
 
     def _end_rejected(self) -> None:
         """Fail the jobs of ops that `plan()` refused."""
         rejected = self._board.rejected()
         for op in rejected:
-            for key in op.jobs:
-                self._begin(self._jobs[key])
-                self._fail_op(self._jobs[key], op.live.key, _given_up(op.live, op.error))
+            for job in [self._jobs[key] for key in op.jobs if key in self._jobs]:
+                self._begin(job)
+                self._fail_op(job, op.live.key, _given_up(op.live, op.error))
             self._board.readmit(op.live)
         if rejected:
             self._dispatch()
 
     def _preview(self, live: LiveOp) -> str:
         """The preview method of the first of the op's jobs that wants one."""
-        return next(
-            (self._jobs[key].preview for key in live.jobs if self._jobs[key].preview != "none"), "none"
-        )
+        return next((job.preview for job in self._jobs_of(live) if job.preview != "none"), "none")
 
     # -- reports ---------------------------------------------------------------------------------
 
@@ -537,9 +548,47 @@ class Engine:
         while self._inbox:
             device, report = self._inbox.popleft()
             if not self._closing:
-                self._take(device, report)
-        self._board.trace.metrics.cache.evicted += len(self._board.results.shrink())
+                key, jobs = self._concerned(device, report)
+                self._guarded(partial(self._take, device, report), key, jobs)
+        self._guarded(self._shrink)
         self._dispatch()
+
+    def _shrink(self) -> None:
+        self._board.trace.metrics.cache.evicted += len(self._board.results.shrink())
+
+    def _concerned(self, device: DeviceId, report: Report) -> tuple[OpKey | None, Collection[JobKey]]:
+        """The op that a report is about, and the jobs that could not go on without what it says."""
+        match report:
+            case Ask() | Evaluated() | Ready() | Table() | Loaded() | Unloaded() | Said():
+                return None, ()
+            case Lost():
+                return None, self._board.jobs_on(device)
+            case _:
+                live = self._board.graph.get(report.key)
+                return report.key, () if live is None else tuple(live.jobs)
+
+    def _guarded(
+        self, step: Callable[[], None], key: OpKey | None = None, jobs: Collection[JobKey] = ()
+    ) -> None:
+        """Take one step of the loop. One that raises ends the jobs concerned, and no other.
+
+        key: the op that it is about.
+        """
+        try:
+            step()
+        except Exception as error:  # a fault of ours: who waits for this must hear of it, and the loop go on
+            log.exception("The engine failed (op %s), and with it %d jobs", key, len(jobs))
+            for job in [self._jobs[job] for job in jobs if job in self._jobs]:
+                self._guarded(partial(self._break_off, job, key, error))
+
+    def _break_off(self, job: Job, key: OpKey | None, error: Exception) -> None:
+        """End a job because of a fault of ours."""
+        self._begin(job)
+        known = key is not None and (key in job.nodes_of or key in job.lowering.asked)
+        node = job.node_of(key) if known and key is not None else job.at
+        frames = tuple(traceback.format_tb(error.__traceback__))
+        fault = EngineFault(error)
+        self._fail(job, node, Failed(key or OpKey(""), type(fault).__name__, str(fault), frames, None))
 
     def _take(self, device: DeviceId, report: Report) -> None:
         match report:
@@ -570,8 +619,8 @@ class Engine:
                 self._unfinished(report)
             case Stopped(key):
                 if (live := self._board.failed(key)) is not None:
-                    for job in [self._jobs[job] for job in live.jobs]:
-                        self._interrupt(job, next(iter(job.nodes_of[key])))
+                    for job in self._jobs_of(live):
+                        self._interrupt(job, job.node_of(key))
             case Said(data=data, client=client, node=None):
                 self._emit(ClientMessage(client, report.event, data))
             case Said(data=data, client=client, node=str() as node):
@@ -606,8 +655,7 @@ class Engine:
         live = self._board.graph.get(report.key)
         if live is None:
             return
-        for key in live.jobs:
-            job = self._jobs[key]
+        for job in self._jobs_of(live):
             for id in self._meant(job, live, report):
                 match report:
                     case Progress(value=value, max=maximum):
@@ -623,7 +671,7 @@ class Engine:
         other = named is not None and isinstance(live.op, Call) and named != live.op.node_id
         if other and named is not None and named in job.lowering.dynamic.nodes:
             return (named,)
-        return job.nodes_of.get(report.key, ())
+        return job.waiting_for(report.key)
 
     def _finished(self, done: Finished) -> None:
         live = self._board.finished(done)
@@ -631,19 +679,23 @@ class Engine:
         if live is None:
             return
         own = self._own_result(live)
-        for job in [self._jobs[key] for key in live.jobs]:
+        for job in self._jobs_of(live):
+            self._guarded(partial(self._finished_for, job, done, own), done.key, (job.key,))
+
+    def _finished_for(self, job: Job, done: Finished, own: OpKey | None) -> None:
+        """A job has one of its results. own: where it is kept, if others are lowered after it."""
+        if own is not None:
+            self._hold(job, own)
+        elif not job.lowering.complete or self._board.results.holds_prompts:
+            self._hold(job, done.key)
+        for id in job.finish_op(done.key):
             if own is not None:
-                self._hold(job, own)
-            elif not job.lowering.complete or self._board.results.holds_prompts:
-                self._hold(job, done.key)
-            for id in job.finish_op(done.key):
-                if own is not None:
-                    job.lowering.settle(id, own)
-                self._tell_finished(job, id, done.ui, done.blocked)
-            if done.key in job.lowering.waiting:
-                self._grow(job)
-            elif job.done:
-                self._succeed(job)
+                job.lowering.settle(id, own)
+            self._tell_finished(job, id, done.ui, done.blocked)
+        if done.key in job.lowering.waiting:
+            self._grow(job)
+        elif job.done:
+            self._succeed(job)
 
     def _own_result(self, live: LiveOp) -> OpKey | None:
         """Where the result of a node is kept that others are lowered after; None for all other ops."""
@@ -655,20 +707,23 @@ class Engine:
     def _unfinished(self, report: Unfinished) -> None:
         """A call needs more of its inputs, or other nodes run in its place."""
         live = self._board.unfinished(report.key, report.seconds)
-        for job in [self._jobs[key] for key in live.jobs] if live is not None else ():
-            ids = job.withdraw_op(report.key)
-            try:
-                self._go_on(job, ids, report.answer)
-            except NodeRaised as raised:
-                self._fail_raised(job, raised)
-                continue
-            for id in ids[:1]:
-                for message in report.blocked:
-                    job.narrator.node_blocked(id, job.class_of(id), message)
-                job.narrator.node_shows(id, report.ui)
-                if isinstance(report.answer, Expanded):
-                    job.spent[job.lowering.nodes[id].key] = (report.seconds, report.ui)
-            self._grow(job)
+        for job in self._jobs_of(live) if live is not None else ():
+            self._guarded(partial(self._unfinished_for, job, report), report.key, (job.key,))
+
+    def _unfinished_for(self, job: Job, report: Unfinished) -> None:
+        ids = job.withdraw_op(report.key)
+        try:
+            self._go_on(job, ids, report.answer)
+        except NodeRaised as raised:
+            self._fail_raised(job, raised)
+            return
+        for id in ids[:1]:
+            for message in report.blocked:
+                job.narrator.node_blocked(id, job.class_of(id), message)
+            job.narrator.node_shows(id, report.ui)
+            if isinstance(report.answer, Expanded):
+                job.spent[job.lowering.nodes[id].key] = (report.seconds, report.ui)
+        self._grow(job)
 
     def _go_on(self, job: Job, ids: Sequence[NodeId], answer: Needs | Expanded) -> None:
         """Raises: NodeRaised."""
@@ -688,15 +743,13 @@ class Engine:
             job.narrator.places[id] = dynamic.place(id)
 
     def _fail_all(self, live: LiveOp, error: Failed) -> None:
-        for key in list(live.jobs):
-            self._fail_op(self._jobs[key], live.key, error)
+        for job in self._jobs_of(live):
+            self._guarded(partial(self._fail_op, job, live.key, error), live.key, (job.key,))
 
     def _fail_op(self, job: Job, key: OpKey, error: Failed) -> None:
-        if self._asks.failed(job.key, key, error) and key not in job.nodes_of:
+        if self._asks.failed(job, key, error) and not job.waiting_for(key):
             return  # the node that asked for it hears of it
-        asked = job.lowering.asked.get(key)
-        nodes = job.nodes_of.get(key) or ([asked] if asked else list(job.lowering.outputs))
-        self._fail(job, nodes[0], error)
+        self._fail(job, job.node_of(key), error)
 
     # -- small things ----------------------------------------------------------------------------
 
@@ -708,9 +761,13 @@ class Engine:
         result = self._board.results.get(key)
         return None if result is None else result.lengths
 
+    def _jobs_of(self, live: LiveOp) -> list[Job]:
+        """The jobs that want an op."""
+        return [self._jobs[key] for key in live.jobs if key in self._jobs]
+
     def _emit(self, event: Event) -> None:
         for listener in self._listeners:
-            listener(event)
+            self._guarded(partial(listener, event))
 
 
 def _given_up(live: LiveOp, error: TesseraError) -> Failed:

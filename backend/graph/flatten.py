@@ -1,6 +1,6 @@
 """Nested ops become flat ones, which refer to each other by `Ref`; and what a flat op refers to."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass, replace
 
 from backend.graph.keys import content_key
@@ -41,6 +41,14 @@ def inputs_of(op: Op[object]) -> tuple[OpKey, ...]:
     else:
         _collect(op, found)
     return tuple(found)
+
+
+def refs_in(values: Iterable[object]) -> dict[OpKey, None]:
+    """The keys that values refer to, those within references too."""
+    found: dict[OpKey, None] = {}
+    for value in values:
+        _collect(value, found)
+    return found
 
 
 def _collect(value: object, found: dict[OpKey, None]) -> None:

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from backend.errors import TesseraError
 from backend.graph.dynamic import DynamicPrompt, NodeNotFound, as_link, renamed, renamed_id
-from backend.graph.flatten import flatten, inputs_of
+from backend.graph.flatten import flatten, inputs_of, refs_in
 from backend.graph.keys import Unkeyable, content_key, value_key
 from backend.graph.order import circle, in_order, linked
 from backend.graph.parse import Link, Prompt, PromptNode
@@ -374,17 +374,14 @@ class Lowering:
         self._waits.pop(node.id, None)
         if not wires.whole and not wires.unknown:
             sources = self._strict(node)
-            early = [i.key for items in wires.items.values() for i in items if isinstance(i, Ref)]
+            early = list(refs_in(wires.items.values()))
             self._waits[node.id] = _Wait(sources, [source in self.nodes for source in sources], early)
 
     def _hold(self, wires: _Wires) -> None:
         """The node waits. What else it will read may be made meanwhile."""
         for key in wires.unknown:
             self._await(key)
-        for items in wires.items.values():
-            self._early.update(
-                item.key for item in items if isinstance(item, Ref) and item.key not in wires.unknown
-            )
+        self._early.update(key for key in refs_in(wires.items.values()) if key not in wires.unknown)
 
     def _await(self, key: OpKey) -> None:
         if key not in self.composing:
@@ -616,8 +613,7 @@ class Lowering:
             concrete[name] = values
         if not any(v is MISSING for values in concrete.values() for v in values):
             return concrete
-        refs = (item for items in wires.values() for item in items if isinstance(item, Ref))
-        self._early.update(ref.key for ref in refs)
+        self._early.update(refs_in(wires.values()))
         return None
 
     def _ask(self, node: NodeId, ops: Sequence[Op[object]]) -> None:

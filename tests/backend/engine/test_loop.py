@@ -21,6 +21,7 @@ from backend.engine.jobs import Submission
 from backend.engine.loop import Engine, Limits
 from backend.engine.store import Store
 from backend.graph.validate import Refused
+from backend.node import NodeSpec
 from backend.ops import Call, Op
 from backend.references import Ref, Weights
 from backend.types import ComponentId, DeviceId, OpKey
@@ -173,8 +174,10 @@ class Bench:
         return [type(e).__name__ for e in self.events if getattr(e, "job", None) == job]
 
 
-async def start(store: Store, clock: Clock | None = None, limits: Limits | None = None) -> Bench:
-    engine = Engine(a_registry(), {}, store, clock or SystemClock(), limits or Limits())
+async def start(
+    store: Store, clock: Clock | None = None, limits: Limits | None = None, nodes: Sequence[NodeSpec] = ()
+) -> Bench:
+    engine = Engine(a_registry(*nodes), {}, store, clock or SystemClock(), limits or Limits())
     events: list[Event] = []
     engine.subscribe(events.append)
     await engine.start()

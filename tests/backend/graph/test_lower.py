@@ -10,7 +10,15 @@ from backend.ops import Awaiting, Call, DecodeLatent, Denoise, EncodeText, Ident
 from backend.references import File, LoraUse, Model, Ref, Weights
 from backend.registry import Registry
 from backend.types import ClientId, JobKey, Latent, NodeId, OpKey
-from tests.backend.graph.toys import a_registry, a_sum_prompt, an_image_prompt, loader, sample, show
+from tests.backend.graph.toys import (
+    a_registry,
+    a_sum_prompt,
+    an_image_prompt,
+    loader,
+    renumbered,
+    sample,
+    show,
+)
 
 
 def lowering(
@@ -59,14 +67,7 @@ def test_a_reference_node_adds_no_op():
 
 def test_equal_work_has_equal_keys_whatever_the_node_ids():
     prompt = an_image_prompt()
-    renumbered = {
-        f"x{id}": {
-            "class_type": n["class_type"],
-            "inputs": {k: [f"x{v[0]}", v[1]] if isinstance(v, list) else v for k, v in n["inputs"].items()},
-        }
-        for id, n in prompt.items()
-    }
-    low = lowering(renumbered, ("x6",))
+    low = lowering(renumbered(prompt), ("x6",))
     low.advance(nothing, unknown)
     assert {f"x{id}": key for id, key in keys_of(prompt).items()} == {
         id: n.key for id, n in low.nodes.items()

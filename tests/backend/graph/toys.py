@@ -1,6 +1,7 @@
 """A small registry: nodes of the three kinds that need neither torch nor files."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from backend.node import Int, NodeSpec, Result, node
 from backend.ops import DecodeLatent, Denoise, EncodeText, Op
@@ -84,3 +85,14 @@ def a_sum_prompt(a: int, width_from_sum: bool = False) -> dict[str, object]:
         prompt["4"]["inputs"]["seed"] = ["7", 0]  # type: ignore[index]
         return prompt
     return {"7": prompt["7"], "8": {"class_type": "Show", "inputs": {"value": ["7", 0]}}}
+
+
+def renumbered(prompt: Mapping[str, Any]) -> dict[str, object]:
+    """The same prompt with an x before every node's id."""
+    return {
+        f"x{id}": {
+            "class_type": n["class_type"],
+            "inputs": {k: [f"x{v[0]}", v[1]] if isinstance(v, list) else v for k, v in n["inputs"].items()},
+        }
+        for id, n in prompt.items()
+    }
