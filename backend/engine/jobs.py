@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from backend.engine.narrate import Narrator
 from backend.engine.ready import Claim
 from backend.engine.record import JobRecord
-from backend.graph.lower import LoweredNode, Lowering
+from backend.graph.lower import Lowering
+from backend.graph.lowered import LoweredNode
 from backend.graph.validate import NodeErrors
 from backend.types import JobId, JobKey, NodeId, OpKey, Seconds
 

@@ -190,7 +190,7 @@ async def test_the_user_who_received_less_goes_first(pool):
     await bench.settle()
     second = gpu.one("Denoise")
     live = bench.engine._board.graph[second]
-    assert {bench.engine._jobs[key].record.id for key in live.jobs} == {bob}
+    assert {bench.engine._roster.jobs[key].record.id for key in live.jobs} == {bob}
 
 
 async def test_a_full_queue_takes_no_more_and_says_when_to_come_back(pool):

@@ -2,9 +2,11 @@ from dataclasses import replace
 
 import pytest
 
+from backend.graph.flatten import inputs_of
 from backend.graph.keys import content_key, value_key
-from backend.graph.lower import MISSING, Lowering, NodeRaised, Submitter, inputs_of
-from backend.graph.parse import parse_prompt
+from backend.graph.lower import Lowering
+from backend.graph.lowered import MISSING, NodeRaised, Submitter
+from backend.graph.parse import Link, parse_prompt
 from backend.node import NodeSpec, node
 from backend.ops import Awaiting, Call, DecodeLatent, Denoise, EncodeText, Identify, Op, Part
 from backend.references import File, LoraUse, Model, Ref, Weights
@@ -128,7 +130,7 @@ def test_nested_ops_and_parts_are_flattened():
 
     low = Lowering(parse_prompt(an_image_prompt()), [NodeId("1")], a_registry(), {}, Submitter(JobKey(1)))
     low.advance(nothing, unknown)
-    MODEL = low._wires[NodeId("1"), 0][0]
+    (MODEL,), _ = low._wires.source(Link(NodeId("1"), 0), nothing, unknown)
     prompt = {
         "3": {"class_type": "Empty", "inputs": {}},
         "b": {"class_type": "Both", "inputs": {"latent": ["3", 0]}},

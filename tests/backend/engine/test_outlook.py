@@ -1,19 +1,18 @@
-"""What the schedule is told that an op needs, and how much is started at a time."""
+"""What the schedule is told that an op needs."""
 
 from dataclasses import replace
 
 import torch
 
-from backend.engine.board import AT_ONCE, Board
+from backend.engine.board import Board
 from backend.engine.clock import ManualClock
 from backend.engine.fleet import Seat
 from backend.engine.ready import Claim, weights_of
 from backend.engine.results import Results
-from backend.ops import Call, Denoise, EncodeText
+from backend.ops import Call, Denoise
 from backend.patches import BlockGuide, FreeU
 from backend.references import (
     CfgGuider,
-    Clip,
     ControlNet,
     Model,
     Noise,
@@ -77,18 +76,3 @@ def test_a_run_needs_the_networks_of_its_models_patches():
     model = run.guider.model.with_patch(FreeU(1, 1, 1, 1, 2)).with_patch(guided)
     run = replace(run, guider=replace(run.guider, model=model))
     assert weights_of(run) == [model.weights, net.weights, vae.weights]
-
-
-def test_a_mass_start_lets_others_have_their_turn():
-    workers = AT_ONCE + 100
-    board = a_board(workers)
-    for number in range(workers):
-        encode = EncodeText(Clip((Weights("text_encoder", f"clip{number}", (a_file("clip"),)),)), "cat")
-        claim = Claim((float(number), number), f"user{number}")
-        board.want(JobKey(number), claim, {OpKey(f"encode{number}"): encode})
-    first = board.dispatch(lambda live: "none", 0)
-    assert AT_ONCE <= len(first) < workers
-    assert board.more
-    second = board.dispatch(lambda live: "none", 0)
-    assert len(first) + len(second) == workers
-    assert not board.more

@@ -1,0 +1,104 @@
+"""What ops will need, what they cost, and how much is left of their jobs behind each."""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from backend.engine.ready import Claim, controls_of, cost_of, first, guess_sizes, ready_op, weights_of
+from backend.graph.frontier import LiveGraph, LiveOp
+from backend.ops import Call, Denoise, Op
+from backend.references import Weights
+from backend.registry import Registry
+from backend.schedule.pool import ReadyOp
+from backend.schedule.state import Pool
+from backend.types import ComponentId, OpKey, Seconds
+
+_INSTANT = 1e-6  # seconds
+_ROUND = 1 << 20
+
+
+class Outlook:
+    """Looks along the live graph. paths: seconds that are left of an op's job from it on, at best; weights:
+    of the components that unfinished ops need.
+    """
+
+    def __init__(self, registry: Registry, graph: LiveGraph, pool: Pool) -> None:
+        self.paths: dict[OpKey, Seconds] = {}
+        self.weights: dict[ComponentId, Weights] = {}
+        self._registry, self._graph, self._pool = registry, graph, pool
+        self._controls: dict[OpKey, tuple[Weights, ...]] = {}  # that reach an op
+        self._came = 0  # calls that were ready so far
+
+    def look_ahead(self, new: list[LiveOp]) -> None:
+        """What ops will need and how much is left of their job behind each. new: inputs first."""
+        for live in new:
+            controls = dict.fromkeys(controls_of(live.op))
+            for source in live.inputs:
+                controls.update(dict.fromkeys(self._controls.get(source, ())))
+            if controls:
+                self._controls[live.key] = tuple(controls)
+        if all(isinstance(live.op, Call) for live in new):
+            return  # nothing to load, and nothing known to be long
+        profile, successors = self._pool.profile, self._graph.graph.successors
+        for live in reversed(new):
+            weights = self.needed(live)
+            if weights:
+                guess_sizes(weights, profile)
+                self.weights.update((w.id, w) for w in weights)
+                self._pool.want(tuple(w.id for w in weights), 1)
+            behind = max((self.paths.get(key, 0.0) for key in successors(live.key)), default=0.0)
+            self.paths[live.key] = cost_of(live.op, profile) + behind
+
+    def leave(self, live: LiveOp) -> None:
+        """An op is out of the graph, and needs nothing any more."""
+        self.paths.pop(live.key, None)
+        for weights in self.needed(live):
+            self._pool.want((weights.id,), -1)
+            if weights.id not in self._pool.demand:
+                self.weights.pop(weights.id, None)
+        self._controls.pop(live.key, None)
+
+    def needed(self, live: LiveOp) -> list[Weights]:
+        """What an op needs on its device: for a sampling run also the ControlNets of its conditions."""
+        if isinstance(live.op, Denoise):
+            return [*weights_of(live.op), *self._controls.get(live.key, ())]
+        return weights_of(live.op)
+
+    def ready_op(self, live: LiveOp, claims: Collection[Claim], now: Seconds) -> ReadyOp:
+        """The op for `plan()`. claims: of the jobs that want it."""
+        claim = first(claims, self._pool.shares)
+        path = self.paths.get(live.key, 0.0) + self._turn(live)
+        ready = ready_op(live, claim, now, self._pool.profile, path)
+        if live.key in self._controls and isinstance(live.op, Denoise):
+            ready = replace(ready, components=tuple(w.id for w in self.needed(live)))
+        return replace(ready, serial=True) if self.is_serial(live.op) else ready
+
+    def _turn(self, live: LiveOp) -> Seconds:
+        """Next to nothing, for the order of a job's calls where nothing else decides it: outputs first, then
+        what stands right before one, and so on; then in the order in which they came.
+        """
+        if not isinstance(live.op, Call):
+            return 0.0
+        self._came += 1
+        return _INSTANT * (2 * self._nearness(live) + 1 - self._came % _ROUND / _ROUND)
+
+    def _nearness(self, live: LiveOp) -> int:
+        """3: an output; 2, 1: so many steps from one less; 0: farther off, or not known yet."""
+        level, near = [live], 3
+        while near and level:
+            if any(self._is_output(each.op) for each in level):
+                return near
+            near -= 1
+            level = [self._graph[key] for each in level for key in self._graph.graph.successors(each.key)]
+        return 0
+
+    def _is_output(self, op: Op[object]) -> bool:
+        spec = self._registry.find(op.node) if isinstance(op, Call) else None
+        return spec is not None and spec.output_node
+
+    def is_serial(self, op: Op[object]) -> bool:
+        spec = self._registry.find(op.node) if isinstance(op, Call) else None
+        return spec is not None and spec.serial
+
+    def is_coroutine(self, op: Op[object]) -> bool:
+        spec = self._registry.find(op.node) if isinstance(op, Call) else None
+        return spec is not None and spec.is_async
