@@ -9,6 +9,8 @@ BUILTIN = (
     "nodes.computing",
     "nodes.conditioning",
     "nodes.hooks",
+    "nodes.condition_properties",
+    "nodes.hook_keyframes",
     "nodes.clip_encoding",
     "nodes.controlnet",
     "nodes.vision",
