@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Protocol, TypeAlias
 
+from backend.components import ComponentKind, Contents, File, Weights
 from backend.ops import Awaiting, Identify
-from backend.references import ComponentKind, Contents, File, Weights
 from backend.storage import Storage
 
 Read: TypeAlias = Callable[[File], Contents]  # reads a file through; raises BadFile

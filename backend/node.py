@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
+from backend.guiders import REFERENCES
 from backend.library import Library
 from backend.ops import Op
-from backend.references import REFERENCES
 from backend.settings import Settings
 from backend.storage import Storage
 from backend.types import Wire

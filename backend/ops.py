@@ -10,24 +10,9 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import ClassVar, Generic, Literal, TypeAlias, TypeVar
 
-from backend.references import (
-    BetaSchedule,
-    Clip,
-    ClipVision,
-    Contents,
-    File,
-    GivenNoise,
-    Guider,
-    Model,
-    Noise,
-    Ref,
-    Sampler,
-    Schedule,
-    StyleModel,
-    TurboSchedule,
-    UpscaleModel,
-    Vae,
-)
+from backend.components import Contents, File
+from backend.guiders import BetaSchedule, GivenNoise, Guider, Noise, Sampler, Schedule, TurboSchedule
+from backend.references import Clip, ClipVision, Model, Ref, StyleModel, UpscaleModel, Vae
 from backend.types import (
     ClientId,
     ClipVisionOutput,

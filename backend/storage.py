@@ -20,8 +20,8 @@ from typing import Literal, get_args
 
 import yaml
 
+from backend.components import File
 from backend.errors import BadFile
-from backend.references import File
 from backend.settings import Settings
 from backend.types import Seconds
 

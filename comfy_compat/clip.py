@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backend.components import LoraUse, Weights
 from backend.errors import UnsupportedOption
 from backend.models.clip_tokenizer import END, START, ClipTokenizer
 from backend.models.embeddings import load_embedding
 from backend.models.prompt import Marks, Token, tokenize
 from backend.ops import Chunks, EncodeText, Op
-from backend.references import Clip, LoraUse, Weights
+from backend.references import Clip
 from backend.storage import Storage
 from backend.types import Cond
 from comfy_compat.engine import computed

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from backend.errors import UnsupportedOption
-from backend.ops import Denoise, ModelSigmas
-from backend.references import (
+from backend.guiders import (
     BasicGuider,
     CfgGuider,
     DualCfgGuider,
@@ -20,6 +19,7 @@ from backend.references import (
     Sampler,
     Schedule,
 )
+from backend.ops import Denoise, ModelSigmas
 from backend.sampling.noise import initial_noise
 from backend.sampling.samplers import SAMPLERS
 from backend.sampling.sigmas import schedule_sigmas

@@ -6,20 +6,17 @@ methods use the shared engine; IMAGE, MASK, SIGMAS and plain values are the same
 
 import torch
 
-from backend.references import (
+from backend.guiders import (
     BasicGuider,
     CfgGuider,
-    Clip,
-    ControlNet,
     DualCfgGuider,
     GivenNoise,
     Guider,
-    Model,
     Noise,
     PerpNegGuider,
     Sampler,
-    Vae,
 )
+from backend.references import Clip, ControlNet, Model, Vae
 from backend.types import Cond, Latent
 from comfy_compat.clip import CLIP
 from comfy_compat.conditions import (

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated
 
+from backend.components import File
 from backend.deferred import torch
 from backend.node import Choice, Float, Int, String, node
 from backend.ops import EncodeText, Op
-from backend.references import Clip, File
+from backend.references import Clip
 from backend.storage import Storage
 from backend.types import Cond, Conditioning, Mask
 

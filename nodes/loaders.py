@@ -3,11 +3,12 @@
 from dataclasses import replace
 from typing import Annotated
 
+from backend.components import File
 from backend.errors import UnsupportedOption
 from backend.library import Library
 from backend.models.text_places import chosen_encoding
 from backend.node import Choice, Float, Int, node
-from backend.references import Clip, File, Model, Vae
+from backend.references import Clip, Model, Vae
 from backend.storage import Storage
 
 # A tiny autoencoder is two files of vae_approx: name -> the stems of its encoder and decoder.

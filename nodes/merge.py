@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated
 
+from backend.components import Blend, LoraUse, Share, Source, Weights, blended
 from backend.node import Float, InputSpec, NodeSpec, OutputSpec, node
-from backend.references import Blend, Clip, LoraUse, Model, Share, Source, Weights, blended
+from backend.references import Clip, Model
 
 CATEGORY = "advanced/model_merging"
 MODULE = "comfy_extras.nodes_model_merging"

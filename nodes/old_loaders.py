@@ -5,12 +5,13 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated
 
+from backend.components import File
 from backend.errors import BadFile
 from backend.library import Library
 from backend.models.text_places import chosen_encoding
 from backend.node import Choice, node
 from backend.patches import DiscreteSampling
-from backend.references import Clip, File, Model, Vae
+from backend.references import Clip, Model, Vae
 from backend.storage import Storage
 from nodes.loaders import checkpoint_parts
 

@@ -2,8 +2,9 @@
 
 from typing import Annotated
 
+from backend.guiders import Sampler
 from backend.node import Choice, Float, Int, node
-from backend.references import Model, Sampler
+from backend.references import Model
 from backend.resize import LATENT_METHODS
 from nodes.sampling import CUSTOM, EXTRAS
 from nodes.text import one_of

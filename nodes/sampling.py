@@ -2,19 +2,19 @@
 
 from typing import Annotated
 
-from backend.node import Choice, Float, Int, node
-from backend.ops import AddNoise, Denoise, Op, Part
-from backend.references import (
+from backend.guiders import (
     BasicGuider,
     CfgGuider,
     DualCfgGuider,
     Guider,
-    Model,
     Noise,
     PerpNegGuider,
     Sampler,
     Schedule,
 )
+from backend.node import Choice, Float, Int, node
+from backend.ops import AddNoise, Denoise, Op, Part
+from backend.references import Model
 from backend.sampling.names import SAMPLER_NAMES, SCHEDULER_NAMES
 from backend.types import Conditioning, Latent, Sigmas
 

@@ -7,9 +7,10 @@ from typing import Annotated
 import numpy as np
 
 from backend.deferred import torch
+from backend.guiders import BetaSchedule, Schedule, TurboSchedule
 from backend.node import Choice, Float, Int, node
 from backend.ops import ModelSigmas, Op, PercentSigma
-from backend.references import BetaSchedule, Model, Schedule, TurboSchedule
+from backend.references import Model
 from backend.types import Latent, Sigmas
 from nodes.gits import gits_levels
 from nodes.sampling import CUSTOM, EXTRAS, SchedulerName, Steps

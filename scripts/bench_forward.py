@@ -20,12 +20,12 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from backend.components import ComponentKind, File, Weights  # noqa: E402
 from backend.models.changes import changed  # noqa: E402
 from backend.models.denoiser import Denoiser, load_denoiser  # noqa: E402
 from backend.models.lora import Patch, load_lora  # noqa: E402
 from backend.models.text import Request, Working, encode_text, load_text_encoder  # noqa: E402
 from backend.models.vae import load_vae  # noqa: E402
-from backend.references import ComponentKind, File, Weights  # noqa: E402
 
 CPU = torch.device("cpu")
 Work = Callable[[], object]

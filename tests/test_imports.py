@@ -31,7 +31,9 @@ ROWS = (
     ("backend.library", "backend.calling"),
     ("backend.video",),
     ("backend.ops", "backend.media", "backend.storage"),
+    ("backend.guiders",),
     ("backend.references",),
+    ("backend.components",),
     ("backend.patches",),
     ("backend.latent_operations",),
     ("backend.errors", "backend.settings"),
@@ -218,7 +220,8 @@ def test_every_home_is_lived_in(library):
 
 def test_nodes_and_the_words_load_torch_at_its_first_use_only():
     """Listing nodes must not wait for torch: it comes through `backend.deferred`, or for type checkers."""
-    early = ("nodes/", "backend/types.py", "backend/node.py", "backend/ops.py", "backend/references.py")
+    words = ("types", "components", "references", "guiders", "ops", "node")
+    early = ("nodes/", *(f"backend/{name}.py" for name in words))
     found = [i for i in imports() if i.file.startswith(early) and i.target.split(".")[0] == "torch"]
     assert [str(i) for i in found if not i.only_types] == []
 

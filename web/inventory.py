@@ -9,11 +9,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from backend.components import Component, ComponentKind, Contents, File
 from backend.engine.identities import Identities
 from backend.errors import BadFile
 from backend.library import Library
 from backend.models.identity import VERSION, identify
-from backend.references import Component, ComponentKind, Contents, File
 from backend.settings import Settings
 from backend.storage import Storage
 

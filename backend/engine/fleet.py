@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from backend.components import Weights
 from backend.ops import Op
-from backend.references import Weights
 from backend.schedule.pool import ReadyOp
 from backend.types import ComponentId, DeviceId, OpKey
 from backend.worker.messages import DeviceInfo, HostCall, Report, Segment, Stored, Table

@@ -13,9 +13,9 @@ from sqlalchemy import Engine, Row, create_engine, delete, event, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateTable
 
+from backend.components import Component, Contents, File
 from backend.engine.tables import IDENTITIES
 from backend.errors import StoreFailed
-from backend.references import Component, Contents, File
 
 log = logging.getLogger(__name__)
 

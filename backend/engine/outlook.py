@@ -3,10 +3,10 @@
 from collections.abc import Collection
 from dataclasses import replace
 
+from backend.components import Weights
 from backend.engine.ready import Claim, controls_of, cost_of, first, guess_sizes, ready_op, weights_of
 from backend.graph.frontier import LiveGraph, LiveOp
 from backend.ops import Call, Denoise, Op
-from backend.references import Weights
 from backend.registry import Registry
 from backend.schedule.pool import ReadyOp
 from backend.schedule.state import Pool

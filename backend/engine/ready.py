@@ -3,20 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from backend.components import Weights
 from backend.graph.frontier import LiveOp
+from backend.guiders import CfgGuider, Schedule
 from backend.ops import Call, Denoise, EncodeText, Op
 from backend.patches import BlockGuide, ModelPatch, StyleReference
-from backend.references import (
-    CfgGuider,
-    ClipVision,
-    ControlNet,
-    PatchNetwork,
-    Schedule,
-    StyleModel,
-    UpscaleModel,
-    Vae,
-    Weights,
-)
+from backend.references import ClipVision, ControlNet, PatchNetwork, StyleModel, UpscaleModel, Vae
 from backend.schedule.fairness import Shares
 from backend.schedule.pool import Order, ReadyOp
 from backend.schedule.profile import Profile, Role

@@ -9,13 +9,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from backend.components import Weights
 from backend.engine.clock import Clock
 from backend.engine.fleet import HOST
 from backend.engine.metrics import Metrics, OpCounts, OpLabel, Outcome
 from backend.engine.ready import weights_of
 from backend.graph.frontier import LiveOp
 from backend.ops import Call, Op
-from backend.references import Weights
 from backend.schedule.pool import ReadyOp
 from backend.types import ClientId, ComponentId, DeviceId, JobId, JobKey, OpKey, Seconds
 from backend.worker.messages import Finished, Table

@@ -11,8 +11,8 @@ from typing import TypeAlias
 from backend.errors import NodeError
 from backend.graph.parse import BadLink, Input, Link, Prompt, PromptNode
 from backend.graph.questions import hidden, listed, literals
+from backend.guiders import REFERENCES
 from backend.node import InputSpec, NodeSpec
-from backend.references import REFERENCES
 from backend.storage import Storage
 from backend.types import DATA_WIRES, NodeId
 

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from backend.components import Adjustment, Share, Source, Weights
 from backend.errors import BadFile
 from backend.models.adapters import Weight
 from backend.models.layer_name import LayerName
@@ -18,7 +19,6 @@ from backend.models.lora import Target, lora_of
 from backend.models.merged import Patch, Stack, biased, merged
 from backend.models.parts import place_of
 from backend.models.weights import Convert, ModelFile, open_file
-from backend.references import Adjustment, Share, Source, Weights
 
 _log = logging.getLogger(__name__)
 _CPU = torch.device("cpu")

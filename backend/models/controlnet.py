@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from backend.components import File, Weights
 from backend.errors import BadFile
 from backend.models.adapters import adapt
 from backend.models.additions import Residuals
@@ -15,7 +16,6 @@ from backend.models.header import Header, TensorInfo
 from backend.models.hostcopy import Form, HostCopies
 from backend.models.residual import install_residuals
 from backend.models.weights import ModelFile, fill, open_file
-from backend.references import File, Weights
 
 # A control model's header (names without prefix) -> its layout, None if it is of another kind.
 CONTROLS: tuple[Callable[[Header], ControlLayout | None], ...] = (

@@ -9,6 +9,7 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
+from backend.components import Weights
 from backend.errors import BadFile, UnsupportedOption
 from backend.models.adapters import Conv2d, Linear, adapt, applied, offload
 from backend.models.additions import NO_ADDITIONS, Additions
@@ -22,7 +23,6 @@ from backend.models.residual import install_residuals
 from backend.models.stored import shape_of
 from backend.models.upsampler import fold_upsamplers, install_upsamplers
 from backend.models.weights import ModelFile, fill
-from backend.references import Weights
 
 # UNETLoader's names of the formats that weights may be cast to.
 EIGHTHS = {"fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from backend.components import File
 from backend.errors import BadFile
-from backend.references import File
 
 _LONGEST = 100_000_000  # bytes; the format's own limit for its JSON header
 _BITS = {

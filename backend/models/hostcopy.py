@@ -29,7 +29,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from backend.references import Weights
+from backend.components import Weights
 
 if sys.platform != "win32":
     import fcntl

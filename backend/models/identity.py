@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from blake3 import blake3
 
+from backend.components import Component, Contents, File
 from backend.deferred import torch
 from backend.errors import BadFile
 from backend.models.gguf import is_gguf, read_gguf
@@ -20,7 +21,6 @@ from backend.models.header import Header, TensorInfo, check_unchanged, read_head
 from backend.models.parts import RULES_VERSION, Place, places
 from backend.models.pickles import is_pickle, named_tensors
 from backend.models.text_places import checkpoint_encoding
-from backend.references import Component, Contents, File
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from backend.components import Adjustment, File, WeightScale
 from backend.errors import BadFile
 from backend.models.adapters import Conv2d, Linear, SidePath, Site, Weight, runs
 from backend.models.changes import Change, Delta, Kron, Scaled, part_of
@@ -16,7 +17,6 @@ from backend.models.layer_name import LayerName
 from backend.models.merged import Copies, Lora, Patch, Stack, sites_changed
 from backend.models.stored import whole
 from backend.models.weights import open_model
-from backend.references import Adjustment, File, WeightScale
 
 __all__ = ["Lora", "Patch", "Stack", "Target", "load_lora", "lora_of", "own_weight", "sites_of"]
 

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backend.components import Weights
 from backend.errors import BadFile, UnsupportedOption
 from backend.models.adapters import adapt, applied
 from backend.models.families.sequence import PATCH, padded, to_tokens
 from backend.models.header import Header
 from backend.models.hostcopy import Form, HostCopies
 from backend.models.weights import fill, open_file
-from backend.references import Weights
 
 _EPS = 1e-6
 _EMBEDDER = "feature_embedder."

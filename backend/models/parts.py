@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from backend.components import ComponentKind
 from backend.models.header import Header
 from backend.models.text_places import text_places
-from backend.references import ComponentKind
 
 RULES_VERSION = 4  # raise it when a rule below changes: identities are computed anew then
 

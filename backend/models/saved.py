@@ -15,23 +15,14 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from backend.components import Adjustment, Blend, Source, Weights, blended
 from backend.errors import BadFile
 from backend.models import denoiser, text, vision
 from backend.models.blend import open_weights
 from backend.models.parts import place_of
 from backend.models.text_places import text_places
 from backend.models.weights import Convert, ModelFile, open_file
-from backend.references import (
-    Adjustment,
-    Blend,
-    Clip,
-    ClipVision,
-    Model,
-    Source,
-    Vae,
-    Weights,
-    blended,
-)
+from backend.references import Clip, ClipVision, Model, Vae
 
 DENOISER = "model.diffusion_model."
 _CONTEXT = 77  # tokens of a CLIP text model

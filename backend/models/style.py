@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backend.components import Weights
 from backend.errors import BadFile
 from backend.models.adapters import adapt
 from backend.models.clip_block import ClipBlock, in_our_names
 from backend.models.header import Header
 from backend.models.hostcopy import Form, HostCopies
 from backend.models.weights import fill, open_file
-from backend.references import Weights
 from backend.types import ClipVisionOutput, Cond
 
 # ComfyUI's names of options: a bias of attention [B, n, n], and the rows and columns of places in it.

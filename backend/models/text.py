@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from backend.components import Weights
 from backend.errors import UnknownFamily, UnsupportedOption
 from backend.models.adapters import adapt, offload
 from backend.models.blend import Blank, Outline, open_weights
@@ -17,7 +18,6 @@ from backend.models.merged import Copies
 from backend.models.text_encoder import EncoderKind, EncoderLayout, Encoding, Request, TextEncoder, Working
 from backend.models.text_places import TextPlace, text_places
 from backend.models.weights import ModelFile, fill
-from backend.references import Weights
 from backend.types import Cond
 
 __all__ = ["ENCODERS", "ENCODINGS", "Request", "TextEncoder", "Working", "encode_text", "load_text_encoder"]

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backend.components import Weights
 from backend.errors import BadFile
 from backend.models.header import Header
 from backend.models.hostcopy import Form, HostCopies
@@ -24,7 +25,6 @@ from backend.models.spandrel_nets import load_other
 from backend.models.tiling import tiled
 from backend.models.weights import ModelFile, fill, open_file
 from backend.ops import Tiles
-from backend.references import Weights
 
 TILES = Tiles(512, 32)  # larger pictures are cut; as ComfyUI does it
 _PER_PIXEL = 3 * 4 * 384  # bytes at the peak per pixel of a tile and unit of scale: ComfyUI's estimate

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backend.components import File, Weights
 from backend.errors import BadFile, UnknownFamily
 from backend.models.adapters import adapt
 from backend.models.families import flux, kl_vae, sd3, sd15, sdxl, tiny_vae, wan_vae
@@ -22,7 +23,6 @@ from backend.models.upsampler import fold_upsamplers, install_upsamplers
 from backend.models.vae_layout import VaeLayout
 from backend.models.weights import ModelFile, fill, open_file, open_model
 from backend.ops import Tiles
-from backend.references import File, Weights
 from backend.types import Latent
 
 # An autoencoder's header (names without prefix) -> its layout, None if it is of another kind.

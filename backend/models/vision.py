@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backend.components import Weights
 from backend.errors import BadFile
 from backend.models.adapters import adapt
 from backend.models.encoders.clip import open_clip_block
 from backend.models.header import Header
 from backend.models.hostcopy import Form, HostCopies
 from backend.models.weights import fill, open_file
-from backend.references import Weights
 from backend.types import ClipVisionOutput
 
 _HEADS = 16  # of every one of them; the only number that shapes do not tell

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from backend.components import File
 from backend.errors import BadFile
 from backend.models.adapters import Conv2d, Linear
 from backend.models.blocks import Packing, unpacked
@@ -21,7 +22,6 @@ from backend.models.gguf import SIZES, is_gguf, read_gguf
 from backend.models.header import Header, TensorInfo, check_unchanged, read_header
 from backend.models.hostcopy import Form, HostCopy, Source
 from backend.models.pickles import is_pickle, named_tensors
-from backend.references import File
 
 Convert: TypeAlias = Callable[[str, Tensor], Iterator[tuple[str, Tensor]]]
 

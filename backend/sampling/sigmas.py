@@ -10,7 +10,7 @@ from scipy.special import betaincinv  # type: ignore[import-untyped]  # scipy ha
 from torch import Tensor
 
 from backend.errors import UnsupportedOption
-from backend.references import BetaSchedule, Schedule, TurboSchedule
+from backend.guiders import BetaSchedule, Schedule, TurboSchedule
 from backend.sampling.discretization import NoiseRange, sigma_max, sigma_min
 from backend.sampling.names import PENULTIMATE_DROPPED, SCHEDULER_NAMES
 

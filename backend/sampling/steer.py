@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from backend.errors import UnsupportedOption
+from backend.guiders import BasicGuider, CfgGuider, DualCfgGuider, Guider, PerpNegGuider
 from backend.patches import (
     NO_BLOCKS,
     Blocks,
@@ -22,7 +23,6 @@ from backend.patches import (
     SkipLayers,
     SkipLayersInNegative,
 )
-from backend.references import BasicGuider, CfgGuider, DualCfgGuider, Guider, PerpNegGuider
 from backend.sampling.discretization import NoiseRange
 from backend.sampling.foreign import codes_of
 from backend.sampling.guidance import (

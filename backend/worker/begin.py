@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from backend.components import LoraUse
 from backend.errors import UnsupportedOption
+from backend.guiders import GivenNoise, Schedule
 from backend.models.conditioning import rows_of
 from backend.models.family import Layout
 from backend.models.latent import LatentFormat
@@ -14,7 +16,7 @@ from backend.models.lora import Patch
 from backend.models.model_patch import PatchModel
 from backend.ops import Denoise
 from backend.patches import DifferentialMask, ModelPatch
-from backend.references import ControlNet, GivenNoise, LoraUse, PatchNetwork, Schedule, Vae
+from backend.references import ControlNet, PatchNetwork, Vae
 from backend.sampling.noise import initial_noise, leftover_generator
 from backend.sampling.prediction import Prediction
 from backend.sampling.run import fit_mask, sample

@@ -11,13 +11,14 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from backend.components import LoraUse, Weights
 from backend.errors import UnsupportedOption
 from backend.models.conditioning import NO_INPUTS, Given, Inputs, rows_of
 from backend.models.control_layout import HintFormat
 from backend.models.family import OPTIONS as FAMILY_OPTIONS
 from backend.models.family import Layout
 from backend.models.lora import Patch
-from backend.references import ControlNet, ControlUse, Hooks, LoraUse, OtherModel, Vae, Weights
+from backend.references import ControlNet, ControlUse, Hooks, OtherModel, Vae
 from backend.resize import resize
 from backend.sampling.discretization import NoiseRange
 from backend.sampling.keyframes import Frame

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from backend.components import LoraUse, Weights
+from backend.guiders import Guider
 from backend.models.additions import Alteration, BlockPatch, Draws, SharingPatches
 from backend.models.conditioning import rows_of
 from backend.models.latent import LatentFormat
 from backend.models.lora import Patch
 from backend.patches import Downscale, FreeU, HyperTile, TokenMerging
-from backend.references import Guider, LoraUse, OtherModel, Weights
+from backend.references import OtherModel
 from backend.sampling.foreign import ForeignCode, codes_of
 from backend.sampling.guidance import stacked
 from backend.sampling.keyframes import Frame, Track

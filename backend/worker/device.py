@@ -6,8 +6,8 @@ from typing import Literal, TypeAlias
 import psutil
 import torch
 
+from backend.components import ComponentKind
 from backend.errors import UnsupportedOption
-from backend.references import ComponentKind
 from backend.settings import Settings
 from backend.worker.memory import Memory
 from backend.worker.messages import DeviceInfo, Setup

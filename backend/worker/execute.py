@@ -10,6 +10,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
+from backend.components import LoraUse, Weights, towards
 from backend.models.controlnet import ControlModel, needs_model
 from backend.models.denoiser import Denoiser, describe
 from backend.models.families.inpainting import CONCAT_IMAGE, CONCAT_MASK
@@ -43,7 +44,7 @@ from backend.ops import (
     WithPicture,
     field_names,
 )
-from backend.references import ControlNet, LoraUse, PatchNetwork, Ref, Vae, Weights, towards
+from backend.references import ControlNet, PatchNetwork, Ref, Vae
 from backend.resize import resize
 from backend.sampling.discretization import sigma_max, sigma_min
 from backend.sampling.noise import initial_noise

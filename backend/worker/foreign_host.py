@@ -7,11 +7,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from backend.components import LoraUse, Weights
 from backend.models.additions import UNALTERED, Alteration, BlockCode
 from backend.models.conditioning import rows_of
 from backend.models.latent import LatentFormat
 from backend.models.lora import Patch
-from backend.references import LoraUse, Weights
 from backend.sampling.foreign import ForeignCode
 from backend.sampling.prediction import Prediction
 from backend.sampling.region import combined

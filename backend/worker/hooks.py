@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from backend.references import ClipHooks, LoraUse, OtherModel, Weights, towards
+from backend.components import LoraUse, Weights, towards
+from backend.references import ClipHooks, OtherModel
 from backend.sampling.keyframes import stretches
 from backend.worker.conditions import HOOKS
 

@@ -9,10 +9,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from backend.components import Weights
 from backend.errors import OutOfMemory
 from backend.models.hostcopy import host_copies
 from backend.ops import Denoise
-from backend.references import Weights
 from backend.storage import Storage
 from backend.types import OpKey
 from backend.worker import device

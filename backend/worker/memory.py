@@ -14,10 +14,10 @@ from itertools import accumulate
 import psutil
 import torch
 
+from backend.components import Weights
 from backend.errors import OutOfMemory
 from backend.models.parts import place_of
 from backend.models.weights import as_stored, open_model
-from backend.references import Weights
 from backend.settings import Settings
 
 # what the allocators of torch say where they have no class of their own for it

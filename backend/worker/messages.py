@@ -8,8 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
+from backend.components import Weights
 from backend.ops import Call, Expanded, Needs, Op
-from backend.references import Weights
 from backend.settings import Settings
 from backend.types import ClientId, ComponentId, DeviceId, NodeId, OpKey, Seconds
 

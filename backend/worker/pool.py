@@ -17,8 +17,8 @@ from multiprocessing.connection import Connection, Pipe
 from queue import SimpleQueue
 from typing import IO
 
+from backend.components import Weights
 from backend.ops import Op
-from backend.references import Weights
 from backend.settings import Settings
 from backend.types import ComponentId, DeviceId, OpKey
 from backend.worker.exchange import Value

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, TypeVar
 
 import torch
 
+from backend.components import Adjustment, ComponentKind, LoraUse, Weights
 from backend.models.controlnet import ControlModel, load_controlnet
 from backend.models.denoiser import Denoiser, load_denoiser
 from backend.models.hostcopy import HostCopies
@@ -20,7 +21,6 @@ from backend.models.text import TextEncoder, load_text_encoder
 from backend.models.upscaler import Upscaler, load_upscaler
 from backend.models.vae import VaeModel, load_vae
 from backend.models.vision import VisionEncoder, load_vision
-from backend.references import Adjustment, ComponentKind, LoraUse, Weights
 from backend.settings import Settings
 from backend.types import ComponentId
 from backend.worker.device import compute_dtype

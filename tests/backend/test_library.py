@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from backend.components import Component, Contents, File
 from backend.errors import BadFile
 from backend.library import Library
 from backend.ops import Awaiting, Identify
-from backend.references import Component, Contents, File
 from backend.settings import Settings
 from backend.storage import Storage
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from backend.components import Weights
 from backend.errors import UnsupportedOption
-from backend.references import Clip, Weights
+from backend.references import Clip
 from comfy_compat.clip import CLIP, SDXLClipModel, plain
 
 L, G = (Weights("text_encoder", part, (), part) for part in ("clip_l", "clip_g"))

@@ -5,9 +5,10 @@ import pickle
 import pytest
 import torch
 
+from backend.components import Weights
 from backend.errors import UnsupportedOption
 from backend.patches import Foreign
-from backend.references import Model, Weights
+from backend.references import Model
 from backend.sampling.foreign import View, code_of
 from comfy_compat.models import model_reference
 from comfy_compat.patcher import ModelPatcher

@@ -93,7 +93,8 @@ def test_built_in_nodes_are_classic_classes():
 @pytest.mark.usefixtures("comfy")
 def test_model_work_outside_of_a_node_says_why_it_can_not_be(tmp_path):
     import nodes
-    from backend.references import Vae, Weights
+    from backend.components import Weights
+    from backend.references import Vae
     from comfy_compat.engine import OutsideCall
     from comfy_compat.vae import VAE
 

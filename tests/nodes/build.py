@@ -3,10 +3,10 @@
 import hashlib
 from pathlib import Path
 
+from backend.components import Contents, File
 from backend.library import Library
 from backend.node import Result
 from backend.ops import Awaiting
-from backend.references import Contents, File
 from backend.settings import Settings
 from backend.storage import Storage
 from nodes.catalogue import builtin_registry

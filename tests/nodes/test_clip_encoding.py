@@ -1,5 +1,6 @@
+from backend.components import Weights
 from backend.ops import EmptyLike, EncodePixels, EncodeText, WithControlText, WithOptions
-from backend.references import Clip, Vae, Weights
+from backend.references import Clip, Vae
 from tests.nodes.build import a_storage, run
 
 

@@ -1,6 +1,7 @@
 import pytest
 
-from backend.references import File, Model, Weights
+from backend.components import File, Weights
+from backend.references import Model
 from tests.nodes.build import run
 
 MODEL = Model(Weights("denoiser", "d", (File("m", 1, 1, 1),)))

@@ -1,6 +1,7 @@
 import torch
 
-from backend.references import Hook, Hooks, Weights
+from backend.components import Weights
+from backend.references import Hook, Hooks
 from backend.types import Cond
 from tests.nodes.build import run
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from backend.references import ControlNet, ControlUse, Model, Weights
+from backend.components import Weights
+from backend.references import ControlNet, ControlUse, Model
 from backend.types import Cond
 from tests.nodes.build import a_storage, run
 

@@ -1,7 +1,8 @@
 import torch
 
+from backend.components import Weights
 from backend.ops import EncodePixels, EncodeText, ScalePixels, WithOptions
-from backend.references import Clip, Vae, Weights
+from backend.references import Clip, Vae
 from tests.nodes.build import a_storage, run
 
 CLIP = Clip((), "sd3")

@@ -1,6 +1,7 @@
 import pytest
 
-from backend.references import Hook, Hooks, Keyframe, Keyframes, Weights
+from backend.components import Weights
+from backend.references import Hook, Hooks, Keyframe, Keyframes
 from tests.nodes.build import run
 
 HOOKS = Hooks((Hook(Weights("lora", "a", ()), 1.0, 0.5),))

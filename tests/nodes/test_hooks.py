@@ -1,6 +1,7 @@
 import pytest
 
-from backend.references import Clip, ClipHooks, Hook, Hooks, Weights
+from backend.components import Weights
+from backend.references import Clip, ClipHooks, Hook, Hooks
 from tests.nodes.build import a_storage, run
 
 HOOKS = Hooks((Hook(Weights("lora", "a", ()), 1.0, 0.5),))

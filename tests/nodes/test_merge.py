@@ -1,6 +1,7 @@
 import pytest
 
-from backend.references import Clip, File, LoraUse, Model, Share, Weights
+from backend.components import File, LoraUse, Share, Weights
+from backend.references import Clip, Model
 from tests.nodes.build import run
 
 FILE = File("m", 1, 1, 1)

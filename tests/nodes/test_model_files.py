@@ -5,7 +5,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from backend.references import Clip, ClipVision, File, Model, Vae, Weights
+from backend.components import File, Weights
+from backend.references import Clip, ClipVision, Model, Vae
 from backend.settings import Settings
 from scripts.demo import Size, write_checkpoint
 from tests.nodes.build import a_storage, run

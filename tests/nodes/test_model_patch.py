@@ -1,5 +1,6 @@
+from backend.components import Weights
 from backend.patches import BlockGuide, StyleReference
-from backend.references import Model, PatchNetwork, Vae, Weights
+from backend.references import Model, PatchNetwork, Vae
 from tests.nodes.build import a_storage, run
 
 MODEL = Model(Weights("denoiser", "m", ()))

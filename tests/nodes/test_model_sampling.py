@@ -1,9 +1,10 @@
 import pytest
 
+from backend.components import Weights
 from backend.errors import UnsupportedOption
 from backend.models.families import flux, sd3
 from backend.patches import CascadeSampling, ContinuousSampling, FlowSampling
-from backend.references import Model, Weights
+from backend.references import Model
 from backend.worker.predictions import format_of, prediction_of
 from tests.backend.models.families.originals import FLUX, SD3
 from tests.nodes.build import a_storage, run

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from backend.components import Weights
 from backend.patches import (
     DiscreteSampling,
     Downscale,
@@ -12,7 +13,7 @@ from backend.patches import (
     RescaleCfg,
     SelfAttention,
 )
-from backend.references import Model, Weights
+from backend.references import Model
 from tests.nodes.build import run
 
 MODEL = Model(Weights("denoiser", "m", ()))

@@ -1,6 +1,8 @@
 import pytest
 
-from backend.references import Model, Sampler, Weights
+from backend.components import Weights
+from backend.guiders import Sampler
+from backend.references import Model
 from backend.sampling.names import SAMPLER_NAMES
 from backend.sampling.samplers import UNLISTED, option_names
 from tests.nodes.build import REGISTRY, run

@@ -1,3 +1,5 @@
+from backend.components import File, Weights
+from backend.guiders import BasicGuider, CfgGuider, DualCfgGuider, Noise, PerpNegGuider, Sampler, Schedule
 from backend.ops import (
     DecodeLatent,
     Denoise,
@@ -10,21 +12,7 @@ from backend.ops import (
     WithMask,
     WithPicture,
 )
-from backend.references import (
-    BasicGuider,
-    CfgGuider,
-    Clip,
-    DualCfgGuider,
-    File,
-    Model,
-    Noise,
-    PerpNegGuider,
-    Ref,
-    Sampler,
-    Schedule,
-    Vae,
-    Weights,
-)
+from backend.references import Clip, Model, Ref, Vae
 from backend.types import OpKey
 from tests.nodes.build import REGISTRY, run
 

@@ -1,8 +1,10 @@
 import pytest
 import torch
 
+from backend.components import Weights
+from backend.guiders import BetaSchedule, TurboSchedule
 from backend.ops import ModelSigmas, PercentSigma
-from backend.references import BetaSchedule, Model, TurboSchedule, Weights
+from backend.references import Model
 from backend.types import Latent
 from tests.nodes.build import run
 

@@ -1,5 +1,6 @@
+from backend.components import Weights
 from backend.ops import ApplyStyle, EncodeVision
-from backend.references import ClipVision, StyleModel, Weights
+from backend.references import ClipVision, StyleModel
 from tests.nodes.build import a_storage, run
 
 VISION = ClipVision(Weights("clip_vision", "v", ()))

@@ -5,7 +5,7 @@ Inside of functions that run with a model (in a worker), `calc_cond_batch` evalu
 
 import torch
 
-from backend.references import CfgGuider
+from backend.guiders import CfgGuider
 from backend.sampling.names import SAMPLER_NAMES as _SAMPLERS
 from backend.sampling.names import SCHEDULER_NAMES as _SCHEDULERS
 from backend.types import Latent

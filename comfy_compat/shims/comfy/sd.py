@@ -4,9 +4,10 @@ import os
 from enum import Enum
 
 import comfy.utils
+from backend.components import File, LoraUse
 from backend.library import Library
 from backend.models.text_places import chosen_encoding
-from backend.references import Clip, File, LoraUse, Model, Vae
+from backend.references import Clip, Model, Vae
 from comfy import model_detection  # noqa: F401  # packs reach it through here
 from comfy_compat.clip import CLIP
 from comfy_compat.engine import settled

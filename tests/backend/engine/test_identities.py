@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from backend.components import Component, Contents, File
 from backend.engine.identities import Identities
 from backend.engine.store import Store
 from backend.errors import StoreFailed
-from backend.references import Component, Contents, File
 
 FILE = File("/models/ä.safetensors", 2**40, 2**60, 2**64 - 1)
 CONTENTS = Contents("abc", 2**40, (Component("vae", "def", 2**33, True), Component("denoiser", "g", 3)))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.components import Weights
 from backend.engine.clock import Clock, SystemClock
 from backend.engine.events import (
     Event,
@@ -23,7 +24,7 @@ from backend.engine.store import Store
 from backend.graph.validate import Refused
 from backend.node import NodeSpec
 from backend.ops import Call, Op
-from backend.references import Ref, Weights
+from backend.references import Ref
 from backend.types import ComponentId, DeviceId, OpKey
 from backend.worker.messages import (
     DeviceInfo,

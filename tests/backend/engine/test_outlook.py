@@ -4,25 +4,16 @@ from dataclasses import replace
 
 import torch
 
+from backend.components import Weights
 from backend.engine.board import Board
 from backend.engine.clock import ManualClock
 from backend.engine.fleet import Seat
 from backend.engine.ready import Claim, weights_of
 from backend.engine.results import Results
+from backend.guiders import CfgGuider, Noise, Sampler, Schedule
 from backend.ops import Call, Denoise
 from backend.patches import BlockGuide, FreeU
-from backend.references import (
-    CfgGuider,
-    ControlNet,
-    Model,
-    Noise,
-    PatchNetwork,
-    Ref,
-    Sampler,
-    Schedule,
-    Vae,
-    Weights,
-)
+from backend.references import ControlNet, Model, PatchNetwork, Ref, Vae
 from backend.schedule.rules import Rules
 from backend.types import DeviceId, JobKey, NodeId, OpKey
 from backend.worker.messages import DeviceInfo

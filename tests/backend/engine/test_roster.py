@@ -9,9 +9,10 @@ import pytest
 from backend.engine.events import JobFailed, JobSucceeded, NodeExecuting, NodesCached
 from backend.engine.fleet import HOST
 from backend.engine.store import Store
+from backend.guiders import BasicGuider, Guider, Noise, Sampler, Schedule
 from backend.node import node
 from backend.ops import Awaiting, Call, Denoise, Expanded, Identify, Op, Row
-from backend.references import BasicGuider, Clip, Guider, Model, Noise, Sampler, Schedule
+from backend.references import Clip, Model
 from backend.types import Conditioning, DeviceId, Latent, NodeId, OpKey
 from backend.worker.messages import Failed, Finished, Lost, Progress, Stored, Unfinished
 from tests.backend.engine.foreign import INT, foreign, n

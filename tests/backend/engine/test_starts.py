@@ -1,10 +1,11 @@
 """How much is started at a time."""
 
+from backend.components import Weights
 from backend.engine.clock import ManualClock
 from backend.engine.ready import Claim
 from backend.engine.starts import AT_ONCE, Starts
 from backend.ops import EncodeText
-from backend.references import Clip, Weights
+from backend.references import Clip
 from backend.types import JobKey, OpKey
 from tests.backend.engine.test_outlook import a_board
 from tests.backend.graph.toys import a_file

@@ -2,12 +2,13 @@ from dataclasses import dataclass
 
 import pytest
 
+from backend.components import File, Weights
 from backend.engine.clock import ManualClock
 from backend.engine.fleet import HOST
 from backend.engine.trace import QUICK, USERS, Trace
 from backend.graph.frontier import LiveOp
 from backend.ops import Call, DecodeLatent
-from backend.references import File, Ref, Vae, Weights
+from backend.references import Ref, Vae
 from backend.schedule.pool import ReadyOp
 from backend.types import ClientId, DeviceId, JobId, JobKey, NodeId, OpKey
 from backend.worker.messages import Finished

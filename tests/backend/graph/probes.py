@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Annotated
 
+from backend.guiders import Sampler
 from backend.node import Choice, Int, NodeSpec, Result, node
-from backend.references import Sampler
 from backend.registry import Registry
 from backend.types import AnyValue, Image
 

@@ -1,8 +1,9 @@
 """Ops within ops, wherever they stand."""
 
+from backend.components import Weights
 from backend.graph.flatten import flatten, inputs_of
 from backend.ops import DecodeLatent, EncodePixels, Op, WithOptions
-from backend.references import Ref, Vae, Weights
+from backend.references import Ref, Vae
 from backend.types import OpKey
 
 VAE = Vae(Weights("vae", "digest", ()))

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from backend.components import File, LoraUse, Weights
 from backend.graph.flatten import inputs_of
 from backend.graph.keys import content_key, value_key
 from backend.graph.lower import Lowering
@@ -9,7 +10,7 @@ from backend.graph.lowered import MISSING, NodeRaised, Submitter
 from backend.graph.parse import Link, parse_prompt
 from backend.node import NodeSpec, node
 from backend.ops import Awaiting, Call, DecodeLatent, Denoise, EncodeText, Identify, Op, Part
-from backend.references import File, LoraUse, Model, Ref, Weights
+from backend.references import Model, Ref
 from backend.registry import Registry
 from backend.types import ClientId, JobKey, Latent, NodeId, OpKey
 from tests.backend.graph.toys import (

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+from backend.components import File, Weights
+from backend.guiders import CfgGuider, Noise, Sampler, Schedule
 from backend.node import Int, NodeSpec, Result, node
 from backend.ops import DecodeLatent, Denoise, EncodeText, Op
-from backend.references import CfgGuider, Clip, File, Model, Noise, Sampler, Schedule, Vae, Weights
+from backend.references import Clip, Model, Vae
 from backend.registry import Registry
 from backend.types import AnyValue, Conditioning, Image, Latent
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from backend.references import ComponentKind, File, Weights
+from backend.components import ComponentKind, File, Weights
 from scripts.demo import Size, write_checkpoint
 from tests.parity.reference import ABSENT, CACHE, Reference, find_reference
 

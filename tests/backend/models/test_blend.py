@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from backend.components import Blend, LoraUse, Share, Source, Weights, blended
 from backend.errors import BadFile
 from backend.models import denoiser
 from backend.models.blend import Outline, baked, mixed, open_weights
@@ -12,7 +13,6 @@ from backend.models.changes import Delta
 from backend.models.denoiser import load_denoiser
 from backend.models.merged import Lora, Patch
 from backend.models.text import load_text_encoder
-from backend.references import Blend, LoraUse, Share, Source, Weights, blended
 from tests.backend.models.conftest import CPU, weights_of
 
 PREFIX = "model.diffusion_model."

@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from backend.components import Weights
 from backend.errors import BadFile, UnsupportedOption
 from backend.models.additions import Additions, Residuals
 from backend.models.control_layout import ControlInputs, HintFormat
 from backend.models.controlnet import load_controlnet, scaled
 from backend.models.controls.unet_control import UnetControl
 from backend.models.denoiser import load_denoiser
-from backend.references import Weights
 from tests.backend.models.conftest import CPU, file_of, relative, weights_of
 
 ROOT = "control_model."

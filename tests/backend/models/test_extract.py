@@ -1,11 +1,12 @@
 import torch
 from safetensors.torch import load_file
 
+from backend.components import Blend, LoraUse, Share, Source, blended
 from backend.models.blend import open_weights
 from backend.models.denoiser import outline
 from backend.models.extract import decomposed, lora_entries
 from backend.models.saved import write
-from backend.references import Blend, LoraUse, Model, Share, Source, blended
+from backend.references import Model
 from tests.backend.models.conftest import relative, weights_of
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from backend.components import Weights
 from backend.errors import BadFile
 from backend.models import hostcopy
 from backend.models.hostcopy import Form, HostCopies, HostCopy
 from backend.models.vae import load_vae
-from backend.references import Weights
 from tests.backend.models.conftest import CPU, weights_of
 
 HALF = {
@@ -145,7 +145,7 @@ MEASURE = """
 import sys, os, psutil, torch
 from backend.models.denoiser import load_denoiser
 from backend.models.hostcopy import HostCopies
-from backend.references import File, Weights
+from backend.components import File, Weights
 path, prefix = sys.argv[1:]
 state = os.stat(path)
 file = File(path, state.st_size, state.st_mtime_ns, state.st_ino)

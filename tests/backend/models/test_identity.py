@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from backend.components import ComponentKind, Contents
 from backend.errors import BadFile
 from backend.models.identity import identify
-from backend.references import ComponentKind, Contents
 from tests.backend.models.conftest import file_of
 
 VAE, UNET, TEXT = "first_stage_model.", "model.diffusion_model.", "cond_stage_model.transformer."

@@ -3,6 +3,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from backend.components import Blend, Share, Source, blended
 from backend.models.identity import identify
 from backend.models.saved import (
     Entry,
@@ -12,7 +13,7 @@ from backend.models.saved import (
     vae_entries,
     write,
 )
-from backend.references import Blend, Clip, Model, Share, Source, Vae, blended
+from backend.references import Clip, Model, Vae
 from tests.backend.models.conftest import file_of, weights_of
 
 

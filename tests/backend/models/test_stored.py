@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from backend.components import Weights
 from backend.models import weights
 from backend.models.adapters import adapt
 from backend.models.hostcopy import HostCopies
 from backend.models.weights import fill, open_model
-from backend.references import Weights
 from tests.backend.models.conftest import CPU
 from tests.backend.models.families.originals import FLUX, original, state_of
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from backend.components import Weights
 from backend.errors import UnknownFamily, UnsupportedOption
 from backend.models.encoders.clip import ClipLayout
 from backend.models.text import Request, TextEncoder, Working, encode_text, load_text_encoder
 from backend.models.text_encoder import FindEmbedding
-from backend.references import Weights
 from backend.types import Cond
 from tests.backend.models.conftest import CPU, relative, weights_of
 from tests.parity.reference import Reference

@@ -5,11 +5,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from backend.components import File, Weights
 from backend.errors import BadFile
 from backend.models.header import read_header
 from backend.models.upscaler import CompactNet, RrdbNet, detect, load_upscaler, upscale_pixels
 from backend.ops import Tiles
-from backend.references import File, Weights
 
 CPU = torch.device("cpu")
 

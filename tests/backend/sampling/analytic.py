@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from backend.references import Schedule
+from backend.guiders import Schedule
 from backend.sampling.discretization import scaled_linear, shifted_flow
 from backend.sampling.noise import initial_noise
 from backend.sampling.prediction import Prediction

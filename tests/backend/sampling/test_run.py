@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from backend.errors import UnsupportedOption
-from backend.references import Schedule
+from backend.guiders import Schedule
 from backend.sampling.noise import initial_noise, masked_noise
 from backend.sampling.run import Shades, fit_mask, sample
 from backend.sampling.sigmas import schedule_sigmas

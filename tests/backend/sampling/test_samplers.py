@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from backend.errors import UnsupportedOption
-from backend.references import Schedule
+from backend.guiders import Schedule
 from backend.sampling.names import SAMPLER_NAMES
 from backend.sampling.noise import initial_noise
 from backend.sampling.samplers import make_sampler, option_names

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.errors import UnsupportedOption
-from backend.references import BetaSchedule, Schedule, TurboSchedule
+from backend.guiders import BetaSchedule, Schedule, TurboSchedule
 from backend.sampling.discretization import continuous, exponential_flow, scaled_linear, shifted_flow
 from backend.sampling.names import SCHEDULER_NAMES
 from backend.sampling.sigmas import (

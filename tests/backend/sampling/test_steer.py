@@ -3,16 +3,11 @@
 import pytest
 import torch
 
+from backend.components import Weights
 from backend.errors import UnsupportedOption
+from backend.guiders import BasicGuider, CfgGuider, DualCfgGuider, PerpNegGuider
 from backend.patches import PerturbedAttention, RescaleCfg, SelfAttention
-from backend.references import (
-    BasicGuider,
-    CfgGuider,
-    DualCfgGuider,
-    Model,
-    PerpNegGuider,
-    Weights,
-)
+from backend.references import Model
 from backend.sampling.discretization import scaled_linear
 from backend.sampling.guidance import perp_neg, rescaled_cfg
 from backend.sampling.request import DenoiseRequest

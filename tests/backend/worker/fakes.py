@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 import torch
 
+from backend.components import Weights
+from backend.guiders import BasicGuider, CfgGuider, Noise, Sampler
 from backend.models.additions import Residuals
 from backend.models.conditioning import NO_INPUTS
 from backend.models.control_layout import HintFormat
 from backend.models.latent import LatentFormat
 from backend.ops import Denoise
-from backend.references import BasicGuider, CfgGuider, Model, Noise, Sampler, Weights
+from backend.references import Model
 from backend.sampling.discretization import scaled_linear
 from backend.sampling.prediction import Prediction
 from backend.sampling.request import DenoiseRequest

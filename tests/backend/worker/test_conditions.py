@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from backend.components import Weights
 from backend.errors import UnsupportedOption
 from backend.models.conditioning import Inputs, rows_of, spread_rows
 from backend.models.control_layout import HintFormat
 from backend.models.families.inpainting import masked_picture
-from backend.references import ControlNet, ControlUse, Vae, Weights
+from backend.references import ControlNet, ControlUse, Vae
 from backend.sampling.region import Box
 from backend.worker.conditions import Setting, resolve
 from tests.backend.worker.fakes import FORMAT, PREDICTION, Plain, a_cond

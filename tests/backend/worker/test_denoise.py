@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from backend.components import Weights
 from backend.latent_operations import Tonemap
 from backend.patches import (
     Blocks,
@@ -28,7 +29,7 @@ from backend.patches import (
     TangentialDamping,
     TokenMerging,
 )
-from backend.references import ControlNet, ControlUse, Hook, Hooks, Keyframe, Keyframes, OtherModel, Weights
+from backend.references import ControlNet, ControlUse, Hook, Hooks, Keyframe, Keyframes, OtherModel
 from backend.sampling.names import SAMPLER_NAMES
 from backend.sampling.request import DenoiseRequest
 from backend.sampling.run import Outcome, sample

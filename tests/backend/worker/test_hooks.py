@@ -1,14 +1,5 @@
-from backend.references import (
-    ClipHooks,
-    Hook,
-    Hooks,
-    Keyframe,
-    Keyframes,
-    LoraUse,
-    OtherModel,
-    Weights,
-    towards,
-)
+from backend.components import LoraUse, Weights, towards
+from backend.references import ClipHooks, Hook, Hooks, Keyframe, Keyframes, OtherModel
 from backend.worker.hooks import Encoding, encodings
 
 LORA = Weights("lora", "a", ())

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import pytest
 
+from backend.components import Contents, File
 from backend.errors import BadFile
 from backend.library import Library
 from backend.node import HiddenInput, Int, NodeSpec, OutputSpec, Result, node
 from backend.ops import Call, Denoise, Identify
-from backend.references import Contents, File, Ref
+from backend.references import Ref
 from backend.registry import Registry
 from backend.settings import Settings
 from backend.storage import Storage

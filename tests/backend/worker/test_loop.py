@@ -6,8 +6,10 @@ from queue import SimpleQueue
 import pytest
 import torch
 
+from backend.components import Weights
+from backend.guiders import CfgGuider, Noise, Sampler, Schedule
 from backend.ops import DecodeLatent, Denoise, EncodePixels, EncodeText, ModelSigmas
-from backend.references import CfgGuider, Clip, Model, Noise, Ref, Sampler, Schedule, Vae, Weights
+from backend.references import Clip, Model, Ref, Vae
 from backend.storage import Storage
 from backend.types import Cond, Latent, OpKey
 from backend.worker.exchange import Value

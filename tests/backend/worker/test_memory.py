@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend.components import Weights
 from backend.errors import OutOfMemory
 from backend.models.vae import load_vae
 from backend.ops import Tiles
-from backend.references import Weights
 from backend.storage import Storage
 from backend.worker.device import info
 from backend.worker.memory import Memory, droppable, ran_out, weight_bytes

@@ -9,8 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from backend.components import LoraUse, Weights
+from backend.guiders import CfgGuider, Noise, Sampler, Schedule
 from backend.ops import DecodeLatent, Denoise, EncodeText
-from backend.references import CfgGuider, Clip, LoraUse, Model, Noise, Sampler, Schedule, Vae, Weights
+from backend.references import Clip, Model, Vae
 from backend.settings import Settings
 from backend.storage import Storage
 from backend.types import Latent, OpKey

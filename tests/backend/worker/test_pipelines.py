@@ -16,12 +16,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from backend.guiders import BasicGuider, CfgGuider, Guider, Noise, Sampler
 from backend.models.families import qwen_image, z_image
 from backend.models.family import Layout
 from backend.models.vae import encode_pixels, load_vae
 from backend.ops import Denoise
 from backend.patches import BlockGuide
-from backend.references import BasicGuider, CfgGuider, Guider, Model, Noise, PatchNetwork, Sampler, Vae
+from backend.references import Model, PatchNetwork, Vae
 from backend.sampling.noise import initial_noise
 from backend.settings import Settings
 from backend.types import Cond, Latent, OpKey

@@ -10,8 +10,10 @@ from queue import Empty, Queue
 import pytest
 import torch
 
+from backend.components import File, Weights
+from backend.guiders import CfgGuider, Noise, Sampler, Schedule
 from backend.ops import DecodeLatent, Denoise, EncodeText, ModelSigmas
-from backend.references import CfgGuider, Clip, File, Model, Noise, Ref, Sampler, Schedule, Vae, Weights
+from backend.references import Clip, Model, Ref, Vae
 from backend.settings import Settings
 from backend.storage import Storage
 from backend.types import DeviceId, Latent, OpKey

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from backend.components import Weights
 from backend.errors import UnsupportedOption
 from backend.models.families.wan import LATENT
 from backend.patches import BlockGuide, FreeU, StyleReference
-from backend.references import PatchNetwork, Vae, Weights
+from backend.references import PatchNetwork, Vae
 from backend.sampling.region import Box, Region
 from backend.types import ClipVisionOutput
 from backend.worker.within import within

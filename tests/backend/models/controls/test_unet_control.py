@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from backend.components import Weights
 from backend.errors import UnsupportedOption
 from backend.models.control_layout import ControlInputs
 from backend.models.controlnet import ControlModel, load_controlnet, needs_model
@@ -13,7 +14,6 @@ from backend.models.controls.unet_control import UnetControl
 from backend.models.families.sdxl import BASE
 from backend.models.families.unet_layout import UnetLayout
 from backend.models.families.unet_names import Level, parts, to_original
-from backend.references import Weights
 from tests.backend.models.conftest import CPU, file_of, relative, weights_of
 
 UNET = UnetLayout((Level(64, 1, 0), Level(128, 1, 1)), 4, 96, 256, 2, BASE, linear=True)

@@ -6,11 +6,11 @@ from diffusers import AutoencoderTiny
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 
+from backend.components import Weights
 from backend.errors import UnknownFamily
 from backend.models.families import flux, wan_vae
 from backend.models.header import Header, TensorInfo
 from backend.models.vae import decode_latent, encode_pixels, in_units, load_vae, tiny_decoder
-from backend.references import Weights
 from backend.types import Latent
 from tests.backend.models.conftest import CPU, file_of, relative, weights_of
 
