@@ -49,7 +49,9 @@ HOMES = {
         "web/",
         "comfy_compat/shims/",
         "backend/worker/foreign.py",  # coroutines of third-party nodes
+        "backend/worker/node_calls.py",
         "backend/worker/host.py",
+        "backend/worker/turn.py",
     ),
     "diffusers": ("backend/models/",),
     "networkx": ("backend/graph/",),
