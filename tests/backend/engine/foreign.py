@@ -29,6 +29,18 @@ def n(class_type: str, **inputs: object) -> dict[str, object]:
     return {"class_type": class_type, "inputs": inputs}
 
 
+LAZY = {
+    "1": n("Int", v=1),
+    "2": n("Int", v=2),
+    "3": n("Lazy", cond=True, t=["1", 0], f=["2", 0]),
+    "4": n("Echo", a=["3", 0]),
+}
+
+
+def an_expansion(cycle: bool = False) -> dict[str, dict[str, object]]:
+    return {"7": n("Expand", v=2, cycle=cycle), "8": n("Echo", a=["7", 0])}
+
+
 def an_input(name: str, type: str = "*", **more: Any) -> InputSpec:
     options = {"lazy": True} if more.get("lazy") else {}
     return InputSpec(name, type, options, **more)

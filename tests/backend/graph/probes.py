@@ -1,12 +1,18 @@
-"""The node classes that the recordings of validation were made with."""
+"""The node classes that the recordings of validation were made with, and what validation says of prompts."""
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
+import pytest
+
+from backend.errors import GraphError, Refused
+from backend.graph.parse import parse_prompt
+from backend.graph.validate import Validated, validate
 from backend.guiders import Sampler
 from backend.node import Choice, Int, NodeSpec, Result, node
 from backend.registry import Registry
 from backend.types import AnyValue, Image
+from tests.build import a_node
 
 SAMPLERS = tuple(f"sampler_{n}" for n in range(42))  # as many as were recorded; their names are not shown
 
@@ -87,3 +93,29 @@ def with_validator(spec: NodeSpec, validate: object, *names: str) -> NodeSpec:
 def a_registry(*more: NodeSpec) -> Registry:
     specs = (empty_image, image_invert, image_scale, preview_image, primitive_int, sampler_select, load_image)
     return Registry([*specs, probe_echo, probe_validate, *more])
+
+
+BAD_IMAGE = a_node("EmptyImage", width=0, height=8, batch_size=1, color=0)
+IMAGE = a_node("EmptyImage", width=8, height=8, batch_size=1, color=0)
+
+
+def check(prompt: object, *more: Any, targets: list[str] | None = None, services: Any = None) -> Validated:
+    return validate(parse_prompt(prompt), a_registry(*more), services or {}, targets)
+
+
+def refusal(prompt: object, *more: Any, **options: Any) -> Refused:
+    with pytest.raises(Refused) as caught:
+        check(prompt, *more, **options)
+    return caught.value
+
+
+def sole_error(prompt: object, *more: Any, node: str = "1") -> GraphError:
+    """The only error of the only wrong node."""
+    errors = refusal(prompt, *more).node_errors
+    assert list(errors) == [node]
+    (error,) = errors[node].errors
+    return error
+
+
+def wire(error: GraphError) -> dict[str, object]:
+    return {"type": error.code, "message": error.message, "details": error.details, "extra_info": error.extra}
