@@ -48,7 +48,7 @@ class VaeModel:
     def encode(self, pixels: Tensor) -> Tensor:
         """[B, 3, (T,) H, W] in 0..1 -> the mean of its latent, float32 [B, C, (T',) h, w] on the CPU."""
         with torch.no_grad():
-            inner = pixels * 2.0 - 1.0 if self.layout.signed else pixels
+            inner = pixels * 2.0 - 1.0
             latent = self.layout.encode(self.module, self._placed(inner)).float().cpu()
             return latent if self.units is None else self.units.from_model(latent)
 
@@ -57,7 +57,7 @@ class VaeModel:
         with torch.no_grad():
             latent = latent if self.units is None else self.units.to_model(latent.float())
             pixels = self.layout.decode(self.module, self._placed(latent)).float().cpu()
-            return (pixels + 1.0) / 2.0 if self.layout.signed else pixels
+            return (pixels + 1.0) / 2.0
 
     def decoding_bytes(self, shape: Sequence[int], tiles: Tiles | None) -> int:
         """What decoding latents of a shape [B, C, (T',) h, w] takes beside the weights, about.

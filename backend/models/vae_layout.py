@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class VaeLayout(Protocol):
     """One autoencoder as its header describes it.
 
-    channels: of latents; downscale: pixels per latent pixel; dimensions: 3 where latents have frames; signed:
-    the network's pixels are -1..1 rather than 0..1.
+    channels: of latents; downscale: pixels per latent pixel; dimensions: 3 where latents have frames. The
+    network's pixels are -1..1.
     """
 
     @property
@@ -21,9 +21,6 @@ class VaeLayout(Protocol):
 
     @property
     def dimensions(self) -> int: ...
-
-    @property
-    def signed(self) -> bool: ...
 
     def build(self) -> nn.Module:
         """The network on the meta device, without weights."""

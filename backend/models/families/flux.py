@@ -8,6 +8,7 @@ Names as in the original checkpoints; the network is diffusers'.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
@@ -125,6 +126,8 @@ class Flux:
     beside it; pooled: width of the pooled text; guided: takes its guidance as an input.
     """
 
+    latent: ClassVar[LatentFormat] = LATENT
+    mixes_lengths: ClassVar[bool] = False
     width: int
     double: int
     single: int
@@ -135,18 +138,10 @@ class Flux:
     guided: bool
 
     @property
-    def latent(self) -> LatentFormat:
-        return LATENT
-
-    @property
     def prediction(self) -> Prediction:
         return Prediction(
             "flow", exponential_flow(SHIFT) if self.guided else shifted_flow(1.0, multiplier=1.0)
         )
-
-    @property
-    def mixes_lengths(self) -> bool:
-        return False
 
     def build(self) -> FluxTransformer2DModel:
         with torch.device("meta"):

@@ -6,6 +6,7 @@ Source of the architecture: arXiv:2112.10752, appendix G. Names as in the origin
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -34,6 +35,7 @@ class KlLayout:
     quantised: with 1x1 convolutions between the latents and the two halves.
     """
 
+    dimensions: ClassVar[int] = 2
     channels: int
     widths: tuple[int, ...]
     blocks: int
@@ -42,14 +44,6 @@ class KlLayout:
     @property
     def downscale(self) -> int:
         return 1 << (len(self.widths) - 1)
-
-    @property
-    def dimensions(self) -> int:
-        return 2
-
-    @property
-    def signed(self) -> bool:
-        return True
 
     def decoding(self, area: int) -> int:
         """Numbers alive at the peak of decoding `area` latent pixels.

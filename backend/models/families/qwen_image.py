@@ -6,6 +6,7 @@ Text is the hidden states of Qwen2.5-VL. Source: arXiv:2508.02324. Checkpoints h
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
@@ -46,6 +47,8 @@ THETA = 10000.0
 class QwenImage:
     """depth: number of blocks; head: channels of one; in_channels: of a latent."""
 
+    latent: ClassVar[LatentFormat] = LATENT
+    mixes_lengths: ClassVar[bool] = False
     width: int
     depth: int
     head: int
@@ -53,16 +56,8 @@ class QwenImage:
     context: int
 
     @property
-    def latent(self) -> LatentFormat:
-        return LATENT
-
-    @property
     def prediction(self) -> Prediction:
         return Prediction("flow", exponential_flow(SHIFT))
-
-    @property
-    def mixes_lengths(self) -> bool:
-        return False
 
     def build(self) -> QwenImageTransformer2DModel:
         with torch.device("meta"):

@@ -7,6 +7,7 @@ load too.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import ClassVar
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
@@ -46,6 +47,8 @@ def noise_range(zero_terminal: bool = False) -> Table:
 class Sd15:
     """v: it predicts v, not the noise."""
 
+    latent: ClassVar[LatentFormat] = LATENT
+    mixes_lengths: ClassVar[bool] = True
     unet: UnetLayout
     v: bool = False
 
@@ -54,20 +57,12 @@ class Sd15:
         return Prediction("v" if self.v else "eps", noise_range())
 
     @property
-    def latent(self) -> LatentFormat:
-        return LATENT
-
-    @property
     def in_channels(self) -> int:
         return self.unet.in_channels
 
     @property
     def context(self) -> int:
         return self.unet.context
-
-    @property
-    def mixes_lengths(self) -> bool:
-        return True
 
     def build(self) -> UNet2DConditionModel:
         return self.unet.build((HEADS,) * len(self.unet.levels))

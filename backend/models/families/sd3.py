@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import isqrt
+from typing import ClassVar
 
 import torch
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
@@ -93,6 +94,8 @@ class Sd3:
     attention over the picture alone; normed: queries and keys are normalised (3.5).
     """
 
+    latent: ClassVar[LatentFormat] = LATENT
+    mixes_lengths: ClassVar[bool] = False
     width: int
     depth: int
     side: int
@@ -103,16 +106,8 @@ class Sd3:
     normed: bool = False
 
     @property
-    def latent(self) -> LatentFormat:
-        return LATENT
-
-    @property
     def prediction(self) -> Prediction:
         return Prediction("flow", shifted_flow(SHIFT))
-
-    @property
-    def mixes_lengths(self) -> bool:
-        return False
 
     def build(self) -> SD3Transformer2DModel:
         with torch.device("meta"):

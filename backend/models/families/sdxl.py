@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -69,6 +69,7 @@ def _edm_range(low: float, high: float) -> Continuous:
 class Sdxl:
     """kind: what its output means, and over which range of noise."""
 
+    mixes_lengths: ClassVar[bool] = True
     unet: UnetLayout
     kind: Kind = "eps"
 
@@ -100,10 +101,6 @@ class Sdxl:
     @property
     def context(self) -> int:
         return self.unet.context
-
-    @property
-    def mixes_lengths(self) -> bool:
-        return True
 
     def build(self) -> UNet2DConditionModel:
         return self.unet.build(tuple(level.channels // HEAD for level in self.unet.levels))

@@ -6,6 +6,7 @@ Source: https://github.com/madebyollin/taesd. The network is diffusers'.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
@@ -20,19 +21,9 @@ _WIDTH = 64
 class TinyVaeLayout:
     """channels: of latents."""
 
+    downscale: ClassVar[int] = 8
+    dimensions: ClassVar[int] = 2
     channels: int
-
-    @property
-    def downscale(self) -> int:
-        return 8
-
-    @property
-    def dimensions(self) -> int:
-        return 2
-
-    @property
-    def signed(self) -> bool:
-        return True
 
     def build(self) -> AutoencoderTiny:
         with torch.device("meta"):

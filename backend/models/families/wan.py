@@ -5,6 +5,7 @@ Source: arXiv:2503.20314. Names as in the original checkpoints; the network is d
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
@@ -89,6 +90,8 @@ NAMES = Renaming(
 class Wan:
     """depth: number of blocks; hidden: width of the feed-forward layers; frequencies: of the time."""
 
+    latent: ClassVar[LatentFormat] = LATENT
+    mixes_lengths: ClassVar[bool] = False
     width: int
     depth: int
     hidden: int
@@ -97,16 +100,8 @@ class Wan:
     context: int
 
     @property
-    def latent(self) -> LatentFormat:
-        return LATENT
-
-    @property
     def prediction(self) -> Prediction:
         return Prediction("flow", shifted_flow(SHIFT))
-
-    @property
-    def mixes_lengths(self) -> bool:
-        return False
 
     def build(self) -> WanTransformer3DModel:
         with torch.device("meta"):

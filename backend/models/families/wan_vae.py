@@ -6,6 +6,7 @@ Source: arXiv:2503.20314, section 4.1. Names as in the original checkpoints; the
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -36,6 +37,7 @@ class WanVaeLayout:
     blocks: of each going in; temporal: whether each halving of the size halves the number of frames too.
     """
 
+    dimensions: ClassVar[int] = 3
     channels: int
     base: int
     factors: tuple[int, ...]
@@ -45,14 +47,6 @@ class WanVaeLayout:
     @property
     def downscale(self) -> int:
         return 1 << len(self.temporal)
-
-    @property
-    def dimensions(self) -> int:
-        return 3
-
-    @property
-    def signed(self) -> bool:
-        return True
 
     def build(self) -> AutoencoderKLWan:
         with torch.device("meta"):

@@ -6,6 +6,7 @@ ComfyUI's; the network is diffusers'.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from diffusers.models.transformers.transformer_z_image import FeedForward, ZImageTransformer2DModel
@@ -50,6 +51,8 @@ class ZImage:
     hidden: width of the feed-forward layers.
     """
 
+    latent: ClassVar[LatentFormat] = LATENT
+    mixes_lengths: ClassVar[bool] = False
     width: int
     depth: int
     refiners: int
@@ -59,16 +62,8 @@ class ZImage:
     hidden: int
 
     @property
-    def latent(self) -> LatentFormat:
-        return LATENT
-
-    @property
     def prediction(self) -> Prediction:
         return Prediction("flow", shifted_flow(SHIFT, multiplier=1.0))
-
-    @property
-    def mixes_lengths(self) -> bool:
-        return False
 
     def build(self) -> ZImageTransformer2DModel:
         with torch.device("meta"):
