@@ -1,48 +1,32 @@
 """From a Denoise op and a loaded model to a run: its sigmas, noise, latent and conditions."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from backend.components import LoraUse
 from backend.errors import UnsupportedOption
 from backend.guiders import GivenNoise, Schedule
 from backend.models.conditioning import rows_of
 from backend.models.family import Layout
 from backend.models.latent import LatentFormat
-from backend.models.lora import Patch
-from backend.models.model_patch import PatchModel
 from backend.ops import Denoise
 from backend.patches import DifferentialMask, ModelPatch
-from backend.references import ControlNet, PatchNetwork, Vae
 from backend.sampling.noise import initial_noise, leftover_generator
 from backend.sampling.prediction import Prediction
 from backend.sampling.run import fit_mask, sample
 from backend.sampling.sigmas import schedule_sigmas
 from backend.sampling.steer import conditions_of
 from backend.types import Latent, OpKey
-from backend.worker.batch import ControlNetwork
-from backend.worker.conditions import Setting, resolve
+from backend.worker.conditions import Networks, Setting, resolve
 from backend.worker.denoise import Denoising, Target, finisher
 from backend.worker.within import within
 
 
-def begin(
-    key: OpKey,
-    op: Denoise,
-    target: Target,
-    layout: Layout,
-    control: Callable[[ControlNet], ControlNetwork],
-    encode: Callable[[Vae, Tensor], Tensor],
-    lora: Callable[[LoraUse], Patch],
-    network: Callable[[PatchNetwork], PatchModel],
-) -> Denoising:
+def begin(key: OpKey, op: Denoise, target: Target, layout: Layout, networks: Networks) -> Denoising:
     """Start a run of `op`, whose refs are values by now. A run without sigmas has its result at once.
 
-    control: makes a ControlNet resident and gives it; encode: pixels [B, H, W, 3] -> latents of a VAE; lora:
-    loads one for the model; network: makes one of a model's patches resident and gives it.
     Raises: UnsupportedOption for an unknown sampler or scheduler, an option that can't be honoured, or a
     latent that is not the model's.
     """
@@ -59,7 +43,7 @@ def begin(
     mask = None if latent.noise_mask is None else fit_mask(latent.noise_mask, samples.shape)
     initial = in_model_units(samples, target.format)
     most = float(sigmas.max()) if len(sigmas) else 0.0
-    setting = Setting(layout, target.prediction.range, initial, mask, control, encode, lora, most)
+    setting = Setting(layout, target.prediction.range, initial, mask, networks, most)
     guider = op.guider
     sides = resolve(conditions_of(guider), setting)
     run = sample(
@@ -75,7 +59,7 @@ def begin(
     )
     # ComfyUI makes random choices within a model with the generator that the initial noise came from
     generator = leftover_generator(noise.to(target.device), op.noise.seed)
-    inside = within(guider.model.patches, sides, initial, network, encode)
+    inside = within(guider.model.patches, sides, initial, networks)
     target = dataclasses.replace(target, generator=generator, within=inside)
     return Denoising(key, run, target, (guider, sides), max(len(sigmas) - 1, 0), finish)
 

@@ -3,10 +3,10 @@
 Done once, before the first step, as far as the latent's size and the model's noise range allow.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from backend.models.control_layout import HintFormat
 from backend.models.family import OPTIONS as FAMILY_OPTIONS
 from backend.models.family import Layout
 from backend.models.lora import Patch
-from backend.references import ControlNet, ControlUse, Hooks, OtherModel, Vae
+from backend.models.model_patch import PatchModel
+from backend.references import ControlNet, ControlUse, Hooks, OtherModel, PatchNetwork, Vae
 from backend.resize import resize
 from backend.sampling.discretization import NoiseRange
 from backend.sampling.keyframes import Frame
@@ -78,22 +79,34 @@ class Condition:
     default: bool = False
 
 
+class Networks(Protocol):
+    """What a run asks its device for, which makes it resident."""
+
+    def control(self, net: ControlNet) -> ControlNetwork: ...
+
+    def encode(self, vae: Vae, pixels: Tensor) -> Tensor:
+        """Pixels [B, H, W, 3] -> a VAE's latents of them."""
+
+    def lora(self, use: LoraUse) -> Patch:
+        """A LoRA, loaded for the run's model."""
+
+    def patch(self, net: PatchNetwork) -> PatchModel:
+        """The network of one of the model's patches."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Setting:
     """What conditions are resolved for.
 
-    latent [B, C, *dims] in the model's units; mask: where it is sampled, like it, or None; control: the
-    loaded network of a reference; encode: pixels [B, H, W, 3] -> a VAE's latents of them; lora: a LoRA loaded
-    for the model; most: the run's greatest sigma.
+    latent [B, C, *dims] in the model's units; mask: where it is sampled, like it, or None; most: the run's
+    greatest sigma.
     """
 
     layout: Layout
     noise: NoiseRange
     latent: Tensor
     mask: Tensor | None
-    control: Callable[[ControlNet], ControlNetwork]
-    encode: Callable[[Vae, Tensor], Tensor]
-    lora: Callable[[LoraUse], Patch]
+    networks: Networks
     most: float = inf
 
 
@@ -192,7 +205,7 @@ def _hooks(hooks: object, setting: Setting) -> tuple[ActiveHook, ...]:
         )
         patch = None
         if not isinstance(hook.lora, OtherModel):
-            patch = setting.lora(LoraUse(hook.lora, hook.model))
+            patch = setting.networks.lora(LoraUse(hook.lora, hook.model))
         found.append(ActiveHook(hook.lora, hook.model, frames, patch))
     return tuple(found)
 
@@ -209,7 +222,7 @@ def remaining(x: Tensor, others: Sequence[Condition]) -> Region | None:
 
 
 def _active(use: ControlUse, region: Region, setting: Setting) -> ActiveControl:
-    network = setting.control(use.net)
+    network = setting.networks.control(use.net)
     percents = {"start_percent": use.start, "end_percent": use.end}
     dims = setting.latent.shape[2:] if region.box is None else region.box.size
     times = region_of(percents, setting.latent.shape[2:], setting.noise)
@@ -246,5 +259,5 @@ def _encoded(
         raise UnsupportedOption("control_net", "a ControlNet that takes an encoded picture", remedy)
     assert format.latent is not None
     pixels = replace(format, pixels=format.pixels * format.latent.downscale).fitted(image, dims)
-    latent = setting.encode(use.vae, pixels.movedim(1, -1))
+    latent = setting.networks.encode(use.vae, pixels.movedim(1, -1))
     return format.latent.to_model(latent)

@@ -3,25 +3,21 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from backend.components import LoraUse, Weights, towards
-from backend.models.controlnet import ControlModel, needs_model
+from backend.components import Weights
 from backend.models.denoiser import Denoiser, describe
 from backend.models.families.inpainting import CONCAT_IMAGE, CONCAT_MASK
-from backend.models.family import Layout
 from backend.models.lora import Patch
-from backend.models.model_patch import PatchModel
 from backend.models.prompt import chunks_of_tokens
 from backend.models.style import styled
 from backend.models.text import Request, Working, encode_text
 from backend.models.upscaler import TILES, upscale_pixels
-from backend.models.vae import decode_latent, encode_inpaint, encode_pixels, in_units
+from backend.models.vae import decode_latent, encode_inpaint, in_units
 from backend.ops import (
     AddNoise,
     ApplyStyle,
@@ -44,7 +40,7 @@ from backend.ops import (
     WithPicture,
     field_names,
 )
-from backend.references import ControlNet, PatchNetwork, Ref, Vae
+from backend.references import Ref
 from backend.resize import resize
 from backend.sampling.discretization import sigma_max, sigma_min
 from backend.sampling.noise import initial_noise
@@ -52,32 +48,17 @@ from backend.sampling.sigmas import model_sigmas
 from backend.types import ClipVisionOutput, ComponentId, Cond, Latent, OpKey
 from backend.worker.batch import ModelCall
 from backend.worker.begin import begin, fitted, in_model_units
+from backend.worker.bench import Bench, RunNetworks, encoded, of_kind, sized
 from backend.worker.conditions import CONTROL_POOLED, CONTROL_TOKENS
-from backend.worker.denoise import Denoising, Target
+from backend.worker.denoise import Denoising
 from backend.worker.exchange import Outputs, Value
 from backend.worker.hooks import Encoding, encodings
-from backend.worker.ladder import Ladder
 from backend.worker.lending import Loan
-from backend.worker.predictions import format_of, prediction_of
-from backend.worker.residents import Residents
+from backend.worker.predictions import prediction_of
 
 T = TypeVar("T")
-_SMALLER = tuple(
-    dataclasses.replace(TILES, size=TILES.size // factor) for factor in (2, 4)
-)  # where memory is short
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What ops are done with.
-
-    ladder: what is done where memory runs out; find_embedding: the name in a prompt -> the path of its file,
-    None if there is none.
-    """
-
-    residents: Residents
-    ladder: Ladder
-    find_embedding: Callable[[str], str | None]
+# where memory is short
+_SMALLER = tuple(dataclasses.replace(TILES, size=TILES.size // factor) for factor in (2, 4))
 
 
 def execute(op: Op[object], bench: Bench) -> Outputs:
@@ -116,51 +97,9 @@ def start(key: OpKey, op: Denoise, bench: Bench) -> Denoising:
 
     Raises: BadFile, UnknownFamily for the model or a LoRA; UnsupportedOption for what can't be honoured.
     """
-    model = op.guider.model
-
-    def moved(
-        others: tuple[tuple[Weights, float], ...], uses: tuple[LoraUse, ...]
-    ) -> tuple[Denoiser, tuple[Patch, ...]]:
-        weights = towards(model.weights, others)
-
-        def load(offloaded: bool) -> tuple[Denoiser, tuple[Patch, ...]]:
-            denoiser = bench.residents.denoiser(weights, offloaded)
-            return denoiser, bench.residents.patches(weights, (*model.loras, *uses))
-
-        return bench.ladder.loaded("loading a denoiser", load)
-
-    def loaded(offloaded: bool) -> tuple[Target, Layout]:
-        denoiser = bench.residents.denoiser(model.weights, offloaded)
-        target = Target(
-            network=denoiser,
-            prediction=prediction_of(denoiser.layout, model.patches),
-            format=format_of(denoiser.layout, model.patches),
-            device=denoiser.device,
-            patches=bench.residents.patches(model.weights, model.loras),
-            mixes_lengths=denoiser.layout.mixes_lengths,
-            moved=moved,
-        )
-        return target, denoiser.layout
-
-    def control(net: ControlNet) -> ControlModel:
-        weights = net.weights
-        if len(weights.files) == 1 and needs_model(weights.files[0]):
-            both = f"{weights.digest}+{model.weights.digest}"
-            weights = Weights(weights.kind, both, (*weights.files, *model.weights.files))
-        return bench.ladder.attempt("loading a ControlNet", lambda: bench.residents.controlnet(weights))
-
-    def encode(vae: Vae, pixels: Tensor) -> Tensor:
-        return _encode_pixels(EncodePixels(vae, pixels), bench).samples
-
-    def lora(use: LoraUse) -> Patch:
-        (patch,) = bench.residents.patches(model.weights, (use,))
-        return patch
-
-    def network(net: PatchNetwork) -> PatchModel:
-        return bench.ladder.attempt("loading a model patch", lambda: bench.residents.model_patch(net.weights))
-
-    target, layout = bench.ladder.loaded("loading a denoiser", loaded)
-    return begin(key, op, target, layout, control, encode, lora, network)
+    networks = RunNetworks(op.guider.model, bench)
+    target, layout = networks.target()
+    return begin(key, op, target, layout, networks)
 
 
 def evaluate(loan: Loan, bench: Bench, max_rows: int) -> Tensor:
@@ -193,7 +132,7 @@ def _encode_text(op: EncodeText, bench: Bench) -> tuple[Cond, ...]:
         patches = [bench.residents.patches(weights, loras) for weights in changed]
         return encode_text(op.clip.family, list(map(Working, encoders, patches)), request)
 
-    images = tuple(_is(Tensor, image) for image in op.images)
+    images = tuple(of_kind(Tensor, image) for image in op.images)
     chunks = {part: chunks_of_tokens(tokens) for part, tokens in op.tokens.items()}
     request = Request(
         op.text,
@@ -213,7 +152,7 @@ def _encode_text(op: EncodeText, bench: Bench) -> tuple[Cond, ...]:
 
 
 def _scale_pixels(op: ScalePixels, bench: Bench) -> Tensor:
-    pixels = _is(Tensor, op.pixels)
+    pixels = of_kind(Tensor, op.pixels)
     height, width = pixels.shape[1:3]
     factor = math.sqrt(op.total / (width * height))
     wide, high = (round(side * factor / op.multiple) * op.multiple for side in (width, height))
@@ -234,7 +173,7 @@ def _percent_sigma(op: PercentSigma, bench: Bench) -> float:
 
 
 def _add_noise(op: AddNoise, bench: Bench) -> Latent:
-    latent, sigmas = _is(Latent, op.latent), _is(Tensor, op.sigmas)
+    latent, sigmas = of_kind(Latent, op.latent), of_kind(Tensor, op.sigmas)
     if len(sigmas) == 0:
         return latent
     _, layout = describe(op.model.weights)
@@ -249,34 +188,24 @@ def _add_noise(op: AddNoise, bench: Bench) -> Latent:
     return dataclasses.replace(latent, samples=noised.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
 
 
-def _encode_pixels(op: EncodePixels, bench: Bench) -> Latent:
-    pixels = _is(Tensor, op.pixels)
-
-    def encode(tiles: Tiles | None) -> Latent:
-        vae = in_units(bench.residents.vae(op.vae.weights), op.vae.tiny)
-        bench.ladder.memory.claim(_size("encoding", pixels), vae.encoding_bytes(pixels.shape, tiles))
-        return encode_pixels(vae, pixels, tiles)
-
-    return bench.ladder.tiled(_size("encoding", pixels), op.tiles, encode)
-
-
 def _encode_inpaint(op: EncodeInpaint, bench: Bench) -> Latent:
-    pixels, mask = _is(Tensor, op.pixels), _is(Tensor, op.mask)
+    pixels, mask = of_kind(Tensor, op.pixels), of_kind(Tensor, op.mask)
 
     def encode(tiles: Tiles | None) -> Latent:
         vae = in_units(bench.residents.vae(op.vae.weights), op.vae.tiny)
-        bench.ladder.memory.claim(_size("encoding", pixels), vae.encoding_bytes(pixels.shape, tiles))
+        bench.ladder.memory.claim(sized("encoding", pixels), vae.encoding_bytes(pixels.shape, tiles))
         return encode_inpaint(vae, pixels, mask, op.grow, tiles, op.soft)
 
-    return bench.ladder.tiled(_size("encoding", pixels), None, encode)
+    return bench.ladder.tiled(sized("encoding", pixels), None, encode)
 
 
 def _with_options(op: WithOptions, bench: Bench) -> tuple[Cond, ...]:
     made = []
-    for cond in _is(tuple, op.conditioning):
-        options = {**_is(Cond, cond).options, **{name: _tensor(value) for name, value in op.options.items()}}
+    for cond in of_kind(tuple, op.conditioning):
+        given = {name: _tensor(value) for name, value in op.options.items()}
+        options = {**of_kind(Cond, cond).options, **given}
         for name, value in op.appended.items():
-            options[name] = (*_is(tuple, options.get(name, ())), _tensor(value))
+            options[name] = (*of_kind(tuple, options.get(name, ())), _tensor(value))
         made.append(dataclasses.replace(cond, options=options))
     return tuple(made)
 
@@ -287,29 +216,29 @@ def _tensor(value: object) -> object:
 
 
 def _with_control_text(op: WithControlText, bench: Bench) -> tuple[Cond, ...]:
-    text = _is(Cond, _is(tuple, op.text)[0])
+    text = of_kind(Cond, of_kind(tuple, op.text)[0])
     options = {CONTROL_TOKENS: text.tokens, CONTROL_POOLED: text.pooled}
-    conditions = (_is(Cond, cond) for cond in _is(tuple, op.conditioning))
+    conditions = (of_kind(Cond, cond) for cond in of_kind(tuple, op.conditioning))
     return tuple(dataclasses.replace(cond, options={**cond.options, **options}) for cond in conditions)
 
 
 def _empty_like(op: EmptyLike, bench: Bench) -> Latent:
-    return Latent(torch.zeros_like(_is(Latent, op.latent).samples))
+    return Latent(torch.zeros_like(of_kind(Latent, op.latent).samples))
 
 
 def _with_picture(op: WithPicture, bench: Bench) -> tuple[Cond, ...]:
-    picture = _is(Latent, op.picture)
+    picture = of_kind(Latent, op.picture)
     options = {CONCAT_IMAGE: picture.samples, CONCAT_MASK: picture.noise_mask}
-    conditions = (_is(Cond, cond) for cond in _is(tuple, op.conditioning))
+    conditions = (of_kind(Cond, cond) for cond in of_kind(tuple, op.conditioning))
     return tuple(dataclasses.replace(cond, options={**cond.options, **options}) for cond in conditions)
 
 
 def _with_mask(op: WithMask, bench: Bench) -> Latent:
-    return dataclasses.replace(_is(Latent, op.latent), noise_mask=_is(Latent, op.source).noise_mask)
+    return dataclasses.replace(of_kind(Latent, op.latent), noise_mask=of_kind(Latent, op.source).noise_mask)
 
 
 def _decode_latent(op: DecodeLatent, bench: Bench) -> Tensor:
-    latent = _is(Latent, op.latent)
+    latent = of_kind(Latent, op.latent)
     what = f"decoding a latent of shape {list(latent.samples.shape)}"
 
     def decode(tiles: Tiles | None) -> Tensor:
@@ -322,40 +251,36 @@ def _decode_latent(op: DecodeLatent, bench: Bench) -> Tensor:
 
 
 def _upscale(op: Upscale, bench: Bench) -> Tensor:
-    pixels = _is(Tensor, op.image)
+    pixels = of_kind(Tensor, op.image)
 
     def upscale(tiles: Tiles | None) -> Tensor:
         tiles = tiles or TILES
         upscaler = bench.residents.upscaler(op.model.weights)
         needed = upscaler.working_bytes(pixels.shape, tiles)
-        bench.ladder.memory.claim(_size("enlarging", pixels), needed)
+        bench.ladder.memory.claim(sized("enlarging", pixels), needed)
         return upscale_pixels(upscaler, pixels, tiles)
 
-    return bench.ladder.tiled(_size("enlarging", pixels), None, upscale, _SMALLER)
+    return bench.ladder.tiled(sized("enlarging", pixels), None, upscale, _SMALLER)
 
 
 def _encode_vision(op: EncodeVision, bench: Bench) -> ClipVisionOutput:
-    image = _is(Tensor, op.image)
+    image = of_kind(Tensor, op.image)
 
     def encode() -> ClipVisionOutput:
         return bench.residents.clip_vision(op.clip_vision.weights).encode(image, op.crop)
 
-    return bench.ladder.attempt(_size("encoding", image), encode)
+    return bench.ladder.attempt(sized("encoding", image), encode)
 
 
 def _apply_style(op: ApplyStyle, bench: Bench) -> tuple[Cond, ...]:
-    vision = _is(ClipVisionOutput, op.vision)
+    vision = of_kind(ClipVisionOutput, op.vision)
 
     def make() -> Tensor:
         return bench.residents.style_model(op.style_model.weights).tokens(vision)
 
     tokens = bench.ladder.attempt("applying a style model", make)
-    conditions = (_is(Cond, cond) for cond in _is(tuple, op.conditioning))
+    conditions = (of_kind(Cond, cond) for cond in of_kind(tuple, op.conditioning))
     return tuple(styled(cond, tokens, op.strength, op.biased) for cond in conditions)
-
-
-def _size(what: str, pixels: Tensor) -> str:
-    return f"{what} images of shape {list(pixels.shape)}"
 
 
 _WHOLE: Mapping[type, Callable[..., object]] = {
@@ -364,7 +289,7 @@ _WHOLE: Mapping[type, Callable[..., object]] = {
     ModelSigmas: _model_sigmas,
     PercentSigma: _percent_sigma,
     AddNoise: _add_noise,
-    EncodePixels: _encode_pixels,
+    EncodePixels: encoded,
     EncodeInpaint: _encode_inpaint,
     WithOptions: _with_options,
     EncodeVision: _encode_vision,
@@ -376,15 +301,6 @@ _WHOLE: Mapping[type, Callable[..., object]] = {
     DecodeLatent: _decode_latent,
     Upscale: _upscale,
 }
-
-
-def _is(kind: type[T], value: object) -> T:
-    """The value, which must be of that kind: a third-party node may have made another."""
-    if not isinstance(value, kind):
-        raise TypeError(
-            f"a {kind.__name__} is needed here, and the node before gave a {type(value).__name__}"
-        )
-    return value
 
 
 def _concrete(value: object, inputs: Mapping[OpKey, Value]) -> object:

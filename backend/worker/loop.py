@@ -16,8 +16,9 @@ from backend.ops import Denoise
 from backend.storage import Storage
 from backend.types import OpKey
 from backend.worker import device
+from backend.worker.bench import Bench
 from backend.worker.exchange import Outputs, Value, prefix, read, remove, write
-from backend.worker.execute import Bench, concrete, evaluate, execute, needs, start
+from backend.worker.execute import concrete, evaluate, execute, needs, start
 from backend.worker.failure import failed, type_name
 from backend.worker.ladder import Ladder
 from backend.worker.lending import Loan

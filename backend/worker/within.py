@@ -1,6 +1,6 @@
 """What networks add within a model's passes, made once for a run: hints encoded, styles projected."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -15,11 +15,9 @@ from backend.models.model_patch import PatchModel
 from backend.patches import BlockGuide, ModelPatch, StyleReference
 from backend.references import PatchNetwork, Vae
 from backend.resize import resize
-from backend.worker.conditions import Sides
+from backend.worker.conditions import Networks, Sides
 
 Dims: TypeAlias = tuple[int, int]
-Load: TypeAlias = Callable[[PatchNetwork], PatchModel]
-Encode: TypeAlias = Callable[[Vae, Tensor], Tensor]
 _LOW, _MID = -20, -11  # SigLIP's layers that a style is read from, beside the one before the last
 
 
@@ -38,10 +36,9 @@ class Within:
 NOTHING = Within()
 
 
-def within(patches: Sequence[ModelPatch], sides: Sides, latent: Tensor, load: Load, encode: Encode) -> Within:
+def within(patches: Sequence[ModelPatch], sides: Sides, latent: Tensor, networks: Networks) -> Within:
     """For a run on `latent` [B, C, ..., h, w] under these conditions.
 
-    load: makes a network resident; encode: pixels [B, H, W, 3] -> a VAE's latents of them.
     Raises: UnsupportedOption where a patch can't act as its inputs are.
     """
     guides = [patch for patch in patches if isinstance(patch, BlockGuide)]
@@ -50,28 +47,28 @@ def within(patches: Sequence[ModelPatch], sides: Sides, latent: Tensor, load: Lo
     if guides:
         boxes = (condition.region.box for side in sides.values() for condition in side)
         sizes |= {_dims(box.size) for box in boxes if box is not None}
-    networks = [_loaded(patch.network, load) for patch in guides]
+    loaded = [_loaded(patch.network, networks) for patch in guides]
     made = {
-        dims: tuple(_guide(patch, dims, net, encode) for patch, net in zip(guides, networks, strict=True))
+        dims: tuple(_guide(patch, dims, net, networks) for patch, net in zip(guides, loaded, strict=True))
         for dims in sizes
     }
-    return Within(made, _prefix([_style(patch, _loaded(patch.network, load)) for patch in styles]))
+    return Within(made, _prefix([_style(patch, _loaded(patch.network, networks)) for patch in styles]))
 
 
 def _dims(shape: Sequence[int]) -> Dims:
     return shape[-2], shape[-1]
 
 
-def _loaded(network: object, load: Load) -> PatchModel:
+def _loaded(network: object, networks: Networks) -> PatchModel:
     assert isinstance(network, PatchNetwork)
-    return load(network)
+    return networks.patch(network)
 
 
-def _guide(patch: BlockGuide, dims: Dims, network: PatchModel, encode: Encode) -> Guide:
+def _guide(patch: BlockGuide, dims: Dims, network: PatchModel, networks: Networks) -> Guide:
     height, width = (side * LATENT.downscale for side in dims)
     pixels = resize(patch.image[..., :3].movedim(-1, 1), width, height, "area", "center").movedim(1, -1)
     assert isinstance(patch.vae, Vae)
-    latent = encode(patch.vae, pixels)
+    latent = networks.encode(patch.vae, pixels)
     if latent.ndim == 5:
         if latent.shape[2] != 1:
             value = f"a batch of {len(pixels)} pictures"

@@ -1,6 +1,7 @@
 """A network that is a formula, and samplers over it: for tests of the step loop."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 
@@ -136,7 +137,8 @@ def a_run(
     x = torch.randn(batch, 4, size, size, generator=generator) * 14.6
     guider = steering or steered((a_cond(1.0),), (a_cond(-1.0),), cfg=3.0)
     most = float(sigmas[0])
-    setting = Setting(Plain(), PREDICTION.range, x, None, lambda net: nets[net], None, a_patch, most)
+    networks = SimpleNamespace(control=lambda net: nets[net], lora=a_patch)
+    setting = Setting(Plain(), PREDICTION.range, x, None, networks, most)
     sides = resolve(conditions_of(guider), setting)
     target = Target(network or Formula(), PREDICTION, FORMAT, torch.device("cpu"), patches, moved=moved)
 

@@ -1,5 +1,7 @@
 """Conditions resolved for a run: counterparts, ControlNets for both sides, what inpainting models see."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -31,8 +33,8 @@ class Net:
 
 def a_setting(layout=None, mask=None, rows=1, encode=None, net=None):
     latent = torch.full((rows, 4, 16, 16), 0.5)
-    control, lora = (lambda _: net or Net()), (lambda use: use)
-    return Setting(layout or Plain(), PREDICTION.range, latent, mask, control, encode, lora)
+    networks = SimpleNamespace(control=lambda _: net or Net(), lora=lambda use: use, encode=encode)
+    return Setting(layout or Plain(), PREDICTION.range, latent, mask, networks)
 
 
 def resolved(positive, negative, setting=None):

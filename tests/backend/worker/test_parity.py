@@ -16,7 +16,8 @@ from backend.references import Clip, Model, Vae
 from backend.settings import Settings
 from backend.storage import Storage
 from backend.types import Latent, OpKey
-from backend.worker.execute import Bench, execute, start
+from backend.worker.bench import Bench
+from backend.worker.execute import execute, start
 from backend.worker.ladder import Ladder
 from backend.worker.messages import Preview, Progress
 from backend.worker.preview import Shown

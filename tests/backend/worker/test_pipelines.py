@@ -26,7 +26,8 @@ from backend.references import Model, PatchNetwork, Vae
 from backend.sampling.noise import initial_noise
 from backend.settings import Settings
 from backend.types import Cond, Latent, OpKey
-from backend.worker.execute import Bench, start
+from backend.worker.bench import Bench
+from backend.worker.execute import start
 from backend.worker.ladder import Ladder
 from backend.worker.residents import Residents
 from backend.worker.steploop import Ended, StepLoop

@@ -39,7 +39,8 @@ def encode(vae, pixels, channels=16, frames=1):
 
 
 def made(*patches, sides=None, shown=16, encode=encode):
-    return within(patches, sides or {}, LATENTS, lambda net: Network(shown), encode)
+    networks = SimpleNamespace(patch=lambda net: Network(shown), encode=encode)
+    return within(patches, sides or {}, LATENTS, networks)
 
 
 def test_a_hint_is_the_picture_encoded_in_the_latents_size_and_the_models_units():
