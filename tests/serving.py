@@ -134,7 +134,7 @@ class Server:
             assert self.process is None or self.process.poll() is None, (
                 f"the server ended:\n{self.log[-3000:]}"
             )
-            time.sleep(0.05)
+            time.sleep(0.02)
         raise TimeoutError(f"job {job} did not end within {timeout} s:\n{self.log[-3000:]}")
 
     def run(self, prompt: Mapping[str, object], timeout: float = 300.0) -> dict[str, Any]:

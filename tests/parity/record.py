@@ -58,7 +58,7 @@ def run(url: str, prompt: Prompt) -> np.ndarray[Any, Any]:
     """The latent that a workflow saves. Raises: RuntimeError where it fails."""
     id = _post(f"{url}/prompt", {"prompt": prompt})["prompt_id"]
     while id not in (history := _get(f"{url}/history/{id}")):
-        time.sleep(0.2)
+        time.sleep(0.02)
     if history[id]["status"]["status_str"] != "success":
         raise RuntimeError(json.dumps(history[id]["status"], indent=1))
     (saved,) = (item for out in history[id]["outputs"].values() for item in out.get("latents", ()))

@@ -3,6 +3,7 @@
 It lies in a folder `shared/parity` beside the checkout, or below the folder that TESSERA_SHARED names.
 """
 
+import filecmp
 import hashlib
 import importlib.util
 import json
@@ -14,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "parity"
@@ -88,21 +91,28 @@ class Reference:
         Raises RuntimeError where a made file differs from its recorded digest.
         """
         (base / "input").mkdir(parents=True, exist_ok=True)
-        for image in (self.folder / "inputs").iterdir():
-            shutil.copyfile(image, base / "input" / image.name)
+        with FileLock(base / "input.lock"):
+            for image in (self.folder / "inputs").iterdir():
+                copied = base / "input" / image.name
+                if not (copied.exists() and filecmp.cmp(image, copied, shallow=False)):
+                    shutil.copyfile(image, copied)
         for layout in sorted(layouts):
             self.make_model(base, layout)
 
     def make_model(self, base: Path, layout: str) -> Path:
+        """A model file: made by the first who needs it, in whichever process."""
         facts = self.models[layout]
         path = base / "models" / facts["folder"] / f"{layout}.safetensors"
-        if path.exists() and path.stat().st_size == facts["bytes"]:
-            return path
         path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(base / f"{layout}.lock"):
+            if not path.exists() or path.stat().st_size != facts["bytes"]:
+                self._make(layout, path)
+        return path
+
+    def _make(self, layout: str, path: Path) -> None:
+        facts = self.models[layout]
         print(f"making {path.name}, {facts['bytes'] >> 20} MB", file=sys.stderr, flush=True)
-        made = path.with_name(
-            f"{path.name}.{os.getpid()}"
-        )  # two runs at once must not share a half-made file
+        made = path.with_name(f"{path.name}.part")
         shapes = json.loads((self.folder / "layouts" / f"{layout}.json").read_text())
         self._module("make_checkpoint").make(shapes, str(made), facts["seed"])
         with made.open("rb") as file:
@@ -111,7 +121,6 @@ class Reference:
             made.unlink()
             raise RuntimeError(f"{layout}: the generator made {digest}, models.json says {facts['sha256']}")
         made.replace(path)
-        return path
 
     def _module(self, name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(f"parity_{name}", self.folder / f"{name}.py")
