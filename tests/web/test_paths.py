@@ -166,7 +166,9 @@ def written(name: str, whole: bool) -> str:
     return quote(raw, safe="" if whole else "/%.~:\\[]$") if name else ""
 
 
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(
+    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 @FUZZ

@@ -21,7 +21,7 @@ def read(kind: str, data: bytes) -> list[float]:
 bytes_of = st.binary(min_size=256, max_size=256)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(bytes_of)
 def test_blocks_of_32(raw: bytes):
     nibbles = [*(b & 15 for b in raw[:16]), *(b >> 4 for b in raw[:16])]
@@ -45,7 +45,7 @@ def sixes(packed: bytes) -> list[tuple[int, int]]:
     return low + high
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(bytes_of)
 def test_k_blocks_of_four_and_five_bits(raw: bytes):
     scales, values, high = sixes(raw[:12]), raw[12:140], raw[140:172]
@@ -57,7 +57,7 @@ def test_k_blocks_of_four_and_five_bits(raw: bytes):
     assert read("Q5_K", half(0.5) + half(2) + raw[:12] + high + values) == wanted
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(bytes_of)
 def test_k_blocks_of_six_and_two_bits(raw: bytes):
     low, high, scales = raw[:128], raw[128:192], [b - 128 for b in raw[192:208]]

@@ -62,7 +62,7 @@ def test_a_layout_is_read_back_from_its_own_file(prefix: str, in_channels: int):
     assert (family.name, found, place) == ("sd15", layout, prefix)
 
 
-@settings(deadline=None, max_examples=40)  # a whole network is laid out for each
+@settings(max_examples=40)  # a whole network is laid out for each
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.booleans()), min_size=1, max_size=4))
 def test_widths_and_depths_are_read_and_every_name_finds_its_way_back(drawn: list[tuple[int, int, bool]]):
     levels = tuple(Level(32 * width, blocks, int(attention)) for width, blocks, attention in drawn)
@@ -77,7 +77,7 @@ def claims(header: Header) -> list[str]:
     return [family.name for family in FAMILIES if family.detect(header) is not None]
 
 
-@settings(deadline=None, max_examples=30)  # a whole network is laid out for each
+@settings(max_examples=30)  # a whole network is laid out for each
 @given(st.integers(1, 3), st.integers(1, 3), st.sampled_from([64, 768]), st.sampled_from([4, 8, 9]))
 def test_only_sd15_claims_what_it_lays_out(width: int, blocks: int, context: int, inputs: int):
     layout = Sd15(UnetLayout((Level(32 * width, blocks, 1),), inputs, context, 128 * width))
@@ -86,7 +86,7 @@ def test_only_sd15_claims_what_it_lays_out(width: int, blocks: int, context: int
     assert identify(header)[1] == layout
 
 
-@settings(deadline=None, max_examples=30)  # a whole network is laid out for each
+@settings(max_examples=30)  # a whole network is laid out for each
 @given(st.integers(1, 2), st.integers(1, 2), st.integers(0, 3), st.sampled_from([4, 8, 9]), st.booleans())
 def test_only_sdxl_claims_what_it_lays_out(width: int, blocks: int, depth: int, inputs: int, refiner: bool):
     levels = (Level(64 * width, blocks, 0), Level(64, blocks, depth))

@@ -92,7 +92,7 @@ TENSORS = st.dictionaries(
 
 
 @given(one=TENSORS, other=TENSORS)
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_identities_are_equal_where_names_types_and_shapes_are(tmp_path: Path, one: dict, other: dict):
     made = [{n: torch.zeros(shape, dtype=kind) for n, (kind, shape) in spec.items()} for spec in (one, other)]
     found = [contents(saved(tmp_path / f"{i}.safetensors", tensors)) for i, tensors in enumerate(made)]

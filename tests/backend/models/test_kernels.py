@@ -16,7 +16,7 @@ def noise(*shape: int) -> Tensor:
 
 
 @given(SIZES, SIZES, SIZES, SIZES, st.booleans())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_product_is_torchs_own(rows: int, places: int, wide: int, out: int, biased: bool):
     x, weight, bias = noise(rows, places, wide), noise(out, wide), noise(out) if biased else None
     expected = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
@@ -42,7 +42,7 @@ def test_no_rows_give_no_rows():
 
 
 @given(SIZES, SIZES, SIZES, SIZES, SIZES, st.booleans())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_pointwise_convolution_is_torchs_own(
     rows: int, inner: int, out: int, height: int, width: int, last: bool
 ):
@@ -52,7 +52,7 @@ def test_a_pointwise_convolution_is_torchs_own(
 
 
 @given(SIZES, SIZES, SIZES, SIZES, SIZES)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_folded_kernel_does_what_doubling_and_convolving_does(
     rows: int, inner: int, out: int, height: int, width: int
 ):
@@ -63,7 +63,7 @@ def test_a_folded_kernel_does_what_doubling_and_convolving_does(
 
 
 @given(SIZES, SIZES, SIZES, st.integers(3, 20), st.integers(1, 3), st.integers(0, 1), st.booleans())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_convolution_is_torchs_own_however_many_its_places(
     rows: int, inner: int, out: int, side: int, kernel: int, padding: int, last: bool
 ):

@@ -12,7 +12,7 @@ def doubled(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(4, 16), st.integers(4, 16), st.integers(0, 3))
 def test_a_function_that_sees_one_pixel_gives_the_same_in_tiles(
     height: int, width: int, tile_height: int, tile_width: int, overlap: int

@@ -94,7 +94,7 @@ regions = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(regions, min_size=1, max_size=4))
 def test_where_all_estimates_agree_their_average_is_the_same_and_elsewhere_zero(found):
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -106,7 +106,7 @@ def test_where_all_estimates_agree_their_average_is_the_same_and_elsewhere_zero(
     assert not result[..., ~covered].any()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(regions, min_size=2, max_size=4), st.randoms(use_true_random=False))
 def test_the_order_of_conditions_does_not_matter(found, random):
     x = torch.zeros(1, 2, 16, 16)

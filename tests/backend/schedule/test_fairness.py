@@ -19,7 +19,7 @@ def jobs(user: str, count: int, model: str, first: int = 0, **more: object) -> l
     return [a_step(f"{user}{i}", model, order=first + i, **given) for i in range(count)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["sd15", "flux"]),
     st.booleans(),

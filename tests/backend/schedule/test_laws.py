@@ -228,5 +228,5 @@ class PoolMachine(RuleBasedStateMachine):
         assert not self.pool.demand
 
 
-PoolMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+PoolMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=30)
 TestLaws = PoolMachine.TestCase

@@ -42,7 +42,7 @@ def test_token_numbers_share_a_pass_where_their_common_multiple_is_near():
     assert batch.groups(calls) == [[0, 1, 2], [3]]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(1, 4), st.sampled_from([77, 154, 231, 385])), min_size=1, max_size=6),
     st.integers(1, 9),

@@ -43,7 +43,7 @@ def test_a_tensor_of_any_kind_comes_back_as_it_was(tensor):
     assert torch.equal(back, tensor.detach())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.lists(st.integers(0, 5), max_size=3), max_size=5))
 def test_many_tensors_keep_their_order_and_values(shapes):
     tensors = tuple(torch.rand(tuple(shape)) for shape in shapes)
