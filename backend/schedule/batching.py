@@ -20,7 +20,8 @@ def mates(pool: Pool, device: Device, batch: str, holds: Holds, now: Seconds) ->
     out: set[object] = set()
     while True:
         lanes = pool.queue.batches.get(batch, {})
-        free = [(lane.heads[0], i, name) for i, (name, lane) in enumerate(lanes.items()) if name not in out]
+        best = pool.queue.best
+        free = [(best(lane), i, name) for i, (name, lane) in enumerate(lanes.items()) if name not in out]
         if not free:
             return
         _, _, name = min(free)

@@ -111,12 +111,12 @@ def _start_calls(state: _Plan) -> None:
     pool = state.pool
     for host in pool.devices.hosts.values():
         while host.whole < host.slots and not state.full:
-            lanes = [lane for lane in pool.queue.calls.values() if lane.heads]
+            lanes = [lane for lane in pool.queue.calls.values() if lane.lines]
             if host.serial:
                 lanes = [lane for lane in lanes if not lane.sample.serial]
             if not lanes:
                 return
-            op = pool.queue.head(min(lanes, key=lambda lane: lane.heads[0]) if len(lanes) > 1 else lanes[0])
+            op = pool.queue.head(min(lanes, key=pool.queue.best) if len(lanes) > 1 else lanes[0])
             pool.start(op, host, {}, state.now)
             state.decisions.append(Run(op.key, host.id, "a host thread is free"))
 
@@ -126,17 +126,17 @@ def _start_ops(state: _Plan) -> None:
     queue = state.pool.queue
     blocked: set[object] = set()
     heap, epoch = _heads(state, blocked), queue.epoch
-    while heap and not state.full:
+    while heap and len(state.decisions) < MOST:
         head, turn, name = heapq.heappop(heap)
         lane = queue.lanes.get(name)
-        if lane is None or not lane.heads:
+        if lane is None:
             continue
-        if lane.heads[0] is not head:
-            heapq.heappush(heap, (lane.heads[0], turn, name))
+        if (best := queue.best(lane)) is not head:
+            heapq.heappush(heap, (best, turn, name))
             continue
-        if _begin(state, queue.head(lane)):
-            if lane.heads:
-                heapq.heappush(heap, (lane.heads[0], turn, name))
+        if _begin(state, queue.ops[head[2][2]]):
+            if lane.lines:
+                heapq.heappush(heap, (queue.best(lane), turn, name))
         else:
             blocked.add(name)
         if queue.epoch != epoch:
@@ -144,8 +144,8 @@ def _start_ops(state: _Plan) -> None:
 
 
 def _heads(state: _Plan, blocked: set[object]) -> list[tuple[Head, int, object]]:
-    lanes = state.pool.queue.lanes.items()
-    heap = [(lane.heads[0], i, name) for i, (name, lane) in enumerate(lanes) if name not in blocked]
+    lanes, best = state.pool.queue.lanes.items(), state.pool.queue.best
+    heap = [(best(lane), i, name) for i, (name, lane) in enumerate(lanes) if name not in blocked]
     heapq.heapify(heap)
     return heap
 

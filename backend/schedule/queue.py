@@ -1,10 +1,11 @@
 """The ready ops, in fair order, by lanes.
 
 A lane holds the ops that are alike to a device: where one can't start, none can. Of each lane only the best
-op counts, so `plan()` looks at as many ops as there are lanes, not at all that wait. Lists are kept sorted by
-insertion: nothing is ever sorted anew.
+op counts, so `plan()` looks at as many ops as there are lanes, not at all that wait. Nothing is ever sorted
+anew: a user who was served moves back in all lanes at once, and each lane notices when that user comes up.
 """
 
+import heapq
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,21 +29,28 @@ Head: TypeAlias = tuple[int, float, Entry, str]
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """sample: one of its ops, now or once. heads: each user's first op, best first. seconds: cost of all."""
+    """sample: one of its ops, now or once. lines: each user's ops, first things first. seconds: cost of all.
+
+    heap: of each user's first op, where it stands now or earlier, `found` by user; and leftovers.
+    """
 
     sample: ReadyOp
     lines: dict[str, list[Entry]] = field(default_factory=dict)
-    heads: list[Head] = field(default_factory=list)
-    head_of: dict[str, Head] = field(default_factory=dict)
+    heap: list[Head] = field(default_factory=list)
+    found: dict[str, Head] = field(default_factory=dict)
     seconds: Seconds = 0.0
 
-    def set_head(self, user: str, head: Head | None) -> None:
-        old = self.head_of.pop(user, None)
-        if old is not None:
-            del self.heads[bisect_left(self.heads, old)]
-        if head is not None:
-            self.head_of[user] = head
-            insort(self.heads, head)
+    def offer(self, head: Head) -> None:
+        """A user's first op stands here now. Where it stood earlier, it stays until it comes up."""
+        old = self.found.get(head[3])
+        if old is None or head < old:
+            self.found[head[3]] = head
+            heapq.heappush(self.heap, head)
+
+    def clear(self) -> None:
+        """Its last op is gone, and leftovers need not be kept."""
+        self.heap.clear()
+        self.found.clear()
 
 
 @dataclass(slots=True, eq=False)
@@ -93,7 +101,7 @@ class Queue:
         else:
             insort(line, entry)
         if line[0] is entry:
-            lane.set_head(op.user, self._head(op.user, user, entry))
+            lane.offer(self._head(op.user, user, entry))
         if op.deadline is not None:
             insort(self._late, (op.deadline - op.path, op.key))
             self.fresh.append(op.key)
@@ -114,11 +122,12 @@ class Queue:
         lane.seconds -= op.cost
         if not line:
             del lane.lines[op.user], user.lanes[name]
-            lane.set_head(op.user, None)
-            if not lane.heads and op.kind != "host":
-                self._close(name, op)
+            if not lane.lines:
+                lane.clear()
+                if op.kind != "host":
+                    self._close(name, op)
         elif index == 0:
-            lane.set_head(op.user, self._head(op.user, user, line[0]))
+            lane.offer(self._head(op.user, user, line[0]))
         if op.deadline is not None:
             del self._late[bisect_left(self._late, (op.deadline - op.path, op.key))]
         if op.ahead:
@@ -130,8 +139,30 @@ class Queue:
             self.rank(op.user)
         return op
 
+    def best(self, lane: Lane) -> Head:
+        """What goes first in a lane that has ops. Equal as long as nothing changes, and the same object."""
+        heap, found = lane.heap, lane.found
+        while True:
+            head = heap[0]
+            tier, place, entry, name = head
+            line = lane.lines.get(name)
+            if found.get(name) is not head:
+                heapq.heappop(heap)  # it has moved forward since
+            elif line is None:
+                heapq.heappop(heap)
+                del found[name]
+            else:
+                user = self._users[name]
+                if line[0] is entry and (user.tier, user.place) == (tier, place):
+                    return head
+                now = self._head(name, user, line[0])
+                if now == head:
+                    return head
+                heapq.heapreplace(heap, now)
+                found[name] = now
+
     def head(self, lane: Lane) -> ReadyOp:
-        return self.ops[lane.heads[0][2][2]]
+        return self.ops[self.best(lane)[2][2]]
 
     def waiting(self, op: ReadyOp) -> Seconds:
         """Cost of the other ops in a ready op's lane."""
@@ -177,11 +208,12 @@ class Queue:
     def _move(self, name: str, user: _User, tier: int, place: float) -> None:
         if (tier, place) == (user.tier, user.place):
             return
-        if (tier, place) < (user.tier, user.place):
-            self.epoch += 1
+        forward = (tier, place) < (user.tier, user.place)
         user.tier, user.place = tier, place
-        for lane in user.lanes.values():
-            lane.set_head(name, self._head(name, user, lane.lines[name][0]))
+        if forward:
+            self.epoch += 1
+            for lane in user.lanes.values():
+                lane.offer(self._head(name, user, lane.lines[name][0]))
 
     def _head(self, name: str, user: _User, entry: Entry) -> Head:
         deadline = self.ops[entry[2]].deadline
