@@ -22,9 +22,11 @@ def crowds(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> bool:
     """
     if any(running.op.deadline is not None for running in device.running.values()):
         return delays(pool, op, device, now)
+    if all(running.op.user != op.user or running.op.kind != "step" for running in device.running.values()):
+        return False
     rows = rows_by_user(device)
     mine = rows.pop(op.user, 0)
-    if not mine or not rows:
+    if not rows:
         return False
     least = min(rows.values())
     return mine >= least and _pass(pool, op, device.rows + op.rows) > _due(pool, op, least)

@@ -93,7 +93,11 @@ class Device:
 
     def left(self) -> Seconds:
         """Until the last of the running step ops ends, if nobody joins."""
-        return max((r.left for r in self.running.values() if r.op.kind == "step"), default=0.0)
+        left = 0.0
+        for running in self.running.values():
+            if running.op.kind == "step" and running.left > left:
+                left = running.left
+        return left
 
     def count(self, op: ReadyOp, sign: int) -> None:
         """An op starts (1) or stops (-1) taking part."""

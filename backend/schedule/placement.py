@@ -36,9 +36,11 @@ def place(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
 
 def too_large(pool: Pool, op: ReadyOp) -> bool:
     """Whether the op's weights fit no device, even alone there. Guessed sizes prove nothing."""
-    if not op.components or not pool.devices.workers or not all(map(pool.profile.exact, op.components)):
+    if not op.components or not pool.devices.workers:
         return False
-    return sum(map(pool.profile.nbytes, op.components)) > pool.devices.largest
+    if sum(map(pool.profile.nbytes, op.components)) <= pool.devices.largest:
+        return False
+    return all(map(pool.profile.exact, op.components))
 
 
 def admits(op: ReadyOp, device: Device, holds: Holds) -> bool:
@@ -59,11 +61,14 @@ def admits(op: ReadyOp, device: Device, holds: Holds) -> bool:
 
 def sized(pool: Pool, op: ReadyOp, device: Device) -> dict[ComponentId, float]:
     """Bytes that the device would have to load. A guess counts as what the device has at most."""
-    missing = device.missing(op.components)
-    sizes = {component: pool.profile.nbytes(component) for component in missing}
+    nbytes_of = pool.profile.nbytes
+    sizes = {component: nbytes_of(component) for component in op.components if component not in device.held}
+    total = sum(sizes.values())
+    if total <= device.free:
+        return sizes
     there = sum(device.held[c].nbytes for c in op.components if c not in sizes)
-    total, most = sum(sizes.values()), max(0.0, device.capacity - there)
-    if total > most and not all(map(pool.profile.exact, missing)):
+    most = max(0.0, device.capacity - there)
+    if total > most and not all(map(pool.profile.exact, sizes)):
         return {component: nbytes * (most / total) for component, nbytes in sizes.items()}
     return sizes
 
@@ -86,11 +91,13 @@ def loading(pool: Pool, components: Iterable[ComponentId]) -> Seconds:
 def joins(pool: Pool, op: ReadyOp, device: Device, holds: Holds, now: Seconds) -> bool:
     """Whether an op fits the batch that runs there, and it pays to share its passes."""
     fits = pool.rules.batch and device.stepping and device.batch == op.batch and admits(op, device, holds)
-    if not fits or device.missing(op.components[:1]) or crowds(pool, op, device, now):
+    if not fits or op.components[0] not in device.held:
+        return False
+    if not pool.profile.pays(op.components[0], device.rows, op.rows) or crowds(pool, op, device, now):
         return False
     if device.missing(op.components) and cleared(pool, op, device, now) is None:
         return False  # its adapters find no room
-    return pool.profile.pays(op.components[0], device.rows, op.rows) and _in_time(pool, op, device, now)
+    return _in_time(pool, op, device, now)
 
 
 def _in_time(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> bool:
@@ -177,7 +184,11 @@ def _wait(pool: Pool, op: ReadyOp, now: Seconds) -> Seconds:
 
 
 def _free_in(pool: Pool, device: Device, now: Seconds) -> Seconds:
-    return max((remaining(pool, device, running, now) for running in device.running.values()), default=0.0)
+    seconds = pool.free_in.get(device.id)
+    if seconds is None:
+        left = (remaining(pool, device, running, now) for running in device.running.values())
+        seconds = pool.free_in[device.id] = max(left, default=0.0)
+    return seconds
 
 
 def _cold(

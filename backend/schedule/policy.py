@@ -26,13 +26,16 @@ MOST = 64  # decisions of one call, about: the caller calls again while it gets 
 
 @dataclass(slots=True)
 class _Plan:
-    """holds: devices kept for an op. stuck: ops that found no place: the first are thought about more."""
+    """holds: devices kept for an op. stuck: ops that found no place: the first are thought about more. lefts:
+    `Device.left`, as far as it was asked for.
+    """
 
     pool: Pool
     now: Seconds
     decisions: list[Decision] = field(default_factory=list)
     holds: dict[DeviceId, ReadyOp] = field(default_factory=dict)
     stuck: int = 0
+    lefts: dict[DeviceId, Seconds] = field(default_factory=dict)
 
     @property
     def full(self) -> bool:
@@ -48,6 +51,7 @@ def plan(pool: Pool, now: Seconds) -> list[Decision]:
     user is owed for.
     """
     state = _Plan(pool, now)
+    pool.free_in.clear()
     if pool.over:
         _shed(state)
     pool.queue.age(now)
@@ -131,7 +135,7 @@ def _start_ops(state: _Plan) -> None:
         lane = queue.lanes.get(name)
         if lane is None:
             continue
-        if (best := queue.best(lane)) is not head:
+        if state.decisions and (best := queue.best(lane)) is not head:
             heapq.heappush(heap, (best, turn, name))
             continue
         if _begin(state, queue.ops[head[2][2]]):
@@ -180,6 +184,7 @@ def _begin(state: _Plan, op: ReadyOp) -> bool:
 
 def _stop(state: _Plan, op: ReadyOp, device: Device, victims: Iterable[Running]) -> None:
     reason = f"user {op.user or 'without a name'} has received less and would wait longer than it runs"
+    state.lefts.pop(device.id, None)
     for running in victims:
         _reunite(state, device, "it stops")
         state.pool.pause(running.op.key, state.now)
@@ -225,6 +230,7 @@ def _run(state: _Plan, op: ReadyOp, device: Device, found: Place) -> None:
     state.decisions.extend(release(state.pool, device, "its device is needed for an op of its own"))
     if op.kind == "step":
         _reunite(state, device, "another op joins its passes")
+    state.lefts.pop(device.id, None)
     state.pool.start(op, device, found.sizes, state.now)
     decision = Run if op.home is None else Resume
     state.decisions.append(decision(op.key, device.id, found.reason))
@@ -239,13 +245,22 @@ def _hold(state: _Plan, op: ReadyOp) -> None:
         candidates = [devices[op.home]]
     else:
         candidates = devices.holding(op.components[0], devices.workers) or devices.choice(devices.workers)
-    free = [d for d in candidates[:LOOK] if d.id not in state.holds and _could(state, op, d)]
-    if free:
-        state.holds[min(free, key=lambda d: (d.left(), d.id)).id] = op
+    free = [device for device in candidates[:LOOK] if device.id not in state.holds]
+    for device in sorted(free, key=lambda d: (_left(state, d), d.id)):
+        if _could(state, op, device):
+            state.holds[device.id] = op
+            return
+
+
+def _left(state: _Plan, device: Device) -> Seconds:
+    left = state.lefts.get(device.id)
+    if left is None:
+        left = state.lefts[device.id] = device.left()
+    return left
 
 
 def _could(state: _Plan, op: ReadyOp, device: Device) -> bool:
     """Whether the device will suit, once what runs there has ended."""
-    if op.kind == "whole" and admits(op, device, state.holds) and not device.missing(op.components):
-        return False  # it waits for something else
+    if not device.missing(op.components):  # else it waits for something else
+        return op.kind == "step" or not admits(op, device, state.holds)
     return sum(sized(state.pool, op, device).values()) <= device.capacity

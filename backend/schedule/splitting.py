@@ -37,7 +37,9 @@ def release(pool: Pool, helper: Device, reason: str) -> Iterator[Unsplit]:
     """Take a device back from what it helps with, where it does."""
     running = pool.devices.unhelp(helper)
     if running is not None:
-        yield Unsplit(running.op.key, pool.where(running.op.key), helper.id, reason)
+        lead = pool.where(running.op.key)
+        pool.free_in.pop(lead, None)
+        yield Unsplit(running.op.key, lead, helper.id, reason)
 
 
 def reunite(pool: Pool, device: Device, reason: str) -> Iterator[Unsplit]:

@@ -25,7 +25,8 @@ class Pool:
     """The ready ops, the devices, and what users have received. Clocks are handed in as `now`.
 
     `plan()` enters what it decides; whoever carries that out reports what becomes of it. demand: ops that
-    will need a component; cold: needed, and on no device; over: devices that hold more than they should.
+    will need a component; cold: needed, and on no device; over: devices that hold more than they should;
+    free_in: until devices have ended what they run, as far as `plan()` has worked that out in this call.
     """
 
     def __init__(self, profile: Profile | None = None, rules: Rules | None = None) -> None:
@@ -40,6 +41,7 @@ class Pool:
         self.warmed = -inf
         self.cold: dict[ComponentId, None] = {}
         self.over: dict[DeviceId, None] = {}
+        self.free_in: dict[DeviceId, Seconds] = {}
         self._where: dict[OpKey, DeviceId] = {}
         self._live: Counter[str] = Counter()
 
@@ -185,6 +187,7 @@ class Pool:
             running = Running(op, now, 0.0 if op.kind == "host" else op.cost)
         running.mark = max([now, *(device.held[c].ready for c in op.components)])
         self._where[op.key] = device.id
+        self.free_in.pop(device.id, None)
         self.devices.start(device, running)
         self.shares.start(op.user, running.charged)
         self.heat.use(op.components, now)
@@ -193,6 +196,7 @@ class Pool:
     def pause(self, key: OpKey, now: Seconds) -> None:
         """A running op stops after its step and waits to be resumed where it is."""
         device = self.devices[self._where[key]]
+        self.free_in.pop(device.id, None)
         running = self.devices.stop(device, key, keep=True)
         left = running.left
         self.shares.settle(running.op.user, left, -left)
