@@ -12,13 +12,11 @@ from backend.components import Weights
 from backend.errors import BadFile
 from backend.models.adapters import adapt
 from backend.models.clip_block import ClipBlock, in_our_names
+from backend.models.families.attention_bias import MASK, MASK_PLACES
 from backend.models.header import Header
 from backend.models.hostcopy import Form, HostCopies
 from backend.models.weights import fill, open_file
 from backend.types import ClipVisionOutput, Cond
-
-# ComfyUI's names of options: a bias of attention [B, n, n], and the rows and columns of places in it.
-MASK, MASK_PLACES = "attention_mask", "attention_mask_img_shape"
 
 
 @dataclass(frozen=True, slots=True)

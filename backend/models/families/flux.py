@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from backend.models.additions import NO_ADDITIONS, Additions
 from backend.models.conditioning import Given, Inputs, at_size, spread_rows
-from backend.models.families import inpainting, references
+from backend.models.families import attention_bias, inpainting, references
+from backend.models.families.attention_bias import ATTENTION, bias_inputs, bias_of
 from backend.models.families.blocks import added_of, controlled, passed, preceded
 from backend.models.families.renaming import Fused, Renaming, Swapped, Target, lora_names
 from backend.models.families.sequence import (
@@ -67,7 +68,7 @@ LATENT = LatentFormat(
 )
 SHIFT = 1.15  # of dev and its kin; schnell has none
 GUIDANCE = 3.5  # where the condition says nothing
-OPTIONS = inpainting.OPTIONS | references.OPTIONS | {"guidance"}
+OPTIONS = inpainting.OPTIONS | references.OPTIONS | attention_bias.OPTIONS | {"guidance"}
 THETA = 10000.0
 TIME = 1000.0  # times and guidance are embedded in thousandths
 
@@ -162,8 +163,10 @@ class Flux:
         yield from NAMES.convert(name, weight)
 
     def conditioning(self, given: Given) -> Inputs:
-        """`pooled`, `guidance` and reference pictures; for models that are shown a picture, `concat`."""
-        plain = references.reference_inputs(given, LATENT, "offset")
+        """`pooled`, `guidance`, `attention` and reference pictures; for models that are shown a picture,
+        `concat`.
+        """
+        plain = references.reference_inputs(given, LATENT, "offset") | bias_inputs(given)
         if given.cond.pooled is not None:
             plain["pooled"] = given.cond.pooled
         if self.guided and given.cond.options.get("guidance", GUIDANCE) is not None:
@@ -182,7 +185,7 @@ class Flux:
         additions: Additions = NO_ADDITIONS,
     ) -> Tensor:
         """extra: `pooled` [R, pooled], `guidance` [R] (none: without), `concat` [R, in_channels - 16, H,
-        W], and reference pictures (`references.py`), [R, 16, h, w].
+        W], `attention` (`attention_bias.py`), and reference pictures (`references.py`), [R, 16, h, w].
         """
         assert isinstance(module, FluxTransformer2DModel)
         height, width = x.shape[-2:]
@@ -193,13 +196,14 @@ class Flux:
         rotary = turns(angles(places, rope_axes(self.head), THETA), x.device)
         time = time_of(module.time_text_embed, self, timesteps, extra, x)
         hidden = module.x_embedder(shown)
+        bias = bias_of(extra.get(ATTENTION), text.shape[1] + hidden.shape[1])
         doubles, singles = added_of(additions)
         for number, block in enumerate(module.transformer_blocks):
-            run = partial(run_block, block, time, rotary)
+            run = partial(run_block, block, time, rotary, bias=bias)
             hidden, text = passed(additions, "double", number, run, (hidden, text))
             hidden = controlled(hidden, doubles, number)
         for number, block in enumerate(module.single_transformer_blocks):
-            run = partial(run_block, block, time, rotary)
+            run = partial(run_block, block, time, rotary, bias=bias)
             hidden, text = passed(additions, "single", number, run, (hidden, text))
             hidden = controlled(hidden, singles, number)
         out: Tensor = module.proj_out(module.norm_out(hidden[:, :count], time))
@@ -243,9 +247,21 @@ def time_of(
 
 
 def run_block(
-    block: nn.Module, time: Tensor, rotary: tuple[Tensor, Tensor], hidden: Tensor, text: Tensor
+    block: nn.Module,
+    time: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    hidden: Tensor,
+    text: Tensor,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    text, hidden = block(hidden_states=hidden, encoder_hidden_states=text, temb=time, image_rotary_emb=rotary)
+    """bias [R, 1, S, S]: of the attention's logits."""
+    text, hidden = block(
+        hidden_states=hidden,
+        encoder_hidden_states=text,
+        temb=time,
+        image_rotary_emb=rotary,
+        joint_attention_kwargs={"attention_mask": bias},
+    )
     return hidden, text
 
 

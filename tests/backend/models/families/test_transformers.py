@@ -1,13 +1,18 @@
 """A pass of each family's network is what diffusers' own forward gives for the same inputs."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from backend.errors import UnsupportedOption
 from backend.models.additions import Additions, Alteration, Guide, Prefix, Row
+from backend.models.conditioning import Given
 from backend.models.family import Layout
+from backend.models.style import styled
 from backend.patches import Blocks
+from backend.types import Cond
 from tests.backend.models.conftest import relative
 from tests.backend.models.families.originals import (
     ALL,
@@ -81,6 +86,35 @@ def test_flux(layout):
             return_dict=False,
         )[0]
     assert relative(tokens_of(ours), theirs) < 1e-5
+
+
+def test_flux_looks_more_or_less_at_a_biased_style():
+    text, style = random(1, TOKENS - 3, 24, seed=2), random(1, 3, 24, seed=4)
+    cond = styled(Cond(text, random(1, 20, seed=3)), style, 0.4, biased=True)
+    given = FLUX.conditioning(Given(cond, "positive", torch.zeros(1, 16, HEIGHT, WIDTH)))
+    module, x, time = network(FLUX), random(1, 16, HEIGHT, WIDTH), torch.tensor([0.3])
+    bias = torch.zeros(TOKENS + HEIGHT * WIDTH // 4, TOKENS + HEIGHT * WIDTH // 4)
+    bias[:4, 4:TOKENS] = bias[TOKENS:, 4:TOKENS] = math.log(0.4)
+    with torch.no_grad():
+        ours = FLUX.call(module, x, time, cond.tokens, given.plain)
+        theirs = module(
+            tokens_of(x),
+            cond.tokens,
+            cond.pooled,
+            time,
+            flux_ids(HEIGHT, WIDTH),
+            torch.zeros(TOKENS, 3),
+            given.plain["guidance"],
+            joint_attention_kwargs={"attention_mask": bias},
+            return_dict=False,
+        )[0]
+        plain = FLUX.call(
+            module, x, time, cond.tokens, {**given.plain, "attention": torch.zeros(1, *bias.shape)}
+        )
+    assert relative(tokens_of(ours), theirs) < 1e-3  # the bias is a half's
+    assert relative(ours, plain) > 1e-2
+    with pytest.raises(UnsupportedOption, match="strength_type multiply"):
+        FLUX.call(module, x, time, cond.tokens, {**given.plain, "reference.offset.0": x})
 
 
 def test_flux_edits_from_references_beside_the_latent():
