@@ -11,7 +11,14 @@ from backend.errors import BadFile
 from backend.models.adapters import adapt
 from backend.models.additions import Residuals
 from backend.models.control_layout import ControlInputs, ControlLayout, HintFormat
-from backend.models.controls import flux_control, qwen_control, sd3_control, t2i_adapter, unet_control
+from backend.models.controls import (
+    flux_control,
+    qwen_control,
+    sd3_control,
+    sd35_control,
+    t2i_adapter,
+    unet_control,
+)
 from backend.models.header import Header, TensorInfo
 from backend.models.hostcopy import Form, HostCopies
 from backend.models.residual import install_residuals
@@ -23,6 +30,7 @@ CONTROLS: tuple[Callable[[Header], ControlLayout | None], ...] = (
     t2i_adapter.detect,
     flux_control.detect,
     sd3_control.detect,
+    sd35_control.detect,
     qwen_control.detect,
 )
 _PREFIXES = ("control_model.", "")
@@ -81,14 +89,15 @@ def scaled(residuals: Residuals, strengths: Tensor, average: bool) -> Residuals:
 
 
 def needs_model(file: File) -> bool:
-    """Whether a control model is low-rank changes to the denoiser it is used with. Raises: BadFile."""
-    return _LORA in open_file(file).header
+    """Whether a control model takes weights from the denoiser it is used with. Raises: BadFile."""
+    header = open_file(file).header
+    return _LORA in header or sd35_control.lacks_layers(header)
 
 
 def load_controlnet(
     weights: Weights, device: torch.device, dtype: torch.dtype, copies: HostCopies | None = None
 ) -> ControlModel:
-    """A control model of one file; a second file is the checkpoint that a difference or a LoRA is added to.
+    """A control model of one file; a second file is the checkpoint that it is a part of, or is added to.
 
     Raises: BadFile where the file holds no control model of a known kind, or is damaged.
     """
@@ -103,8 +112,11 @@ def load_controlnet(
 
 def _opened(files: Sequence[File]) -> tuple[ModelFile, ControlLayout]:
     file = open_file(files[0])
+    remedy = "Use it with a model: it is a part of that."
     if _LORA in file.header:
-        file = _with_low_rank(file, _base(files, "Use it with a model: it is a part of that."))
+        file = _with_low_rank(file, _base(files, remedy))
+    elif sd35_control.lacks_layers(file.header):
+        file = sd35_control.with_layers(file, _base(files, remedy))
     for prefix in _PREFIXES:
         part = file.under(prefix)
         for detect in CONTROLS:
