@@ -1,9 +1,10 @@
 """Run ComfyUI's official templates: opened and converted by the real front end, queued here, to an image.
 
-    python -m scripts.templates [--only NAME ...] [--keep FOLDER]
+    python -m scripts.templates [--only NAME ...] [--keep FOLDER] [--templates FOLDER]
 
 Every template of the families that we serve is tried whose classes exist; models are small random files under
-the names it asks for (`template_models.py`). Sizes and steps are cut down, for a CPU. Prints a table.
+the names it asks for (`template_models.py`). Sizes and steps are cut down, for a CPU. Prints a table. Those
+of SD1.5 left the package: `--templates` names a folder that has them (of comfyui-workflow-templates 0.1.94).
 """
 
 import argparse
@@ -27,9 +28,11 @@ from scripts.template_models import make
 from tests.serving import Server, error_of
 
 OURS = re.compile(
-    r"sd_xl|sd3\.5|flux1|flux\.1|qwen_image(?!_2\.1|_layered)|qwen-image|z_image|v1-5|sd15", re.I
+    r"sd_xl|sd3\.5|flux1|flux\.1|qwen_image(?!_2\.1|_layered)|qwen-image|z_image|v1-5|sd15|512-inpainting"
+    r"|dreamshaper|architecturereal|interiordesign",
+    re.I,
 )
-OTHERS = re.compile(r"flux2|flux-2|wan2|ltx|hunyuan|hidream|chroma|lotus|svd|anima|minimax", re.I)
+OTHERS = re.compile(r"flux2|flux-2|wan2|ltx|hunyuan|hidream|chroma|svd|anima|minimax", re.I)
 VIRTUAL = {"Note", "MarkdownNote", "PrimitiveNode", "Reroute"}
 SIDE, STEPS, PIXELS = 128, 2, 128 * 128 / 1e6
 READY = """() => {
@@ -58,9 +61,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME")
     parser.add_argument("--keep", type=Path, help="the base folder to use, kept afterwards")
+    parser.add_argument("--templates", type=Path, default=installed(), help="a folder of templates")
     asked = parser.parse_args()
     base = asked.keep or Path(tempfile.mkdtemp(prefix="tessera-templates-"))
-    chosen = [t for t in templates() if not asked.only or t.name in asked.only]
+    chosen = [t for t in templates(asked.templates) if (t.name in asked.only if asked.only else ours(t))]
     try:
         rows = run(chosen, base)
     finally:
@@ -70,11 +74,16 @@ def main() -> int:
     return 0 if all(result.startswith(("image", "left out")) for _, result in rows) else 1
 
 
-def templates() -> Iterator[Template]:
-    """Those whose models are of our families."""
+def installed() -> Path:
+    """The package's own templates."""
     import comfyui_workflow_templates_json as package
 
-    for path in sorted((Path(package.__file__ or "").parent / "templates").glob("*.json")):
+    return Path(package.__file__ or "").parent / "templates"
+
+
+def templates(folder: Path) -> Iterator[Template]:
+    """All that run here, without somebody's service."""
+    for path in sorted(folder.glob("*.json")):
         workflow = json.loads(path.read_text())
         if not isinstance(workflow, dict) or "nodes" not in workflow or path.name.startswith("api_"):
             continue
@@ -84,10 +93,14 @@ def templates() -> Iterator[Template]:
             for node in nodes
             for model in node.get("properties", {}).get("models", [])
         }
-        text = " ".join(named)
-        if OURS.search(text) and not OTHERS.search(text):
-            types = frozenset(node["type"] for node in nodes) - VIRTUAL
-            yield Template(path.stem, workflow, types, tuple(sorted(named)))
+        types = frozenset(node["type"] for node in nodes) - VIRTUAL
+        yield Template(path.stem, workflow, types, tuple(sorted(named)))
+
+
+def ours(template: Template) -> bool:
+    """Its models are of our families."""
+    text = " ".join(template.models)
+    return bool(OURS.search(text)) and not OTHERS.search(text)
 
 
 def _nodes(workflow: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

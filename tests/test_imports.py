@@ -65,6 +65,7 @@ HOMES = {
         "comfy_compat/weight_files.py",
         "comfy_compat/shims/",
     ),
+    "sentencepiece": ("backend/models/pieces_tokenizer.py", "scripts/", "tests/"),
     "spandrel": ("backend/models/spandrel_nets.py",),
     "sqlalchemy": (
         "backend/engine/store.py",

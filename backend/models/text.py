@@ -11,7 +11,7 @@ from backend.errors import UnknownFamily, UnsupportedOption
 from backend.models.adapters import adapt, offload
 from backend.models.blend import Blank, Outline, open_weights
 from backend.models.encoders import clip, qwen, t5
-from backend.models.encodings import flux, qwen_image, sd3, sd15, sdxl, z_image
+from backend.models.encodings import flux, qwen_image, sd3, sd15, sdxl, wan, z_image
 from backend.models.hostcopy import Form, HostCopies
 from backend.models.lora import own_weight
 from backend.models.merged import Copies
@@ -38,6 +38,7 @@ ENCODINGS: Mapping[str, Encoding] = {
     "sd3": sd3.SD3,
     "flux": flux.FLUX,
     "qwen_image": qwen_image.QWEN_IMAGE,
+    "wan": wan.WAN,
     "z_image": z_image.Z_IMAGE,
     "sdxl_l": sdxl.SMALL,
 }

@@ -1,23 +1,27 @@
-"""T5's encoder as a text encoder: T5-XXL of SD3 and Flux, in transformers' names."""
+"""T5's encoder as a text encoder: T5-XXL of SD3 and Flux, UMT5-XXL of Wan, in transformers' names."""
 
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from backend.errors import BadFile
 from backend.models.embeddings import load_embedding
 from backend.models.header import Header
+from backend.models.pieces_tokenizer import PIECES, PiecesTokenizer
 from backend.models.prompt import Chunk, Marks, Token, empty_chunk, tokenize
 from backend.models.t5_network import T5Network, T5Sizes
 from backend.models.t5_tokenizer import END, PAD, T5Tokenizer
-from backend.models.text_encoder import EncoderKind, Request, Working
+from backend.models.text_encoder import EncoderKind, Request, Tokenizer, Working
+from backend.models.weights import ModelFile
 
 _log = logging.getLogger(__name__)
 _FIRST = "encoder.block.0.layer.0.SelfAttention."
-_UNUSED = ("encoder.embed_tokens.weight", "spiece_model", "logit_scale")  # the first is `shared` once more
+_SECOND = "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight"
+_UNUSED = ("encoder.embed_tokens.weight", PIECES, "logit_scale")  # the first is `shared` once more
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +60,26 @@ def detect(header: Header) -> T5Layout | None:
             header.shape("encoder.block.0.layer.1.DenseReluDense.wi_0.weight")[0],
             header.count("encoder.block.{}."),
             vocabulary,
-            "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight" in header,
+            _SECOND in header,
         )
     )
 
 
-KIND = EncoderKind(detect, lambda file: T5Tokenizer(), exact=True)
+def _tokenizer(file: ModelFile) -> Tokenizer:
+    """UMT5, of many languages, has pieces of its own. Raises: BadFile where they are not in its file."""
+    return PiecesTokenizer(file) if _SECOND in file.header or PIECES in file.header else T5Tokenizer()
 
 
-def encode(t5: Working, request: Request, least: int) -> Tensor:
+KIND = EncoderKind(detect, _tokenizer, exact=True)
+
+
+def encode(t5: Working, request: Request, least: int, masked: bool = False) -> Tensor:
     """A text -> its tokens float32 [1, T, C] on the CPU, each moved away from the empty text's by its weight.
 
-    least: of tokens, where nothing else is asked for; a shorter text is filled up.
+    least: of tokens, where nothing else is asked for; a shorter text is filled up. masked: nothing looks at
+    what fills it up, and zeros stand in its place.
     """
-    part = t5.encoder.part
+    part, layer = t5.encoder.part, request.stop_at
     marks = Marks(
         None,
         END,
@@ -79,13 +89,13 @@ def encode(t5: Working, request: Request, least: int) -> Tensor:
         padding=request.number(f"{part}_min_padding", 0),
     )
     if part in request.left_out:
-        return _run(t5, (Token(END),), request.stop_at)
+        return _run(t5, (Token(END),), layer)
     chunk = _chunk(t5, request, marks)
-    hidden = _run(t5, chunk, request.stop_at)
+    hidden = _run(t5, chunk, layer, masked)
     if all(token.weight == 1.0 for token in chunk):
         return hidden
     filled = Marks(None, END, PAD, length=None, least=len(chunk))
-    empty = _run(t5, empty_chunk(filled), request.stop_at)
+    empty = _run(t5, empty_chunk(filled), layer, masked)
     weights = torch.tensor([token.weight for token in chunk])[:, None]
     return torch.where(weights == 1.0, hidden, (hidden - empty) * weights + empty)
 
@@ -105,16 +115,18 @@ def _chunk(t5: Working, request: Request, marks: Marks) -> Chunk:
     return chunk
 
 
-def _run(t5: Working, chunk: Chunk, stop_at: int | None) -> Tensor:
-    """[1, T, C], on the CPU."""
+def _run(t5: Working, chunk: Chunk, stop_at: int | None, masked: bool = False) -> Tensor:
+    """[1, T, C], on the CPU. masked: of the tokens up to the mark at the text's end, and zeros behind it."""
     network = _network(t5)
     ids = [token.value if isinstance(token.value, int) else 0 for token in chunk]
-    with t5.rows(1, len(chunk)):
-        vectors = network.embed(torch.tensor([ids], device=t5.encoder.device))
-        for place, token in enumerate(chunk):
+    count = ids.index(END) + 1 if masked else len(ids)
+    with t5.rows(1, count):
+        vectors = network.embed(torch.tensor([ids[:count]], device=t5.encoder.device))
+        for place, token in enumerate(chunk[:count]):
             if isinstance(token.value, Tensor):
                 vectors[0, place] = token.value.to(vectors)
-        return network(vectors, _layer(stop_at, network.sizes.layers)).cpu()  # type: ignore[no-any-return]
+        made: Tensor = network(vectors, _layer(stop_at, network.sizes.layers)).cpu()
+    return F.pad(made, (0, 0, 0, len(ids) - count))
 
 
 def _layer(stop_at: int | None, layers: int) -> int | None:

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from backend.models.encoders import qwen, t5
 from backend.models.encodings.qwen_image import QWEN_IMAGE, _first
 from backend.models.encodings.sd3 import SD3
+from backend.models.encodings.wan import WAN
 from backend.models.merged import Copies
 from backend.models.qwen_network import QwenSizes
 from backend.models.qwen_tokenizer import QwenTokenizer
@@ -53,6 +54,20 @@ def test_t5_fills_short_texts_up_and_weighs_words_against_the_empty_text(long: W
     at = int(changed.nonzero()[0])
     wanted = (neutral[0, at] - empty[0, at]) * 1.5 + empty[0, at]
     assert relative(weighted[0, at], wanted) < 1e-5
+
+
+def test_wan_has_zeros_behind_a_text_and_nothing_looks_there(long: Working):
+    (cond,) = WAN.encode({"t5xxl": long}, request("a red fox"))
+    assert cond.tokens.shape == (1, 512, 32)
+    assert not cond.tokens[:, 6:].any()  # five words and a mark
+    alone = t5.encode(long, request("a red fox", options={"t5xxl_min_length": 0}), 512)
+    assert relative(cond.tokens[:, :6], alone) < 1e-5
+    (weighted,) = WAN.encode({"t5xxl": long}, request("a (red:1.5) fox"))
+    changed = (weighted.tokens != WAN.encode({"t5xxl": long}, request("a (red:1.0) fox"))[0].tokens).any(-1)[
+        0
+    ]
+    at = int(changed.nonzero()[0])
+    assert relative(weighted.tokens[0, at], cond.tokens[0, at] * 1.5) < 1e-5  # the empty text is zero there
 
 
 def test_sd3_without_its_clips_and_without_t5_has_zeros_in_their_place(long: Working):
