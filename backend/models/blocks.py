@@ -11,6 +11,9 @@ from torch import Tensor
 
 from backend.models.gguf import SIZES
 
+# Of ggml's formats of four bits that are not evenly spaced.
+_LEVELS = tuple(map(float, (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)))
+
 
 @dataclass(frozen=True, slots=True)
 class Packing:
@@ -123,6 +126,23 @@ def _q2_k(blocks: Tensor) -> Tensor:
     return made.flatten(1)
 
 
+def _iq4(nibbles: Tensor) -> Tensor:
+    """What four bits stand for: levels that lie closer together near zero."""
+    return torch.tensor(_LEVELS, device=nibbles.device)[nibbles.int()]
+
+
+def _iq4_nl(blocks: Tensor) -> Tensor:
+    return _iq4(_nibbles(blocks[:, 2:])) * _half(blocks, 0)
+
+
+def _iq4_xs(blocks: Tensor) -> Tensor:
+    low = (blocks[:, 4:8, None] >> _shifts(blocks, 0, 4)[:, 0] & 15).flatten(1)
+    high = (blocks[:, 2:4, None] >> _shifts(blocks, 0, 2, 4, 6)[:, 0] & 3).flatten(1)
+    scale = ((low | (high << 4)).float() - 32)[..., None]
+    values = _iq4(_nibbles(blocks[:, 8:].reshape(-1, 8, 16)))
+    return (values * scale * _half(blocks, 0)[..., None]).flatten(1)
+
+
 def _shifts(like: Tensor, *bits: int) -> Tensor:
     """[len(bits), 1], to be shifted by."""
     return torch.tensor(bits, device=like.device, dtype=torch.uint8)[:, None]
@@ -139,5 +159,7 @@ _READERS = {
     "Q4_K": _q4_k,
     "Q5_K": _q5_k,
     "Q6_K": _q6_k,
+    "IQ4_NL": _iq4_nl,
+    "IQ4_XS": _iq4_xs,
 }
 BLOCKS: Mapping[str, Block] = {kind: Block(*SIZES[kind], read) for kind, read in _READERS.items()}

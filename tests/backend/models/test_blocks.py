@@ -76,6 +76,22 @@ def test_k_blocks_of_six_and_two_bits(raw: bytes):
     assert read("Q2_K", raw[:80] + half(0.5) + half(2)) == wanted
 
 
+@settings(deadline=None, max_examples=25)
+@given(bytes_of)
+def test_four_bits_that_stand_for_uneven_levels(raw: bytes):
+    levels = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
+    nibbles = [*(b & 15 for b in raw[:16]), *(b >> 4 for b in raw[:16])]
+    assert read("IQ4_NL", half(0.5) + raw[:16]) == [levels[n] * 0.5 for n in nibbles]
+    high, low, values = int.from_bytes(raw[:2], "little"), raw[2:6], raw[6:134]
+    wanted = []
+    for part in range(8):
+        scale = (low[part // 2] >> (4 * (part % 2)) & 15) | (high >> (2 * part) & 3) << 4
+        packed = values[16 * part : 16 * part + 16]
+        numbers = [*(b & 15 for b in packed), *(b >> 4 for b in packed)]
+        wanted += [levels[n] * (scale - 32) * 0.5 for n in numbers]
+    assert read("IQ4_XS", half(0.5) + raw[:134]) == wanted
+
+
 def test_three_bits_have_their_highest_apart():
     high, low, scales = bytes([0b1] * 32), bytes([0b11100100] * 64), bytes([1] * 8 + [0b10101010] * 4)
     found = read("Q3_K", high + low + scales + half(1))
