@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.tessera-setup
 BASE   ?= .
 ARGS   ?=
+JOBS   ?= 2
+PYTEST  = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run check lint types fast test test-all fix shape bench parity templates
@@ -35,11 +37,11 @@ types:
 fast:
 	@$(BIN)/python -m pytest -q -m "not slow and not server and not browser and not parity"
 
-test: setup ## everything but the slow tests
-	@$(BIN)/python -m pytest -m "not slow"
+test: setup ## everything but the slow tests, in two processes (JOBS=4: in four)
+	@$(PYTEST) -m "not slow"
 
 test-all: setup ## everything
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 fix: setup ## format, and mend what the linter can mend
 	@$(BIN)/ruff check --fix .

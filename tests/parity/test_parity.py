@@ -1,7 +1,5 @@
 """Every reference workflow through the real server: the result must be ComfyUI's within the case's limits."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.parity import later
@@ -12,14 +10,6 @@ REFERENCE = find_reference()
 CASES = list(REFERENCE.cases.values()) if REFERENCE else []
 
 pytestmark = [pytest.mark.parity, pytest.mark.server]
-
-
-@pytest.fixture(scope="session")
-def harness() -> Iterator[Harness]:
-    if REFERENCE is None:
-        pytest.skip(ABSENT)
-    with Harness(REFERENCE) as harness:
-        yield harness
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])

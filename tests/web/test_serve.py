@@ -1,5 +1,4 @@
 import re
-import signal
 import socket
 import ssl
 import subprocess
@@ -52,25 +51,6 @@ def test_the_port_in_use_ends_the_server_with_a_message(tmp_path: Path):
 
 
 @pytest.mark.server
-def test_a_second_server_on_the_same_folder_is_refused(tmp_path: Path):
-    with Server(tmp_path, ("--cpu",)):
-        command = [TESSERA, "serve", "--cpu", "--base-directory", tmp_path, "--port", str(free_port())]
-        second = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert second.returncode == 1
-    assert "Another Tessera already uses" in second.stderr
-
-
-@pytest.mark.server
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_every_process(tmp_path: Path, signum: int):
-    server = Server(tmp_path, ("--cpu", "--workers", "2")).start()
-    assert server.ready_in < 10  # about a second on an idle machine
-    processes = server.processes()
-    assert server.stop(signum) == 0
-    assert not [p for p in processes if p.is_running()]
-
-
-@pytest.mark.server
 def test_nothing_heavy_is_loaded_before_the_port_answers():
     code = "import sys, web.cli; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
     loaded = subprocess.run(
@@ -80,11 +60,15 @@ def test_nothing_heavy_is_loaded_before_the_port_answers():
 
 
 @pytest.mark.server
-def test_several_addresses_all_answer(tmp_path: Path):
+def test_several_addresses_all_answer_and_a_second_server_on_the_folder_is_refused(tmp_path: Path):
     with Server(tmp_path, ("--cpu", "--listen", "127.0.0.1,127.0.0.2")) as server:
         for address in ("127.0.0.1", "127.0.0.2"):
             with urllib.request.urlopen(f"http://{address}:{server.port}/prompt", timeout=10) as reply:
                 assert reply.status == 200
+        command = [TESSERA, "serve", "--cpu", "--base-directory", tmp_path, "--port", str(free_port())]
+        second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert second.returncode == 1
+    assert "Another Tessera already uses" in second.stderr
 
 
 @pytest.mark.server

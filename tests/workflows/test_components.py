@@ -61,13 +61,12 @@ def test_equal_components_of_different_files_are_one(own_server: Server):
     assert residents(own_server) == ["denoiser", "denoiser", "text_encoder", "vae"]
 
 
-def test_a_file_that_cannot_be_identified_fails_at_its_loader(own_server: Server):
-    path = own_server.base / "models" / "checkpoints" / "broken.safetensors"
+def test_a_file_that_cannot_be_identified_fails_at_its_loader(server: Server):
+    path = server.base / "models" / "checkpoints" / "broken.safetensors"
     save_file({"w": torch.ones(100)}, path)
     path.write_bytes(path.read_bytes()[:-4])
-    own_server.start()
     for _ in range(2):  # it is tried again each time
-        error = error_of(own_server.run(a_prompt("broken.safetensors")))
+        error = error_of(server.run(a_prompt("broken.safetensors")))
         assert (error["node_id"], error["node_type"]) == ("4", "CheckpointLoaderSimple")
         assert "broken.safetensors: the file is cut off" in error["exception_message"]
 

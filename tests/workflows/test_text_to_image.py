@@ -16,9 +16,8 @@ def pixels(path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"), dtype=np.int16)
 
 
-def test_the_server_answers_within_four_seconds(own_server: Server):
-    own_server.start()
-    assert own_server.ready_in < 4
+def test_the_server_answers_after_little_work(server: Server):
+    assert server.ready_in < 4  # CPU seconds: one on an idle machine, and torch alone would take three more
 
 
 def test_a_text_prompt_becomes_an_image_of_the_asked_size(server: Server):
