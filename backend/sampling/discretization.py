@@ -120,10 +120,10 @@ class ShiftedFlow:
         return sigma * self.multiplier
 
     def sigma(self, timestep: Tensor) -> Tensor:
-        return _shifted(self.shift, timestep / self.multiplier)
+        return shifted(self.shift, timestep / self.multiplier)
 
     def percent_to_sigma(self, percent: float) -> float:
-        return _flow_percent(percent, self.shift, _shifted)
+        return _flow_percent(percent, self.shift, shifted)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,7 +160,7 @@ def scaled_linear(
     betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
     alphas = torch.cumprod(1 - betas, dim=0)
     sigmas = ((1 - alphas) / alphas) ** 0.5
-    return table(_zero_terminal(sigmas) if zero_terminal else sigmas)
+    return table(stretched(sigmas) if zero_terminal else sigmas)
 
 
 def distilled(noise_range: Table, steps: int = 50) -> Table:
@@ -207,7 +207,7 @@ def cascade(shift: float = 1.0, steps: int = 10000) -> Cosine:
 def shifted_flow(shift: float, multiplier: float = 1000.0, steps: int = 1000) -> ShiftedFlow:
     """SD3: shift 3; Wan: shift 8. multiplier 1 for networks whose time is sigma itself."""
     times = (torch.arange(1, steps + 1) / steps) * multiplier / multiplier
-    return ShiftedFlow(_shifted(shift, times), shift, multiplier)
+    return ShiftedFlow(shifted(shift, times), shift, multiplier)
 
 
 def exponential_flow(shift: float = 1.15, steps: int = 10000) -> ExponentialFlow:
@@ -215,7 +215,8 @@ def exponential_flow(shift: float = 1.15, steps: int = 10000) -> ExponentialFlow
     return ExponentialFlow(_exponential(shift, torch.arange(1, steps + 1) / steps), shift)
 
 
-def _zero_terminal(sigmas: Tensor) -> Tensor:
+def stretched(sigmas: Tensor) -> Tensor:
+    """A range stretched until its last step holds no signal: arXiv:2305.08891, Alg. 1."""
     roots = (1 / (sigmas * sigmas + 1)).sqrt()
     first, last = roots[0], roots[-1]
     alphas = ((roots - last) * (first / (first - last))) ** 2
@@ -223,7 +224,8 @@ def _zero_terminal(sigmas: Tensor) -> Tensor:
     return ((1 - alphas) / alphas) ** 0.5
 
 
-def _shifted(shift: float, t: Time) -> Time:
+def shifted(shift: float, t: Time) -> Time:
+    """A time 0..1 moved towards more noise by a resolution's shift: arXiv:2403.03206, section 5.3.2."""
     return t if shift == 1.0 else shift * t / (1 + (shift - 1) * t)
 
 

@@ -86,10 +86,8 @@ class SaveImage:
     """Saving, in a form that packs subclass: they set `output_dir`, `type` and `prefix_append`."""
 
     def __init__(self):
-        self.output_dir = folder_paths.get_output_directory()
-        self.type = "output"
-        self.prefix_append = ""
-        self.compress_level = 4
+        self.type, self.output_dir = "output", folder_paths.get_output_directory()
+        self.prefix_append, self.compress_level = "", 4
 
     @classmethod
     def INPUT_TYPES(cls):

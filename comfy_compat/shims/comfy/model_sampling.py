@@ -4,16 +4,18 @@ import math
 
 import torch
 
+from backend.sampling.discretization import (
+    Continuous,
+    continuous,
+    exponential_flow,
+    shifted,
+    shifted_flow,
+    stretched,
+    table,
+)
 from comfy_compat.model_sampling import ModelSampling, discrete  # noqa: F401
 
-
-def rescale_zero_terminal_snr_sigmas(sigmas):
-    """The range stretched until its last step holds no signal: arXiv:2305.08891, Alg. 1."""
-    roots = (1 / (sigmas * sigmas + 1)).sqrt()
-    first, last = roots[0].clone(), roots[-1].clone()
-    alphas = ((roots - last) * (first / (first - last))) ** 2
-    alphas[-1] = 4.8973451890853435e-08
-    return ((1 - alphas) / alphas) ** 0.5
+rescale_zero_terminal_snr_sigmas, time_snr_shift = stretched, shifted
 
 
 def _rows(sigma, like):
@@ -87,175 +89,100 @@ class IMG_TO_IMG(X0):
         return noise
 
 
-class ModelSamplingDiscrete(torch.nn.Module):
+class _Range(torch.nn.Module):
+    """One of the server's noise ranges, by ComfyUI's names."""
+
+    sigma_data = 1.0
+    sigma_min = property(lambda self: self.sigmas[0])
+    sigma_max = property(lambda self: self.sigmas[-1])
+
+    def _take(self, noise_range):
+        self.noise_range = noise_range
+        self.register_buffer("sigmas", noise_range.sigmas)
+
+    def timestep(self, sigma):
+        return self.noise_range.timestep(sigma)
+
+    def sigma(self, timestep):
+        return self.noise_range.sigma(timestep)
+
+    def percent_to_sigma(self, percent):
+        return self.noise_range.percent_to_sigma(percent)
+
+
+def _settings(model_config):
+    return getattr(model_config, "sampling_settings", None) or {}
+
+
+class ModelSamplingDiscrete(_Range):
     """Stable Diffusion's table of steps."""
 
     def __init__(self, model_config=None, zsnr=None):
         super().__init__()
-        self.sigma_data = 1.0
-        self.num_timesteps = 1000
         self.zsnr = zsnr
         self.set_sigmas(discrete(model_config, bool(zsnr)).sigmas)
 
     def set_sigmas(self, sigmas):
-        self.register_buffer("sigmas", sigmas.float())
-        self.register_buffer("log_sigmas", sigmas.log().float())
+        self._take(table(sigmas))
+        self.register_buffer("log_sigmas", self.noise_range.log_sigmas)
         self.num_timesteps = len(sigmas)
-
-    @property
-    def sigma_min(self):
-        return self.sigmas[0]
-
-    @property
-    def sigma_max(self):
-        return self.sigmas[-1]
-
-    def timestep(self, sigma):
-        distance = sigma.log().to(self.log_sigmas.device) - self.log_sigmas[:, None]
-        return distance.abs().argmin(dim=0).view(sigma.shape).to(sigma.device)
-
-    def sigma(self, timestep):
-        at = timestep.float().to(self.log_sigmas.device).clamp(0, len(self.sigmas) - 1)
-        low, high, weight = at.floor().long(), at.ceil().long(), at.frac()
-        mixed = (1 - weight) * self.log_sigmas[low] + weight * self.log_sigmas[high]
-        return mixed.exp().to(timestep.device)
-
-    def percent_to_sigma(self, percent):
-        if percent <= 0.0:
-            return 999999999.9
-        if percent >= 1.0:
-            return 0.0
-        return self.sigma(torch.tensor((1.0 - percent) * 999.0)).item()
 
 
 class ModelSamplingDiscreteEDM(ModelSamplingDiscrete):
     def timestep(self, sigma):
-        return 0.25 * sigma.log()
+        return Continuous(self.sigmas).timestep(sigma)
 
     def sigma(self, timestep):
-        return (timestep / 0.25).exp()
+        return Continuous(self.sigmas).sigma(timestep)
 
 
-class ModelSamplingContinuousEDM(torch.nn.Module):
+class ModelSamplingContinuousEDM(_Range):
     """A range without steps."""
+
+    angle = False
 
     def __init__(self, model_config=None):
         super().__init__()
-        settings = getattr(model_config, "sampling_settings", None) or {}
-        self.set_parameters(
-            settings.get("sigma_min", 0.002),
-            settings.get("sigma_max", 120.0),
-            settings.get("sigma_data", 1.0),
-        )
+        given = {"sigma_min": 0.002, "sigma_max": 120.0, "sigma_data": 1.0, **_settings(model_config)}
+        self.set_parameters(*(given[name] for name in ("sigma_min", "sigma_max", "sigma_data")))
 
     def set_parameters(self, sigma_min, sigma_max, sigma_data):
         self.sigma_data = sigma_data
-        sigmas = torch.linspace(math.log(sigma_min), math.log(sigma_max), 1000).exp()
-        self.register_buffer("sigmas", sigmas)
-        self.register_buffer("log_sigmas", sigmas.log())
-
-    @property
-    def sigma_min(self):
-        return self.sigmas[0]
-
-    @property
-    def sigma_max(self):
-        return self.sigmas[-1]
-
-    def timestep(self, sigma):
-        return 0.25 * sigma.log()
-
-    def sigma(self, timestep):
-        return (timestep / 0.25).exp()
-
-    def percent_to_sigma(self, percent):
-        if percent <= 0.0:
-            return 999999999.9
-        if percent >= 1.0:
-            return 0.0
-        low, high = math.log(self.sigma_min), math.log(self.sigma_max)
-        return math.exp((high - low) * (1.0 - percent) + low)
+        self._take(continuous(sigma_min, sigma_max, self.angle))
+        self.register_buffer("log_sigmas", self.sigmas.log())
 
 
 class ModelSamplingContinuousV(ModelSamplingContinuousEDM):
-    def timestep(self, sigma):
-        return sigma.atan() / math.pi * 2
-
-    def sigma(self, timestep):
-        return (timestep * math.pi / 2).tan()
-
-
-def time_snr_shift(alpha, t):
-    return t if alpha == 1.0 else alpha * t / (1 + (alpha - 1) * t)
+    angle = True
 
 
 def flux_time_shift(mu, sigma, t):
     return math.exp(mu) / (math.exp(mu) + (1 / t - 1) ** sigma)
 
 
-class ModelSamplingDiscreteFlow(torch.nn.Module):
+class ModelSamplingDiscreteFlow(_Range):
     """SD3's flow, shifted by resolution."""
 
     def __init__(self, model_config=None):
         super().__init__()
-        settings = getattr(model_config, "sampling_settings", None) or {}
-        self.set_parameters(settings.get("shift", 1.0), multiplier=settings.get("multiplier", 1000))
+        given = _settings(model_config)
+        self.set_parameters(given.get("shift", 1.0), multiplier=given.get("multiplier", 1000))
 
     def set_parameters(self, shift=1.0, timesteps=1000, multiplier=1000):
         self.shift, self.multiplier = shift, multiplier
-        steps = torch.arange(1, timesteps + 1, 1) / timesteps
-        self.register_buffer("sigmas", self.sigma(steps * multiplier))
-
-    @property
-    def sigma_min(self):
-        return self.sigmas[0]
-
-    @property
-    def sigma_max(self):
-        return self.sigmas[-1]
-
-    def timestep(self, sigma):
-        return sigma * self.multiplier
-
-    def sigma(self, timestep):
-        return time_snr_shift(self.shift, timestep / self.multiplier)
-
-    def percent_to_sigma(self, percent):
-        if percent <= 0.0:
-            return 1.0
-        return 0.0 if percent >= 1.0 else time_snr_shift(self.shift, 1.0 - percent)
+        self._take(shifted_flow(shift, multiplier, timesteps))
 
 
-class ModelSamplingFlux(torch.nn.Module):
+class ModelSamplingFlux(_Range):
     """Flux's flow, shifted by resolution."""
 
     def __init__(self, model_config=None):
         super().__init__()
-        settings = getattr(model_config, "sampling_settings", None) or {}
-        self.set_parameters(settings.get("shift", 1.15))
+        self.set_parameters(_settings(model_config).get("shift", 1.15))
 
     def set_parameters(self, shift=1.15, timesteps=10000):
         self.shift = shift
-        self.register_buffer("sigmas", self.sigma(torch.arange(1, timesteps + 1, 1) / timesteps))
-
-    @property
-    def sigma_min(self):
-        return self.sigmas[0]
-
-    @property
-    def sigma_max(self):
-        return self.sigmas[-1]
-
-    def timestep(self, sigma):
-        return sigma
-
-    def sigma(self, timestep):
-        return flux_time_shift(self.shift, 1.0, timestep)
-
-    def percent_to_sigma(self, percent):
-        if percent <= 0.0:
-            return 1.0
-        return 0.0 if percent >= 1.0 else flux_time_shift(self.shift, 1.0, 1.0 - percent)
+        self._take(exponential_flow(shift, timesteps))
 
 
 class StableCascadeSampling(ModelSamplingDiscrete): ...

@@ -367,14 +367,11 @@ class ProgressBar:
     """Tells the client how far the node is."""
 
     def __init__(self, total, node_id=None):
-        self.total = total
-        self.current = 0
-        self.hook = PROGRESS_BAR_HOOK
-        self.node_id = node_id
+        self.total, self.current = total, 0
+        self.node_id, self.hook = node_id, PROGRESS_BAR_HOOK
 
     def update_absolute(self, value, total=None, preview=None):
-        if total is not None:
-            self.total = total
+        self.total = self.total if total is None else total
         self.current = min(value, self.total)
         if self.hook is not None:
             self.hook(self.current, self.total, preview, node_id=self.node_id)

@@ -19,16 +19,18 @@ _NAMES = """
 """
 
 
-class _Union(StrEnum):
-    """Unequal only where neither is the wildcard and neither's members are all among the other's."""
+def differs(wire, other):
+    """Whether neither of two wire names is the wildcard, and neither's members are all among the other's."""
+    if "*" in (str(wire), other):
+        return False
+    if not isinstance(other, str):
+        return True
+    ours, theirs = (set(name.split(",")) for name in (wire, other))
+    return not (ours <= theirs or theirs <= ours)
 
-    def __ne__(self, value):
-        if self == "*" or value == "*":
-            return False
-        if not isinstance(value, str):
-            return True
-        ours, theirs = set(self.split(",")), set(value.split(","))
-        return not (ours <= theirs or theirs <= ours)
+
+class _Union(StrEnum):
+    __ne__ = differs
 
 
 IO = _Union(

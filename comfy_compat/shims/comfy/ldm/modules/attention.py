@@ -67,8 +67,8 @@ class GEGLU(nn.Module):
         self.proj = operations.Linear(dim_in, dim_out * 2, dtype=dtype, device=device)
 
     def forward(self, x):
-        x, gate = self.proj(x).chunk(2, dim=-1)
-        return x * nn.functional.gelu(gate)
+        value, gate = self.proj(x).tensor_split(2, dim=-1)
+        return value * nn.functional.gelu(gate)
 
 
 class FeedForward(nn.Module):

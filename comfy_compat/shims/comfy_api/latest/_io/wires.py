@@ -5,6 +5,8 @@ from enum import Enum
 from inspect import Parameter, Signature
 from typing import Any
 
+from comfy.comfy_types.node_typing import differs
+
 from comfy_api.internal import prune_dict
 
 FRONT_END_NAMES = {
@@ -85,14 +87,7 @@ class RemoteOptions(Declared):
 class _StringIOType(str):
     """A wire name that suits `*` and any union that holds, or is held by, its own."""
 
-    def __ne__(self, value):
-        if self == "*" or value == "*":
-            return False
-        if not isinstance(value, str):
-            return True
-        ours, theirs = set(self.split(",")), set(value.split(","))
-        return not (ours <= theirs or theirs <= ours)
-
+    __ne__ = differs
     __hash__ = str.__hash__
 
 
