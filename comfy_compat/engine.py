@@ -45,8 +45,9 @@ def settled(make: Callable[[], T], library: Library) -> T:
         try:
             return make()
         except Awaiting as awaiting:
-            for op in awaiting.ops:
-                if isinstance(op, Identify) and current() is None:
-                    library.identify(op.file)
-                else:
-                    computed(op)
+            ops = awaiting.ops
+        for op in ops:
+            if isinstance(op, Identify) and current() is None:
+                library.identify(op.file)
+            else:
+                computed(op)

@@ -62,8 +62,7 @@ def _pairs(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 f"down_blocks.{level}.attentions.{i}", f"input_blocks.{number}.1", down.pop(0)
             )
             number += 1
-        for end in _ENDS:
-            yield f"down_blocks.{level}.downsamplers.0.conv.{end}", f"input_blocks.{number}.0.op.{end}"
+        yield from _ends(f"down_blocks.{level}.downsamplers.0.conv", f"input_blocks.{number}.0.op")
         number += 1
     yield from _transformer("mid_block.attentions.0", "middle_block.1", config["transformer_depth_middle"])
     for i in range(2):
@@ -76,9 +75,13 @@ def _pairs(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from _transformer(f"up_blocks.{level}.attentions.{i}", f"output_blocks.{number}.1", depth)
             if i == count:
                 place = f"output_blocks.{number}.{2 if depth else 1}.conv"
-                for end in _ENDS:
-                    yield f"up_blocks.{level}.upsamplers.0.conv.{end}", f"{place}.{end}"
+                yield from _ends(f"up_blocks.{level}.upsamplers.0.conv", place)
             number += 1
+
+
+def _ends(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
+    for end in _ENDS:
+        yield f"{ours}.{end}", f"{theirs}.{end}"
 
 
 def _resnet(ours: str, theirs: str) -> Iterator[tuple[str, str]]:

@@ -45,13 +45,14 @@ def translations(packs: Iterator[Path]) -> dict[str, object]:
     found: dict[str, object] = {}
     for pack in packs:
         for folder in sorted(f for f in (pack / "locales").glob("*") if f.is_dir()):
-            told = _read_object(folder / "main.json")
-            for part in _PARTS:
-                if of_part := _read_object(folder / f"{part}.json"):
-                    told[part] = of_part
-            if told:
+            if told := _of_language(folder):
                 found[folder.name] = merged(found.get(folder.name, {}), told)
     return found
+
+
+def _of_language(folder: Path) -> dict[str, object]:
+    parts = {part: _read_object(folder / f"{part}.json") for part in _PARTS}
+    return {**_read_object(folder / "main.json"), **{part: told for part, told in parts.items() if told}}
 
 
 def merged(below: object, above: object) -> object:

@@ -162,9 +162,7 @@ def write(path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str] 
     try:
         with open(part, "wb") as file:
             file.write(_table(entries, metadata))
-            for name in sorted(entries):
-                for data in _bytes(name, entries[name]):
-                    file.write(data)
+            file.writelines(data for name in sorted(entries) for data in _bytes(name, entries[name]))
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

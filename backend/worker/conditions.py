@@ -124,9 +124,9 @@ def resolve(sides: Mapping[str, Sequence[Cond]], setting: Setting) -> dict[str, 
         raise UnsupportedOption(first, (), "Connect a conditioning with at least one entry.")
     for side in found:
         for condition in list(found[side]):
-            for other in found:
-                if other != side and (made := counterpart(condition, found[other])) is not None:
-                    found[other].append(made)
+            for others in (found[other] for other in found if other != side):
+                made = counterpart(condition, others)
+                others.extend(() if made is None else (made,))
     for side in found:
         if side != first:
             found[side] = with_controls(found[first], found[side])
