@@ -122,12 +122,6 @@ class UnsupportedOption(TesseraError):
         super().__init__(f"{name}={value!r} is not supported. {remedy}")
 
 
-class Cancelled(TesseraError):
-    """The op was cancelled at a step boundary; nothing is wrong with it."""
-
-    code = "cancelled"
-
-
 class Interrupted(TesseraError):
     """Raised inside a node's own code at its next progress report, once its prompt was interrupted.
 

@@ -1,6 +1,6 @@
 """The devices, what runs on each, and their replacement when a process dies. Decides nothing."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -8,12 +8,10 @@ from backend.components import Weights
 from backend.ops import Op
 from backend.schedule.pool import ReadyOp
 from backend.types import ComponentId, DeviceId, OpKey
-from backend.worker.messages import DeviceInfo, HostCall, Report, Segment, Stored, Table
+from backend.worker.messages import DeviceInfo, HostCall, Segment, Stored, Table
 
 HOST = DeviceId("host")
 STARTS = 5  # deaths in a row without a single finished op, after which a device is given up
-
-ReportTo = Callable[[DeviceId, Report], None]
 
 
 class Runner(Protocol):

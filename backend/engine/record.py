@@ -8,7 +8,6 @@ from backend.errors import GraphError
 from backend.types import ClientId, JobId, NodeId
 
 JobStatus = Literal["pending", "running", "completed", "failed", "cancelled"]
-UNFINISHED: tuple[JobStatus, ...] = ("pending", "running")
 SortBy = Literal["created_at", "execution_duration"]
 SortOrder = Literal["asc", "desc"]
 Json: TypeAlias = Mapping[str, object]

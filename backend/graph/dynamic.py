@@ -1,6 +1,6 @@
 """The submitted prompt and what expansion added to it: as the lowering sees it, and as nodes read it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -144,10 +144,6 @@ def as_link(value: object) -> Link | None:
         if isinstance(node, str) and isinstance(slot, (int, float)) and not isinstance(slot, bool):
             return Link(NodeId(node), int(slot))
     return None
-
-
-def links_of(nodes: Iterable[PromptNode]) -> list[tuple[PromptNode, Link]]:
-    return [(node, value) for node in nodes for value in node.inputs.values() if isinstance(value, Link)]
 
 
 def _fragment_node(id: NodeId, raw: Mapping[str, object]) -> PromptNode:

@@ -10,8 +10,6 @@ from backend.types import Blocked, OpKey
 from backend.worker.exchange import Outputs
 from backend.worker.messages import Stored
 
-Ui = Mapping[str, list[object]]
-
 
 @dataclass(slots=True)
 class Answers:

@@ -1,7 +1,6 @@
 """What a worker computes on: the device, the number formats that suit it, and its memory."""
 
 import os
-from typing import Literal, TypeAlias
 
 import psutil
 import torch
@@ -12,7 +11,6 @@ from backend.settings import Settings
 from backend.worker.memory import Memory
 from backend.worker.messages import DeviceInfo, Setup
 
-DeviceType: TypeAlias = Literal["cpu", "cuda", "mps"]
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _MAX_ROWS = {"cpu": 8, "cuda": 32, "mps": 8}  # of one forward pass; until it is measured per model and size
 

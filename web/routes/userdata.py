@@ -114,10 +114,6 @@ async def move_file(request: web.Request) -> web.Response:
     return described(request, target)
 
 
-def _folders_first(path: Path) -> tuple[bool, str, Path]:
-    return not path.is_dir(), path.name.lower(), path
-
-
 async def list_tree(request: web.Request) -> web.Response:
     """GET /v2/userdata: everything below a folder, folders first."""
     users = request.app[SERVICES].users

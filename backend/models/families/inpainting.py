@@ -8,7 +8,7 @@ from backend.models.latent import LatentFormat
 
 CONCAT_IMAGE, CONCAT_MASK = "concat_latent_image", "concat_mask"  # ComfyUI's names of the options
 OPTIONS = frozenset({CONCAT_IMAGE, CONCAT_MASK})
-PLAIN, PICTURE, MASKED = 4, 8, 9  # input channels: the latent; a picture beside it; a mask and a picture
+PLAIN = 4  # input channels: the latent; 8: a picture beside it; 9: a mask and a picture
 BLANK = (0.8223, -0.6876, 0.6364, 0.1380)  # a grey image in the model's units: what is shown without one
 
 
