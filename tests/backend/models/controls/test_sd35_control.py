@@ -9,11 +9,11 @@ from diffusers.models.transformers.transformer_sd3 import SD3SingleTransformerBl
 from safetensors.torch import save_file
 from torch import Tensor
 
+from backend.components import Weights
 from backend.errors import BadFile
 from backend.models.control_layout import ControlInputs
 from backend.models.controlnet import load_controlnet, needs_model
 from backend.models.controls.sd35_control import positions
-from backend.references import Weights
 from tests.backend.models.conftest import CPU, file_of, relative
 
 WIDTH, POOLED, DEPTH = 256, 20, 2  # four heads, so the model has four blocks
