@@ -243,6 +243,20 @@ class Storage:
         names = self._listed(self.input, recursive=False)
         return sorted(n for n in names if content is None or _content(n) == content)
 
+    def everything(self) -> Iterator[tuple[str, str, Path]]:
+        """(kind, name, path) of every file of the input and output folder and of every kind of model.
+
+        Links that lead out of the input or output folder are left out.
+        """
+        places: tuple[PlaceKind, ...] = ("input", "output")
+        for place in places:
+            for name in self._listed(self.place(place), recursive=True):
+                with suppress(OutsideFolder):
+                    yield place, name, self.resolve(place, "", name)
+        for kind in self.kinds():
+            if kind not in ("configs", "custom_nodes"):
+                yield from ((kind, name, self.find(kind, name)) for name in self.files(kind))
+
     def resolve(self, kind: str, subfolder: str, filename: str) -> Path:
         """The path of a file below the input, output or temp folder, whether it exists or not.
 

@@ -12,11 +12,12 @@ from backend.settings import Settings
 from backend.storage import Storage
 from web import static
 from web.access import Access
+from web.asset_shelf import AssetShelf
 from web.assets import Templates, front_end_folder
 from web.guard import add_headers, guard
 from web.logs import LogBuffer
 from web.openapi import description
-from web.routes import files, jobs, models, objects, pool, prompt, queue, system, userdata, users
+from web.routes import assets, files, jobs, models, objects, pool, prompt, queue, system, userdata, users
 from web.routes import packs as pack_routes
 from web.services import SERVICES, Engine, Services
 from web.socket import Sockets
@@ -44,7 +45,8 @@ TWINNED = (
     web.get("/tessera/openapi.json", described),
 )
 OWN_PACK = Path(__file__).parent / "extension"  # our part of the page
-ONCE = (*files.INTERNAL, *system.INTERNAL, *pool.UNTWINNED, *pack_routes.PREFIXED)  # at their own path only
+# At their own path only. The front end's own files lie below /assets.
+ONCE = (*files.INTERNAL, *system.INTERNAL, *pool.UNTWINNED, *pack_routes.PREFIXED, *assets.PREFIXED)
 
 
 def build_app(
@@ -77,6 +79,7 @@ def build_app(
         front_end=front_end_folder(settings.front_end_root),
         templates=Templates(),
         features=features,
+        shelf=AssetShelf(engine.store, storage),
         access=Access(settings.auth_token),
         packs={"tessera": OWN_PACK, **(packs or {})},
     )

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from backend.engine.assets import ASSET_SORTS
+
 Schema = dict[str, object]
 STRING: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "number"}
@@ -34,6 +36,14 @@ JOB = record(
     preview_output=OBJECT,
     execution_error=OBJECT,
     workflow_id=STRING,
+)
+ASSET = record(
+    {"id": STRING, "name": STRING, "tags": NAMES, "created_at": STRING, "updated_at": STRING},
+    hash=STRING,
+    size=WHOLE,
+    mime_type=STRING,
+    preview_url=STRING,
+    user_metadata=OBJECT,
 )
 PAGE = record({"offset": WHOLE, "limit": WHOLE, "total": WHOLE, "has_more": SWITCH})
 REFUSAL = record(
@@ -75,6 +85,10 @@ _UPLOAD: Mapping[str, Schema] = {
     "overwrite": WORD,
 }
 _SAVING = {"overwrite": WORD, "full_info": WORD}
+
+_REFUSED = record({"error": record({"code": STRING, "message": STRING, "details": OBJECT})})
+_CHOOSING = dict.fromkeys(("include_tags", "exclude_tags", "name_contains", "metadata_filter"), STRING)
+_ASSET_FIELDS = dict.fromkeys(("hash", "tags", "name", "user_metadata", "mime_type", "preview_id"), STRING)
 
 TOLD: Mapping[tuple[str, str], Told] = {
     ("POST", "/prompt"): Told(
@@ -176,6 +190,64 @@ TOLD: Mapping[tuple[str, str], Told] = {
     ("DELETE", "/userdata/{file}"): Told(others={204: None, 400: None, 401: None, **_FILE}),
     ("POST", "/userdata/{file}/move/{dest}"): Told(
         query=_SAVING, answer=_INFO, others={400: None, 401: None, 409: None, **_FILE}
+    ),
+    ("GET", "/api/assets"): Told(
+        query={
+            **_CHOOSING,
+            "limit": {"type": "integer", "minimum": 1, "maximum": 500},
+            "offset": WHOLE,
+            "sort": {"type": "string", "enum": list(ASSET_SORTS)},
+            "order": {"type": "string", "enum": ["asc", "desc"]},
+        },
+        answer=record({"assets": {"type": "array", "items": ASSET}, "total": WHOLE, "has_more": SWITCH}),
+        others={400: _REFUSED},
+    ),
+    ("POST", "/api/assets"): Told(
+        form={"file": {"type": "string", "format": "binary"}, **_ASSET_FIELDS},
+        answer=ASSET,
+        others={201: ASSET, 400: _REFUSED, 413: None, 415: _REFUSED},
+    ),
+    ("POST", "/api/assets/from-hash"): Told(
+        body=record({"hash": STRING}, name=STRING, tags=NAMES, user_metadata=OBJECT, preview_id=STRING),
+        others={201: ASSET, 400: _REFUSED, 404: _REFUSED, 413: None},
+    ),
+    ("HEAD", "/api/assets/hash/{hash}"): Told(others={400: None, 404: None}),
+    ("GET", "/api/assets/tags/refine"): Told(
+        query={**_CHOOSING, "limit": WHOLE},
+        answer=record({"tag_counts": OBJECT}),
+        others={400: _REFUSED},
+    ),
+    ("GET", "/api/assets/{id}"): Told(answer=ASSET, others={404: _REFUSED}),
+    ("PUT", "/api/assets/{id}"): Told(
+        body=record({}, name=STRING, user_metadata=OBJECT, preview_id=STRING),
+        answer=ASSET,
+        others={400: _REFUSED, 404: _REFUSED, 413: None},
+    ),
+    ("DELETE", "/api/assets/{id}"): Told(others={204: None, 404: _REFUSED}),
+    ("GET", "/api/assets/{id}/content"): Told(
+        query={"disposition": {"type": "string", "enum": ["attachment", "inline"]}},
+        others={206: None, 304: None, 403: None, 404: _REFUSED},
+    ),
+    ("POST", "/api/assets/{id}/tags"): Told(
+        body=record({"tags": NAMES}),
+        answer=record({"added": NAMES, "already_present": NAMES, "total_tags": NAMES}),
+        others={400: _REFUSED, 404: _REFUSED, 413: None},
+    ),
+    ("DELETE", "/api/assets/{id}/tags"): Told(
+        body=record({"tags": NAMES}),
+        answer=record({"removed": NAMES, "not_present": NAMES, "total_tags": NAMES}),
+        others={400: _REFUSED, 404: _REFUSED, 413: None},
+    ),
+    ("GET", "/api/tags"): Told(
+        query={
+            "prefix": STRING,
+            "limit": WHOLE,
+            "offset": WHOLE,
+            "order": {"type": "string", "enum": ["count_desc", "name_asc"]},
+            "include_zero": WORD,
+        },
+        answer=record({"tags": OBJECTS, "total": WHOLE, "has_more": SWITCH}),
+        others={400: _REFUSED},
     ),
     ("GET", "/tessera/pool"): Told(answer=OBJECT),
     ("GET", "/tessera/packs"): Told(answer=OBJECTS),

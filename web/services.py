@@ -23,6 +23,7 @@ from backend.worker.messages import DeviceInfo
 from comfy_compat.bridge import OnPrompt
 from comfy_compat.pack_files import Pack
 from web.access import Access
+from web.asset_shelf import AssetShelf
 from web.assets import Templates
 from web.logs import LogBuffer
 from web.socket import Sockets
@@ -64,6 +65,7 @@ class Services:
     front_end: Path | None
     templates: Templates
     features: Mapping[str, object]
+    shelf: AssetShelf
     packs: dict[str, Path] = field(default_factory=dict)
     loaded: list[Pack] = field(default_factory=list)
     on_prompt: list[OnPrompt] = field(default_factory=list)

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import urlencode
 
 from backend.engine import events as ev
+from backend.engine.assets import PLACES, Asset
 from backend.engine.jobs import Accepted
 from backend.engine.record import SECRETS, JobRecord, JobStatus, JobSummary
 from backend.engine.view import PoolView
@@ -231,8 +233,12 @@ def history_entry(record: JobRecord) -> Json:
 
 
 def execution_status(record: JobRecord) -> Json:
-    """How a finished job ended; an interrupted one counts as an error."""
-    done = record.status == "completed"
+    """How a finished job ended; an interrupted one counts as an error.
+
+    ComfyUI's history calls a run a success whose expanded nodes wait for each other; its message tells.
+    """
+    circle = (record.error or {}).get("exception_type") == "graph.DependencyCycleError"
+    done = record.status == "completed" or circle
     messages = [[event, data] for event, data in record.messages or ()]
     return {"status_str": "success" if done else "error", "completed": done, "messages": messages}
 
@@ -381,6 +387,67 @@ def assets_page(job: str, assets: Sequence[Json], limit: int, offset: int) -> Js
     more = offset + len(shown) < len(assets)
     page = {"offset": offset, "limit": limit, "total": len(assets), "has_more": more}
     return {"job_id": job, "assets": shown, "pagination": page}
+
+
+def held_asset(asset: Asset, **more: object) -> Json:
+    """One asset in /api/assets. What isn't known is left out."""
+    model = asset.root not in ("", *PLACES)
+    told: Json = {
+        "id": asset.id,
+        "name": asset.name,
+        "hash": asset.hash,
+        "asset_hash": asset.hash,
+        "loader_path": asset.file or None,
+        "display_name": f"{asset.root}/{asset.file}" if model and asset.file else asset.file or None,
+        "size": asset.size,
+        "mime_type": asset.mime,
+        "tags": list(asset.tags),
+        "preview_url": None if model or not asset.file else _view(asset.root, asset.file),
+        "preview_id": asset.preview,
+        "user_metadata": dict(asset.metadata),
+        "is_immutable": False,
+        "created_at": _iso(asset.created),
+        "updated_at": _iso(asset.updated),
+        "last_access_time": None if asset.accessed is None else _iso(asset.accessed),
+        **more,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _view(root: str, file: str) -> str:
+    folder, _, name = file.rpartition("/")
+    return f"api/view?{urlencode({'type': root, 'filename': name, 'subfolder': folder})}"
+
+
+def _iso(at: int) -> str:
+    return datetime.fromtimestamp(at / 1000, UTC).isoformat()
+
+
+def asset_page(assets: Sequence[Json], total: int, offset: int) -> Json:
+    return {"assets": assets, "total": total, "has_more": offset + len(assets) < total}
+
+
+def tag_page(tags: Sequence[tuple[str, int]], total: int, offset: int) -> Json:
+    shown = [{"name": name, "count": count} for name, count in tags]
+    return {"tags": shown, "total": total, "has_more": offset + len(shown) < total}
+
+
+def tag_histogram(tags: Iterable[tuple[str, int]]) -> Json:
+    return {"tag_counts": dict(tags)}
+
+
+def tags_added(named: Sequence[str], before: Sequence[str], total: Sequence[str]) -> Json:
+    added, there = [t for t in named if t not in before], [t for t in named if t in before]
+    return {"added": added, "already_present": there, "total_tags": list(total)}
+
+
+def tags_removed(named: Sequence[str], before: Sequence[str], total: Sequence[str]) -> Json:
+    removed, absent = [t for t in named if t in before], [t for t in named if t not in before]
+    return {"removed": removed, "not_present": absent, "total_tags": list(total)}
+
+
+def asset_error(code: str, message: str) -> Json:
+    return {"error": {"code": code, "message": message, "details": {}}}
 
 
 def error(text: str) -> Json:

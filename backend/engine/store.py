@@ -9,6 +9,7 @@ Store from one thread (the event loop's).
 """
 
 import asyncio
+import json
 import logging
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
@@ -18,8 +19,9 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Delete, Engine, create_engine, delete, event, insert, select
 
-from backend.engine.record import JobRecord, JobStatus, JobSummary, SortBy, SortOrder, without_secrets
+from backend.engine.record import JobRecord, JobStatus, JobSummary, Json, SortBy, SortOrder, without_secrets
 from backend.engine.tables import (
+    ASSETS,
     COSTS,
     COUNTERS,
     ENDED,
@@ -42,6 +44,7 @@ from backend.engine.tables import (
 )
 from backend.engine.writer import REFUSALS, Add, Do, Entry, Finish, Start, Write, Writer, cause
 from backend.errors import StoreFailed
+from backend.jsontext import dump_text
 from backend.schedule.profile import Cost
 
 __all__ = ["HISTORY_CAP", "SCHEMA_VERSION", "JobRecord", "JobStatus", "JobSummary", "Store"]
@@ -152,6 +155,16 @@ class Store:
 
         self._later(Do(replace_all))
 
+    async def keep_asset(self, id: str, body: Json) -> None:
+        """Keep an asset, in place of what was kept under its id; on disk when this returns."""
+        row = {"id": id, "body": dump_text(body)}
+
+        def put(connection: Connection) -> None:
+            connection.execute(delete(ASSETS).where(ASSETS.c.id == id))
+            connection.execute(insert(ASSETS), row)
+
+        await self._write(Do(put))
+
     async def flush(self) -> None:
         """Return when all that was handed in so far is on disk."""
         if self._held or not self._writer.idle:
@@ -169,6 +182,11 @@ class Store:
         await self.flush()
         with self._reading() as connection:
             return [Cost(*row) for row in connection.execute(select(COSTS))]
+
+    async def assets(self) -> list[Json]:
+        """All that `keep_asset` was given, the last of each id."""
+        await self.flush()
+        return await asyncio.to_thread(self._read_assets)
 
     async def history(self, max_items: int | None = None, offset: int | None = None) -> list[JobRecord]:
         """Finished jobs, oldest end first: the last `max_items`, or `max_items` from index `offset`."""
@@ -259,6 +277,10 @@ class Store:
         """Many rows, read by a thread: the event loop goes on meanwhile."""
         await self.flush()
         return await asyncio.to_thread(self._read, query)
+
+    def _read_assets(self) -> list[Json]:
+        with self._reading() as connection:
+            return [json.loads(body) for (body,) in connection.execute(select(ASSETS.c.body))]
 
     def _read(self, query: Query) -> list[JobRecord]:
         with self._reading() as connection:

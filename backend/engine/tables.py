@@ -84,6 +84,9 @@ COSTS = Table(  # what things took here (`schedule.profile.Cost`)
     Column("rows", Integer, primary_key=True, autoincrement=False),
     Column("value", Float(53), nullable=False),
 )
+ASSETS = Table(  # uploaded, named or tagged (`engine.assets.Asset`)
+    "assets", _METADATA, Column("id", Text, primary_key=True), Column("body", Text, nullable=False)
+)
 ENDED, OPEN = JOBS.c.finished.isnot(None), JOBS.c.finished.is_(None)
 Index("jobs_id", JOBS.c.id)
 Index("jobs_finished", JOBS.c.finished, sqlite_where=ENDED, postgresql_where=ENDED)

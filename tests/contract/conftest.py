@@ -5,6 +5,7 @@ import json
 import shutil
 import struct
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,13 +19,19 @@ from tests.serving import Server
 FLAGS = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    base = tmp_path_factory.mktemp("contract")
+@contextmanager
+def a_server(base: Path, *flags: str) -> Iterator[Server]:
+    """A server with the probe pack."""
     packs = base / "custom_nodes"
     packs.mkdir()
     shutil.copy(Path(__file__).with_name("probes.py"), packs)
-    with Server(base, ("--cpu", "--workers", "1")) as server:
+    with Server(base, ("--cpu", "--workers", "1", *flags)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with a_server(tmp_path_factory.mktemp("contract")) as server:
         yield server
 
 
@@ -107,6 +114,14 @@ class Wire:
         await self.ask("POST", "/queue", json={"clear": True})
         await self.ask("POST", "/free", json={"free_memory": True})
         await self.ask("POST", "/history", json={"clear": True})
+
+
+@pytest.fixture
+async def classic(tmp_path: Path) -> AsyncIterator[Wire]:
+    """A server that keeps results as ComfyUI does."""
+    with a_server(tmp_path, "--cache-classic") as server:
+        async with ClientSession() as session:
+            yield Wire(session, server.url)
 
 
 @pytest.fixture

@@ -84,11 +84,10 @@ class ProbeExpand(Probe):
 
     def run(self, v, cycle):
         graph = GraphBuilder()
-        number = graph.node("ProbeInt", v=v)
-        echo = graph.node("ProbeEcho", a=number.out(0))
+        first = graph.node("ProbeEcho") if cycle else graph.node("ProbeInt", v=v)
+        echo = graph.node("ProbeEcho", a=first.out(0))
         if cycle:
-            back = graph.node("ProbeEcho", a=echo.out(0))
-            echo.set_input("b", back.out(0))
+            first.set_input("a", echo.out(0))
         return {"result": (echo.out(0),), "expand": graph.finalize()}
 
 

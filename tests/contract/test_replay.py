@@ -24,12 +24,17 @@ def by_node(frames: list[dict]) -> dict[str, list[dict]]:
         if frame.get("type") != "progress_state":
             data = frame.get("metadata") or frame.get("data", {})
             sorted_.setdefault(str(data.get("node", data.get("node_id"))), []).append(frame)
+            if "current_outputs" in data:  # a set of ComfyUI's
+                data["current_outputs"].sort()
     states = [f for f in frames if f.get("type") == "progress_state"]
     return {**sorted_, "states": states}
 
 
-async def replay(wire: Wire, name: str) -> None:
-    """The steps of a file, in order, with a client that announces flags and one that does not."""
+async def replay(wire: Wire, name: str, forgetful: bool = False) -> None:
+    """The steps of a file, in order, with a client that announces flags and one that does not.
+
+    forgetful: what was made is forgotten before steps that are recorded to have found nothing of it.
+    """
     exchange = recorded(name)
     listeners = {
         "client-a": await wire.listen("client-a", True),
@@ -37,6 +42,10 @@ async def replay(wire: Wire, name: str) -> None:
     }
     for step in exchange["steps"]:
         body = step["request"]["json"]
+        if forgetful and not cached(step):
+            await wire.forget()
+            for listener in listeners.values():
+                await listener.until_quiet(0.1)
         mine = listeners[body["client_id"]]
         other = listeners["client-b" if body["client_id"] == "client-a" else "client-a"]
         status, answer = await wire.ask("POST", "/prompt", json=body)
@@ -53,6 +62,12 @@ async def replay(wire: Wire, name: str) -> None:
             wanted = step["ws_other_client"]
             assert wire.bound.difference(wanted, await other.until_quiet(), f"{step['name']}, other") is None
         await after(wire, step, job)
+
+
+def cached(step: dict) -> list[str]:
+    """The nodes that a recorded step found done."""
+    told_ = (f for f in step["ws_submitting_client"] if f.get("type") == "execution_cached")
+    return next((f["data"]["nodes"] for f in told_), [])
 
 
 async def after(wire: Wire, step: dict, job: str) -> None:
@@ -72,6 +87,15 @@ async def after(wire: Wire, step: dict, job: str) -> None:
                 ours = [ours["status_str"], ours["completed"], [name for name, _ in ours["messages"]]]
             wanted = step[f"history_{part}"]
             assert wire.bound.difference(wanted, ours, f"{step['name']}, {part}") is None
+
+
+async def test_nodes_act_as_recorded_with_comfyuis_cache(classic: Wire):
+    await replay(classic, "node_semantics")
+
+
+async def test_nodes_act_as_recorded_with_our_cache(wire: Wire):
+    """It remembers more than the last prompt: each step here starts with what the recorded one had."""
+    await replay(wire, "node_semantics", forgetful=True)
 
 
 @pytest.mark.parametrize("name", ["run_fresh_cached_partial", "run_error", "progress_and_previews"])

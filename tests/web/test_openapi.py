@@ -45,6 +45,8 @@ def bodies(schema: dict | None) -> list[object]:
         "job_ids": ["x"],
         "clientId": "x",
         "enabled": True,
+        "hash": "blake3:" + "0" * 64,
+        "tags": ["x"],
     }
     known = {k: fitting[k] for k in (schema or {}).get("required", ()) if k in fitting}
     wrong = ({}, [], None, 1, "x", {"delete": "x"}, {"clear": 1}, {"prompt": {}})

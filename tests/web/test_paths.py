@@ -79,6 +79,7 @@ GETS = (
     *("/experiment/models/preview/checkpoints/0/{}", "/experiment/models/{}", "/models/{}", "/extensions/{}"),
     *("/extensions/tessera/{}", "/templates/{}", "/docs/{}", "/{}", "/assets/{}", "/scripts/{}", "/jobs/{}"),
     *("/api/workflow_templates/pack/{}", "/api/workflow_templates/{}/secret.txt", "/internal/files/{}"),
+    *("/api/assets/{}", "/api/assets/{}/content", "/api/assets?include_tags={}", "/api/tags?prefix={}"),
     *("/settings/{}", "/object_info/{}", "/history/{}", "/global_subgraphs/{}"),
 )
 
@@ -190,10 +191,11 @@ def test_nothing_outside_is_read(site: Site, name: str, route: str, whole: bool)
     name=NAMES,
     other=NAMES,
     whole=st.booleans(),
-    kind=st.sampled_from(["upload", "mask", "data", "move", "delete"]),
+    kind=st.sampled_from(["upload", "mask", "asset", "data", "move", "delete"]),
 )
 @example(name="link/x", other="", whole=True, kind="upload")
 @example(name="a.png", other="link", whole=True, kind="upload")
+@example(name="../x.png", other="models/../..", whole=True, kind="asset")
 @example(name="link/x", other="", whole=True, kind="data")
 @example(name="a.png", other="link/x", whole=True, kind="move")
 @example(name="linked.txt", other="", whole=True, kind="delete")
@@ -201,7 +203,9 @@ def test_nothing_outside_is_written_moved_or_deleted(
     site: Site, name: str, other: str, whole: bool, kind: str
 ):
     before = site.outside()
-    if kind in ("upload", "mask"):
+    if kind == "asset":
+        status, body = site.ask("POST", "/api/assets", *a_form(name, other))
+    elif kind in ("upload", "mask"):
         ending = {"upload": "image", "mask": "mask"}[kind]
         status, body = site.ask("POST", f"/upload/{ending}", *a_form(name, other))
     elif kind == "data":
@@ -222,6 +226,9 @@ def a_form(name: str, folder: str) -> tuple[bytes, str]:
     parts = (
         b'name="image"; filename="' + raw.replace(b'"', b"") + b'"\r\n\r\nx',
         b'name="subfolder"\r\n\r\n' + sub,
+        b'name="file"; filename="' + raw.replace(b'"', b"") + b'"\r\n\r\nx' + sub,
+        b'name="tags"\r\n\r\n["input", "models"]' if sub.startswith(b"m") else b'name="tags"\r\n\r\ninput',
+        b'name="name"\r\n\r\n' + raw,
         b'name="original_ref"\r\n\r\n' + reference,
     )
     body = b"".join(b"--B\r\nContent-Disposition: form-data; " + part + b"\r\n" for part in parts)

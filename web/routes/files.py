@@ -63,7 +63,7 @@ async def view(request: web.Request) -> web.StreamResponse:
             return web.Response(body=changed[0], content_type=changed[1], headers=disposition)
     except BadFile as error:
         return web.Response(status=400, text=str(error))
-    return web.FileResponse(path, headers={**disposition, "Content-Type": _passive(base)})
+    return web.FileResponse(path, headers={**disposition, "Content-Type": passive(content_type(base))})
 
 
 def _changed(path: Path, preview: str | None, channel: str) -> tuple[bytes, str] | None:
@@ -75,9 +75,11 @@ def _changed(path: Path, preview: str | None, channel: str) -> tuple[bytes, str]
     return (pictures.alpha(path), "image/png") if channel == "a" else None
 
 
-def _passive(name: str) -> str:
-    kind = content_type(name)
-    return "application/octet-stream" if kind in _ACTIVE else kind
+def passive(kind: str) -> str:
+    """A MIME type that no browser shows as a page of ours."""
+    plain = kind.partition(";")[0].strip().lower()
+    active = plain in _ACTIVE or plain.endswith("xml")
+    return "application/octet-stream" if active else kind
 
 
 def _quoted(name: str) -> str:
