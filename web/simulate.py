@@ -3,7 +3,6 @@
 import argparse
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -13,7 +12,7 @@ from backend.schedule.simulate import Hardware
 from backend.schedule.simulation.faults import Broken, chaos
 from backend.schedule.simulation.lineup import POLICIES
 from backend.schedule.simulation.report import report
-from backend.schedule.simulation.study import Found, Plan, study, work_of
+from backend.schedule.simulation.study import Found, Plan, pieces, study, work_of
 from backend.schedule.simulation.workload import PRESETS, Preset
 
 FAILED = 1
@@ -28,8 +27,10 @@ def add_simulate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--memory", type=float, default=79.2, help="GiB of each device")
     parser.add_argument("--seconds", type=float, default=600.0, help="of traffic in each run")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1, help="processes, of which each takes a preset")
+    parser.add_argument("--seed", type=int, action="append", help="of the traffic (0); repeatable")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="processes, of which each takes a preset and seed"
+    )
     parser.add_argument("--quick", action="store_true", help="rates and latencies only")
     parser.add_argument("--faults", type=int, metavar="SEEDS", help="run so many seeds of faults instead")
     parser.add_argument("--output", type=Path, default=Path("docs/simulation"), help="folder of the report")
@@ -38,13 +39,14 @@ def add_simulate_flags(parser: argparse.ArgumentParser) -> None:
 def simulate(flags: argparse.Namespace) -> int:
     """Returns: the exit status."""
     if flags.faults is not None:
-        return _faults(flags.seed, flags.faults)
+        return _faults(flags.seed[0] if flags.seed else 0, flags.faults)
     plan = Plan(
         tuple(flags.preset or PRESETS),
         tuple(flags.policy or POLICIES),
+        tuple(flags.seed or (0,)),
         flags.slo,
+        () if flags.quick else (3.0, 5.0),
         flags.seconds,
-        seed=flags.seed,
         hardware=Hardware(devices=flags.devices, memory=flags.memory),
         ablations=not flags.quick,
         searches=not flags.quick,
@@ -57,8 +59,8 @@ def simulate(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _results(plan: Plan, jobs: int) -> dict[Preset, Found]:
-    """With a progress bar. jobs: processes, of which each takes a preset."""
+def _results(plan: Plan, jobs: int) -> dict[Preset, list[Found]]:
+    """With a progress bar. jobs: processes, of which each takes a preset and seed."""
     with tqdm(total=work_of(plan), unit="run") as bar:
 
         def tell(what: str) -> None:
@@ -67,17 +69,18 @@ def _results(plan: Plan, jobs: int) -> dict[Preset, Found]:
 
         if jobs < 2:
             return study(plan, tell)
-        results: dict[Preset, Found] = {}
-        alone = [replace(plan, presets=(preset,)) for preset in plan.presets]
+        results: dict[Preset, list[Found]] = {preset: [] for preset in plan.presets}
+        alone = pieces(plan)
         with ProcessPoolExecutor(jobs) as pool:
             for part, found in zip(alone, pool.map(quiet, alone), strict=True):
-                results |= found
+                results[part.presets[0]] += found
                 bar.update(work_of(part))
         return results
 
 
-def quiet(plan: Plan) -> dict[Preset, Found]:
-    return study(plan, lambda _: None)
+def quiet(plan: Plan) -> list[Found]:
+    """One preset and seed, without a word."""
+    return study(plan, lambda _: None)[plan.presets[0]]
 
 
 def _faults(first: int, seeds: int) -> int:

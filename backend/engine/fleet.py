@@ -58,6 +58,10 @@ class Worker(Runner, Protocol):
 
     def resume(self, key: OpKey) -> None: ...
 
+    def merge(self, key: OpKey) -> None:
+        """Make a copy of the weights with the LoRAs of a Denoise op that was started in them."""
+        ...
+
     def split(self, key: OpKey, helper: DeviceId) -> None:
         """Let another device compute a share of a Denoise op's calls, from its next step on."""
         ...

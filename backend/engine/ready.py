@@ -62,6 +62,7 @@ def ready_op(live: LiveOp, claim: Claim, now: Seconds, profile: Profile, path: S
         path=path,
         deadline=claim.deadline,
         parts=rows_of(op) if isinstance(op, Denoise) else 1,
+        adapted=isinstance(op, Denoise) and bool(op.guider.model.loras),
     )
 
 

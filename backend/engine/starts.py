@@ -84,6 +84,8 @@ class Starts:
                 self._run_chain(live)
             else:
                 seat.worker.run(live.key, live.op, self._inputs(live), preview(live), preview_size)
+                if run.merge:
+                    self._board.workers[seat.id].merge(live.key)
             live.state = State.RUNNING
         finally:
             if live.state is not State.RUNNING:

@@ -59,11 +59,13 @@ _Key: TypeAlias = tuple[tuple[weakref.ref[Lora], float], ...]
 
 @dataclass(slots=True)
 class _Copy:
-    """places: that have run with this stack, alone in their passes; layers: (outputs, inputs) of each that
-    changes, none where a copy of all would not fit, None as long as nobody asked.
+    """places: that have run with this stack, alone in their passes; asked: there will be many more;
+    layers: (outputs, inputs) of each that changes, none where a copy of all would not fit, None as long as
+    nobody asked.
     """
 
     places: int = 0
+    asked: bool = False
     layers: list[tuple[int, int]] | None = None
     weights: dict[str, Weight] = field(default_factory=dict)
 
@@ -90,7 +92,11 @@ class Copies:
         copy.places += places
         if copy.layers is None:
             copy.layers = self._layers(stack)
-        return bool(copy.layers) and pays(copy.places, copy.layers)
+        return bool(copy.layers) and (copy.asked or pays(copy.places, copy.layers))
+
+    def ask(self, stack: Stack) -> None:
+        """Passes to come with this stack are known to be worth a copy."""
+        self._of(tuple(patch for patch in stack if patch.strength != 0.0)).asked = True
 
     def _layers(self, stack: Stack) -> list[tuple[int, int]]:
         """(outputs, inputs) of each layer that changes; none where a copy of all would not fit."""

@@ -12,7 +12,6 @@ from backend.schedule.pool import ReadyOp
 from backend.schedule.state import Pool
 from backend.types import Seconds
 
-LONG = 1.0  # seconds of a call during which what is short would wait too long
 _SLACK = 1.05  # figures are no more exact than that
 
 
@@ -82,30 +81,14 @@ def latest(pool: Pool, device: Device, now: Seconds) -> Iterator[Seconds]:
 
 
 def turn(pool: Pool, device: Device) -> Seconds:
-    """One call of what steps there: until its end nothing else begins."""
+    """One pass of what steps there: until its end nothing else begins."""
     for running in device.running.values():
         op = running.op
         if op.kind == "step" and running.helpers:
-            return pool.profile.call(op.components[0], op.rows // (1 + len(running.helpers)))
+            return pool.profile.step(op.components[0], op.rows // (1 + len(running.helpers)))
         if op.kind == "step":
-            return pool.profile.call(op.components[0], device.rows)
+            return pool.profile.step(op.components[0], device.rows)
     return 0.0
-
-
-def lengthy(pool: Pool, op: ReadyOp) -> bool:
-    """Whether an op's calls are so long, and on so many devices, that one more would leave too few for
-    others.
-    """
-    if not pool.rules.apart or op.kind != "step" or pool.profile.call(op.components[0], op.rows) < LONG:
-        return False
-    workers = pool.devices.workers.values()
-    most = len(workers) - len(workers) // 4
-    taken = sum(turn(pool, d) >= LONG or (d.helps is not None and _long(pool, d.helps.op)) for d in workers)
-    return len(workers) > 1 and taken >= most
-
-
-def _long(pool: Pool, op: ReadyOp) -> bool:
-    return pool.profile.call(op.components[0], op.rows) >= LONG
 
 
 def _due(pool: Pool, op: ReadyOp, rows: int) -> Seconds:

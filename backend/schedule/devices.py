@@ -32,7 +32,7 @@ class Running:
 
     charged: seconds charged to its user since it started or resumed; paid: before that. begun, done: the
     fractions of it that were over then, and are now. helpers: devices that compute parts of its passes.
-    mark: when `done` was last known.
+    mark: when `done` was last known. copy: of the weights with its LoRAs in them, as the device holds it.
     """
 
     op: ReadyOp
@@ -43,6 +43,7 @@ class Running:
     paid: Seconds = 0.0
     helpers: list[DeviceId] = field(default_factory=list)
     mark: Seconds = 0.0
+    copy: ComponentId | None = None
 
     @property
     def left(self) -> Seconds:

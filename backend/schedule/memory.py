@@ -1,7 +1,6 @@
 """What stays on a device and what makes room: the least worth of what no op needs there."""
 
 from collections.abc import Callable, Collection
-from math import inf
 
 from backend.schedule.devices import Device, Devices
 from backend.types import ComponentId, Seconds
@@ -45,22 +44,3 @@ def worth_of(
         return wanted * load(component) / copies / (1.0 + max(0.0, now - held.used))
 
     return worth
-
-
-def value_of(
-    pool_devices: Devices, load: Worth, heat: Worth, demand: Callable[[ComponentId], int]
-) -> Callable[[Device, ComponentId], float]:
-    """A component's worth where uses are counted: the waiting that each of its bytes there saves."""
-
-    def value(device: Device, component: ComponentId) -> float:
-        copies = len(pool_devices.has.get(component, ()))
-        wanted = 1 + 10 * demand(component) if copies == 1 else 1
-        nbytes = max(1.0, device.held[component].nbytes)
-        return wanted * (heat(component) + 1e-6) * load(component) / copies / nbytes
-
-    return value
-
-
-def fits_somewhere(devices: Devices, nbytes: float) -> bool:
-    """Whether any device could hold that much if it held nothing else. True while there are no devices."""
-    return not devices.workers or nbytes <= devices.largest or devices.largest == inf

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 
-from backend.schedule.crowding import crowds, latest, lengthy, remaining, turn
+from backend.schedule.crowding import crowds, latest, remaining, turn
 from backend.schedule.devices import Device
 from backend.schedule.memory import room
 from backend.schedule.pool import ReadyOp
@@ -29,8 +29,6 @@ def place(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
     """The best device for a model op that can start now; None where it is to wait."""
     if op.home is not None:
         return _home(pool, op, holds, now)
-    if lengthy(pool, op):
-        return None
     return _step(pool, op, holds, now) if op.kind == "step" else _whole(pool, op, holds, now)
 
 
@@ -211,7 +209,7 @@ def _cold(
             seconds += _burden(pool, op, device, now)
         if patience is None:
             patience = _wait(pool, op, now)
-        if seconds >= patience:
+        if seconds >= patience or (replica and too_late(op, now + seconds)):
             continue
         seen = Place(device, _why(seconds, patience, replica), sizes, tuple(victims), replica)
         if not victims and not device.stepping:
@@ -219,6 +217,11 @@ def _cold(
         weight = seconds + loading(pool, victims)
         options.append((weight, device.id, seen))
     return min(options, key=lambda o: o[:2])[2] if options else None
+
+
+def too_late(op: ReadyOp, begun: Seconds) -> bool:
+    """Whether an op's job would miss its deadline if the op began only then."""
+    return op.deadline is not None and begun + op.path > op.deadline
 
 
 def _why(seconds: Seconds, patience: Seconds, replica: bool) -> str:

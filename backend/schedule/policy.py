@@ -8,13 +8,14 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from backend.schedule import merging
 from backend.schedule.batching import mates
-from backend.schedule.copies import prefetch, replicate
 from backend.schedule.devices import LOOK, Device, Running
 from backend.schedule.memory import room
 from backend.schedule.placement import Place, admits, joined, place, sized, too_large
 from backend.schedule.pool import Decision, Evict, Load, Preempt, ReadyOp, Reject, Resume, Run
 from backend.schedule.preempt import relief, takeover
+from backend.schedule.prefetch import prefetch
 from backend.schedule.queue import Head
 from backend.schedule.splitting import lend, release, reunite
 from backend.schedule.state import Pool
@@ -64,8 +65,6 @@ def plan(pool: Pool, now: Seconds) -> list[Decision]:
         _start_ops(state)
     if pool.cold and pool.rules.prefetch:
         state.decisions.extend(prefetch(pool, state.holds, now))
-    if pool.rules.copies and not state.full:
-        state.decisions.extend(replicate(pool, now))
     if pool.rules.split and not state.full:
         state.decisions.extend(lend(pool, state.holds, now))
     return state.decisions
@@ -101,10 +100,10 @@ def _admit(state: _Plan) -> None:
     fresh, pool.queue.fresh = pool.queue.fresh, []
     if not pool.rules.admit or not pool.devices.workers:
         return
-    capacity = pool.rules.speed * len(pool.devices.workers)
+    pace = pool.rules.busy * pool.pace.value * len(pool.devices.workers)
     for key in fresh:
         op = pool.queue.ops.get(key)
-        if op is not None and not pool.admission.takes(op, capacity, state.now):
+        if op is not None and not pool.admission.takes((op.user, op.order), op.path, pace, state.now):
             pool.remove(key)
             limit = pool.admission.limit
             reason = f"more comes than can be done, and its job needs {op.path:.3g} s, over {limit:.3g} s"
@@ -231,9 +230,17 @@ def _run(state: _Plan, op: ReadyOp, device: Device, found: Place) -> None:
     if op.kind == "step":
         _reunite(state, device, "another op joins its passes")
     state.lefts.pop(device.id, None)
-    state.pool.start(op, device, found.sizes, state.now)
-    decision = Run if op.home is None else Resume
-    state.decisions.append(decision(op.key, device.id, found.reason))
+    if op.home is not None:
+        state.pool.start(op, device, found.sizes, state.now)
+        state.decisions.append(Resume(op.key, device.id, found.reason))
+        return
+    gone = merging.victims(state.pool, op, device, state.now)
+    for component in gone or ():
+        state.pool.drop(device, component)
+        reason = "LoRAs are merged into a copy of the weights, which needs its memory"
+        state.decisions.append(Evict(component, device.id, reason))
+    state.pool.start(op, device, found.sizes, state.now, merge=gone is not None)
+    state.decisions.append(Run(op.key, device.id, found.reason, merge=gone is not None))
 
 
 def _hold(state: _Plan, op: ReadyOp) -> None:

@@ -21,6 +21,7 @@ class ReadyOp:
     seconds that are left of its job from here, at best. deadline: when its job must be over. home: the device
     that holds its unfinished run, for an op that was preempted. parts: into how many equal parts the rows of
     each of its passes may be dealt to several devices: the halves of guidance, the images of a batch.
+    adapted: LoRAs change the weights that it runs with.
     """
 
     key: OpKey
@@ -39,15 +40,19 @@ class ReadyOp:
     deadline: Seconds | None = None
     home: DeviceId | None = None
     parts: int = 1
+    adapted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Start an op on a device. reason, here and below: for the log and the pool view."""
+    """Start an op on a device. reason, here and below: for the log and the pool view. merge: its LoRAs are to
+    be merged into a copy of the weights, for which there is room.
+    """
 
     key: OpKey
     device: DeviceId
     reason: str
+    merge: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,29 @@
 """Which running ops stop after their step so that an op of a user who got less may start at once."""
 
 from dataclasses import dataclass
+from math import inf
 
-from backend.schedule.crowding import crowders, lengthy, remaining, rows_by_user, steps, turn
+from backend.schedule.crowding import crowders, remaining, rows_by_user, steps, turn
 from backend.schedule.devices import LOOK, Device, Running
-from backend.schedule.placement import Place, cleared
+from backend.schedule.placement import Place, cleared, loading, too_late
 from backend.schedule.pool import ReadyOp
 from backend.schedule.state import Pool
 from backend.types import Seconds
 
+LARGER = 3.0  # times as much must be left of a run that is made late, so that another is in time
+PRESSED = 1.0  # seconds to spare
+
 
 @dataclass(frozen=True, slots=True)
 class Takeover:
-    """The ops that stop, and the place that this makes."""
+    """The ops that stop, and the place that this makes. spare: what the one with the least can wait for and
+    still be in time, below 0 where it can't. late: the op will be too late all the same.
+    """
 
     victims: tuple[Running, ...]
     place: Place
+    spare: Seconds = inf
+    late: bool = False
 
 
 def takeover(pool: Pool, op: ReadyOp, now: Seconds) -> Takeover | None:
@@ -25,7 +33,7 @@ def takeover(pool: Pool, op: ReadyOp, now: Seconds) -> Takeover | None:
     longer than it will itself run. Users with the larger part of a batch give way at once; otherwise an op
     has a turn first, as long as the other will run.
     """
-    if op.kind != "step" or op.alone or not op.components or lengthy(pool, op):
+    if op.kind != "step" or op.alone or not op.components:
         return None
     devices = pool.devices
     if op.home is not None:
@@ -35,7 +43,15 @@ def takeover(pool: Pool, op: ReadyOp, now: Seconds) -> Takeover | None:
         candidates += [d for d in devices.choice(devices.workers) if d not in candidates][: LOOK // 2]
     found = [t for d in candidates if d.stepping and not d.alone and (t := _on(pool, op, d, now)) is not None]
     return min(
-        found, key=lambda t: (turn(pool, t.place.device), len(t.victims), t.place.device.id), default=None
+        found,
+        key=lambda t: (
+            t.late,
+            -t.spare if t.spare >= 0 else inf,
+            turn(pool, t.place.device),
+            len(t.victims),
+            t.place.device.id,
+        ),
+        default=None,
     )
 
 
@@ -54,6 +70,8 @@ def _on(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> Takeover | Non
     if room is None:
         return None
     sizes, evict = room
+    if sizes and too_late(op, now + loading(pool, sizes)):
+        return None
     if device.batch != op.batch:
         running = steps(device)
         victims = running if all(_long(pool, op, device, r, now) for r in running) else []
@@ -62,7 +80,9 @@ def _on(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> Takeover | Non
     if not victims:
         return None
     reason = "it would have waited longer than it will run, and its user has received less"
-    return Takeover(tuple(victims), Place(device, reason, sizes, tuple(evict)))
+    spare = min(_spare(r, remaining(pool, device, r, now), now) for r in victims) - op.cost
+    late = too_late(op, now + turn(pool, device))
+    return Takeover(tuple(victims), Place(device, reason, sizes, tuple(evict)), spare, late)
 
 
 def _for_rows(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> list[Running]:
@@ -87,18 +107,28 @@ def _long(pool: Pool, op: ReadyOp, device: Device, running: Running, now: Second
     """Whether an op has had its turn and would keep another waiting for longer than that will run."""
     left = remaining(pool, device, running, now)
     if op.deadline is not None:
-        return _owes(pool, running.op, op, 0.0) and left > op.cost and _bears(running, op.cost, left, now)
-    if not _bears(running, op.cost, left, now):
+        if not _owes(pool, running.op, op, 0.0) or left <= op.cost:
+            return False
+        return _spare(running, left, now) >= op.cost or (
+            pool.rules.admit and left > LARGER * op.path and _pressed(op, now)
+        )
+    if _spare(running, left, now) < op.cost:
         return False
     if now - running.since < op.cost or not _owes(pool, running.op, op, op.cost):
         return False
     return left > op.cost
 
 
-def _bears(running: Running, wait: Seconds, left: Seconds, now: Seconds) -> bool:
-    """Whether a run will be in time even if it is stopped for so long."""
+def _pressed(op: ReadyOp, now: Seconds) -> bool:
+    """Whether an op must begin now if its job is to be in time."""
+    assert op.deadline is not None
+    return op.deadline - now - op.path < PRESSED + 0.1 * op.cost
+
+
+def _spare(running: Running, left: Seconds, now: Seconds) -> Seconds:
+    """For how long a run may be stopped and still be in time."""
     op = running.op
-    return op.deadline is None or now + wait + left + op.path - op.cost <= op.deadline
+    return inf if op.deadline is None else op.deadline - now - left - (op.path - op.cost)
 
 
 def _owes(pool: Pool, running: ReadyOp, op: ReadyOp, quantum: Seconds) -> bool:

@@ -7,7 +7,7 @@ corrected by how this machine compares on what was measured.
 
 import json
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib.resources import files
@@ -26,9 +26,10 @@ _LOAD_RATE = (
 # One pass of n rows beside one of 1 row on a CPU, which has little to gain from more of them: measured on the
 # reduced SD1.5 of the parity set, 116, 200, 341 and 656 ms (BENCHMARKS.md).
 _CPU_ROWS = ((1, 1.0), (2, 1.72), (4, 2.94), (8, 5.66))
+# LoRAs on a reduced SD1.5 (BENCHMARKS.md): beside the weights 6 to 7 % of a pass; a copy takes less than a
+# tenth of a pass of 2 rows there, and more on a GPU, where passes are shorter against what memory gives.
+BESIDE, MERGE_PASSES = 0.07, 1.0
 HANDOVER = 0.002  # seconds that latents take to another device and back, each step; until measured
-CALL = 0.3  # seconds of a forward pass from which on it is cut, where that costs little
-_CUT = 1.08  # what a pass may take in calls, against in one
 _GAIN = 0.95  # a shared pass must save a twentieth of the time of two
 
 
@@ -66,7 +67,6 @@ class Profile:
     _sizes: dict[ComponentId, float] = field(default_factory=dict)
     _guesses: dict[ComponentId, float] = field(default_factory=dict)
     _memo: dict[tuple[ComponentId, int], Seconds] = field(default_factory=dict)
-    _calls: dict[tuple[ComponentId, int], Seconds] = field(default_factory=dict)
     changed: bool = False
 
     # -- what was measured -----------------------------------------------------------------------
@@ -76,7 +76,6 @@ class Profile:
         if seconds <= 0 or rows <= 0:
             return
         self._memo.clear()
-        self._calls.clear()
         known = self._steps.setdefault(component, {})
         known[rows] = _blend(known.get(rows), seconds)
         self.measured = _blend(self.measured, seconds / _at(self._curve(component), rows))
@@ -97,7 +96,6 @@ class Profile:
         if self._sizes.get(component) != nbytes:
             self._sizes[component] = nbytes
             self._memo.clear()
-            self._calls.clear()
             self.changed = True
 
     def guess_size(self, component: ComponentId, nbytes: float) -> None:
@@ -148,13 +146,13 @@ class Profile:
             return self.step(component, rows)
         return self.step(component, ceil(rows / parts) * ceil(parts / devices)) + HANDOVER
 
-    def call(self, component: ComponentId, rows: int) -> Seconds:
-        """One of the calls that a pass of so many rows is cut into."""
-        found = self._calls.get((component, rows))
-        if found is None:
-            cuts = cuts_of(self.step, component, rows)
-            found = self._calls[component, rows] = self.step(component, ceil(rows / cuts))
-        return found
+    def beside(self, component: ComponentId) -> float:
+        """What LoRAs beside a denoiser's weights add to a pass, as a share of it."""
+        return BESIDE
+
+    def merging(self, component: ComponentId) -> Seconds:
+        """To make a copy of a denoiser's weights with LoRAs in them."""
+        return MERGE_PASSES * self.step(component, 2)
 
     def op(self, name: str, role: Role, component: ComponentId | None) -> Seconds:
         """A whole op; a call (no component) that never ran counts as free."""
@@ -196,7 +194,6 @@ class Profile:
     def restore(self, costs: Iterable[Cost]) -> None:
         """Take up what a former run of the server measured."""
         self._memo.clear()
-        self._calls.clear()
         for cost in costs:
             match cost.measure:
                 case "step" if cost.rows:
@@ -209,19 +206,6 @@ class Profile:
                     self._ops[cost.name] = cost.value
                 case "size":
                     self._sizes[ComponentId(cost.name)] = cost.value
-
-
-def cuts_of(step: Callable[[ComponentId, int], Seconds], component: ComponentId, rows: int) -> int:
-    """Into how many calls a pass of many rows is cut, so that what waits for its end waits less: as many as
-    cost next to nothing, until a call is short enough.
-    """
-    cuts, seconds = 1, step(component, rows)
-    while seconds / cuts > CALL and cuts < rows:
-        more = min(rows, 2 * cuts)
-        if more * step(component, ceil(rows / more)) > _CUT * seconds:
-            break
-        cuts = more
-    return cuts
 
 
 def _blend(old: float | None, new: float) -> float:

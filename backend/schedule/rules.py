@@ -5,21 +5,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """split: deal one op's passes to idle devices too; whoever carries out the decisions must know how.
-    copies: fill free memory with copies of what is used often. prefetch: load what jobs will want before
-    they do. preempt: stop runs at a step for others. batch: let ops join a batch. deadlines: go by them
-    between users. slices: calls of a pass are kept short, by whoever runs it. apart: runs with long calls
-    leave a quarter of the devices to others. admit: refuse the largest jobs with a deadline while more
-    comes than can be done; speed: how much of their time devices do work in.
+    """split: deal one op's passes to idle devices too. prefetch: load what jobs will want before they do.
+    preempt: stop runs at a step for others. batch: let ops join a batch. deadlines: go by them between users.
+    admit: refuse the largest jobs with a deadline while more comes than can be done, and make a large one
+    late where another must begin now. merge: LoRAs are merged into a run's own copy of the weights where that
+    costs less than LoRAs beside them. busy: how much of their time devices compute in.
     """
 
     split: bool = False
-    copies: bool = False
     prefetch: bool = True
     preempt: bool = True
     batch: bool = True
     deadlines: bool = True
-    slices: bool = True
-    apart: bool = True
     admit: bool = False
-    speed: float = 0.85
+    merge: bool = True
+    busy: float = 0.85

@@ -79,7 +79,10 @@ class OpenJob:
     first: int
     left: int = 0
     ended: int = 0
-    refused: bool = False
+
+    def may_run(self, task: Task) -> bool:
+        """Whether what an op needs exists."""
+        return task in self.tasks[: max(self.first, self.ended + 1)]
 
 
 Make = Callable[[Catalogue, Host, Sequence[Device]], Policy]
@@ -119,11 +122,10 @@ class Simulation:
     def __post_init__(self) -> None:
         hardware = self.hardware
         host = Host(self.catalogue, hardware.host * hardware.devices * GIB)
-        self.fleet = Fleet(self.catalogue, host, hardware.devices, hardware.capacity, slices=False)
+        self.fleet = Fleet(self.catalogue, host, hardware.devices, hardware.capacity)
         host.warm(_by_use(self.jobs))
         devices = [Device(id, hardware.capacity) for id in self.fleet.units]
         self.policy = self.make(self.catalogue, host, devices)
-        self.fleet.slices = self.policy.slices
 
     def run(self) -> Outcome:
         """Until the last job is over."""
@@ -284,7 +286,7 @@ class Simulation:
             (base, *job.adapters),
             batch=f"{base} {job.adapters}" if merged and job.adapters else base,
             rows=job.rows,
-            parts=job.rows,
+            parts=2 if job.base.family.guided else 1,
             passes=job.passes,
             nets=job.controlnets,
             taxed=taxed,

@@ -8,7 +8,7 @@ back at the next step boundary.
 from collections.abc import Iterator
 from itertools import islice
 
-from backend.schedule.crowding import lengthy, remaining, steps
+from backend.schedule.crowding import remaining, steps
 from backend.schedule.devices import LOOK, Device, Running
 from backend.schedule.placement import Holds
 from backend.schedule.pool import Split, Unsplit
@@ -25,7 +25,7 @@ def lend(pool: Pool, holds: Holds, now: Seconds) -> Iterator[Split]:
         return
     gains = [found for key in islice(pool.devices.dealt, LOOK) if (found := _run_of(pool, key, now))]
     for _, _, device, running in sorted(gains, key=lambda g: g[:2]):
-        free = _helpers(pool, running, holds, now) if not lengthy(pool, running.op) else []
+        free = _helpers(pool, running, holds, now)
         for helper in free[: _gain(pool, running, len(free))]:
             pool.devices.help(helper, running)
             count = len(running.helpers) + 1
@@ -53,10 +53,11 @@ def _run_of(pool: Pool, key: OpKey, now: Seconds) -> tuple[float, OpKey, Device,
     device = pool.devices[pool.where(key)]
     running = device.running[key]
     op = running.op
-    if device.alone or device.rows != op.rows:
-        return None  # a shared pass stays on its device
-    passes = remaining(pool, device, running, now) / max(1e-9, _pass(pool, running, 0))
-    return (-remaining(pool, device, running, now), key, device, running) if passes >= _LEAST else None
+    if len(running.helpers) + 1 >= op.parts or device.alone or device.rows != op.rows:
+        return None  # dealt as far as it goes, or a shared pass, which stays on its device
+    left = remaining(pool, device, running, now)
+    enough = left >= _LEAST * _pass(pool, running, 0)
+    return (-left, key, device, running) if enough else None
 
 
 def _there(device: Device, components: tuple[ComponentId, ...], now: Seconds) -> bool:

@@ -3,15 +3,13 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from math import inf
 from typing import Literal
 
-from backend.schedule.admission import Admission
+from backend.schedule.admission import Admission, Pace
 from backend.schedule.devices import Device, Devices, Held, Running
 from backend.schedule.fairness import Shares
-from backend.schedule.heat import Heat
-from backend.schedule.memory import value_of, worth_of
+from backend.schedule.memory import worth_of
 from backend.schedule.pool import ReadyOp
 from backend.schedule.profile import Profile
 from backend.schedule.queue import Queue
@@ -36,9 +34,7 @@ class Pool:
         self.queue = Queue(self.shares, self.rules.deadlines)
         self.devices = Devices()
         self.demand: Counter[ComponentId] = Counter()
-        self.heat = Heat()
-        self.admission = Admission()
-        self.warmed = -inf
+        self.admission, self.pace = Admission(), Pace()
         self.cold: dict[ComponentId, None] = {}
         self.over: dict[DeviceId, None] = {}
         self.free_in: dict[DeviceId, Seconds] = {}
@@ -122,8 +118,13 @@ class Pool:
         else:
             running = self.devices.stop(device, key)
             unserved = running.left
+        if running.copy is not None:
+            del device.pins[running.copy]
+            self.drop(device, running.copy)
         paid = running.paid + running.charged
         user = running.op.user
+        if seconds is not None and running.op.kind != "host":
+            self.pace.note(paid, seconds)
         self.shares.settle(user, unserved, -unserved if seconds is None else seconds - paid)
         self.queue.rank(user)
         self._gone(user)
@@ -169,8 +170,17 @@ class Pool:
 
     # -- what plan() enters ----------------------------------------------------------------------
 
-    def start(self, op: ReadyOp, device: Device, sizes: Mapping[ComponentId, float], now: Seconds) -> None:
-        """sizes: bytes of the components that the device has yet to load for it."""
+    def start(
+        self,
+        op: ReadyOp,
+        device: Device,
+        sizes: Mapping[ComponentId, float],
+        now: Seconds,
+        merge: bool = False,
+    ) -> None:
+        """sizes: bytes of the components that the device has yet to load for it. merge: it gets a copy of its
+        first with its LoRAs in it.
+        """
         self.queue.remove(op.key)
         for component in op.components:
             held = device.held.get(component)
@@ -181,16 +191,19 @@ class Pool:
         before = device.paused.pop(op.key, None)
         if before is not None:
             self.devices.unpin(device, before.op)
-            running = Running(op, now, op.cost, before.done, before.done, before.paid)
+            running = Running(op, now, op.cost, before.done, before.done, before.paid, copy=before.copy)
             self._gone(op.user)  # as one that waits
         else:  # what counted as waiting counts as running
             running = Running(op, now, 0.0 if op.kind == "host" else op.cost)
         running.mark = max([now, *(device.held[c].ready for c in op.components)])
+        if merge:
+            running.copy = ComponentId(f"{op.components[0]} merged for {op.key}")
+            device.pins[running.copy] += 1
+            self.hold(device, running.copy, Held(self.profile.nbytes(op.components[0]), now, ready=now))
         self._where[op.key] = device.id
         self.free_in.pop(device.id, None)
         self.devices.start(device, running)
         self.shares.start(op.user, running.charged)
-        self.heat.use(op.components, now)
         self.queue.rank(op.user, now)
 
     def pause(self, key: OpKey, now: Seconds) -> None:
@@ -216,9 +229,6 @@ class Pool:
 
     def worth(self, now: Seconds) -> Callable[[Device, ComponentId], float]:
         """What a component is worth where it is; the least goes when there must be room."""
-        if self.rules.copies:
-            heat = partial(self.heat.of, now=now)
-            return value_of(self.devices, self.profile.load, heat, self.demand.__getitem__)
         return worth_of(self.devices, self.profile.load, self.demand.__getitem__, now)
 
     def hold(self, device: Device, component: ComponentId, held: Held) -> None:

@@ -32,6 +32,7 @@ from backend.worker.messages import (
     Evaluated,
     Failed,
     LoadComponent,
+    Merge,
     OpCancelled,
     Pause,
     Preview,
@@ -124,6 +125,8 @@ class Worker:
                 self._steps.pause(key)
             case Resume(key=key):
                 self._steps.resume(key)
+            case Merge(key=key):
+                self._merge(key)
             case Split() | Unsplit() | Evaluate() | Answer():
                 self._share(message)
             case LoadComponent(weights=weights):
@@ -144,6 +147,12 @@ class Worker:
                 self._mailbox.send(Evaluated(number, lead, self._evaluated(loan)))
             case Answer(number=number, output=output):
                 self._steps.answer(number, None if output is None else _only(Tensor, output))
+
+    def _merge(self, key: OpKey) -> None:
+        """Let a run have its LoRAs in a copy of the weights, where it is alone in its passes."""
+        op = self._steps.op(key)
+        if op is not None:
+            self._residents.merge(op.guider.model)
 
     def _load(self, weights: Weights) -> None:
         """Bring in a component that no op has asked for yet."""

@@ -77,6 +77,13 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class Merge:
+    """Make a copy of the denoiser's weights with a Denoise op's LoRAs in them: it runs for long."""
+
+    key: OpKey
+
+
+@dataclass(frozen=True, slots=True)
 class Split:
     """Let another device compute a share of a Denoise op's model calls from its next step on. It should hold
     the denoiser: it loads it otherwise.
@@ -133,7 +140,18 @@ class Stop:
 
 
 ToWorker: TypeAlias = (
-    RunOp | CancelOp | Pause | Resume | Split | Unsplit | Evaluate | Answer | LoadComponent | Unload | Stop
+    RunOp
+    | CancelOp
+    | Pause
+    | Resume
+    | Merge
+    | Split
+    | Unsplit
+    | Evaluate
+    | Answer
+    | LoadComponent
+    | Unload
+    | Stop
 )
 
 

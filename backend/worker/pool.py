@@ -32,6 +32,7 @@ from backend.worker.messages import (
     FromWorker,
     LoadComponent,
     Lost,
+    Merge,
     Pause,
     Report,
     Resume,
@@ -130,6 +131,10 @@ class WorkerProcess:
     def resume(self, key: OpKey) -> None:
         """Go on with an op that was paused."""
         self._outbox.put(Resume(key))
+
+    def merge(self, key: OpKey) -> None:
+        """Make a copy of the weights with a Denoise op's LoRAs in them."""
+        self._outbox.put(Merge(key))
 
     def split(self, key: OpKey, helper: DeviceId) -> None:
         """Let another device compute a share of a Denoise op's calls. Ask tells of each."""

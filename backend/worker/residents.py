@@ -21,6 +21,7 @@ from backend.models.text import TextEncoder, load_text_encoder
 from backend.models.upscaler import Upscaler, load_upscaler
 from backend.models.vae import VaeModel, load_vae
 from backend.models.vision import VisionEncoder, load_vision
+from backend.references import Model
 from backend.settings import Settings
 from backend.types import ComponentId
 from backend.worker.device import compute_dtype
@@ -130,6 +131,15 @@ class Residents:
     def patches(self, weights: Weights, uses: Sequence[Adjustment]) -> tuple[Patch, ...]:
         """LoRAs loaded for the component of `weights`, which must be resident. Raises: BadFile."""
         return tuple(Patch(self._lora(self._held[weights.id], use), use.strength) for use in uses)
+
+    def merge(self, model: Model) -> None:
+        """Have a model's LoRAs merged into a copy of its weights from the next pass on that only they run in.
+
+        No effect on what is not resident.
+        """
+        held = self._held.get(model.weights.id)
+        if held is not None and isinstance(held.component, Denoiser):
+            held.component.copies.ask(self.patches(model.weights, model.loras))
 
     def unload(self, components: Sequence[ComponentId] | None) -> None:
         """Drop the named components, or all; running ops keep theirs until they end."""

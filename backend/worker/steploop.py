@@ -92,6 +92,11 @@ class StepLoop:
     def ops(self) -> list[Denoise]:
         return [running.op for running in (*self._running.values(), *self._paused.values())]
 
+    def op(self, key: OpKey) -> Denoise | None:
+        """What runs or is paused under a key."""
+        running = self._running.get(key) or self._paused.get(key)
+        return None if running is None else running.op
+
     def __len__(self) -> int:
         """Runs that a turn would bring on: those that wait for another device are not among them."""
         return len(self._running) - len(self._lending)

@@ -121,10 +121,11 @@ class Catalogue:
     _times: dict[tuple[ComponentId, int], Seconds] = field(default_factory=dict)
 
     def part(self, id: ComponentId) -> Part:
-        found = self._parts.get(id)
-        if found is None:
-            found = self._parts[id] = self._make(id)
-        return found
+        try:
+            return self._parts[id]
+        except KeyError:
+            part = self._parts[id] = self._make(id)
+            return part
 
     def seconds(self, id: ComponentId, rows: int) -> Seconds:
         """One call."""
@@ -135,7 +136,10 @@ class Catalogue:
         return found
 
     def nbytes(self, id: ComponentId) -> float:
-        return self.part(id).nbytes
+        try:
+            return self._parts[id].nbytes
+        except KeyError:
+            return self.part(id).nbytes
 
     def files(self, id: ComponentId) -> tuple[ComponentId, ...]:
         """What host memory and disk know it by: a pipeline is several files."""

@@ -3,11 +3,12 @@ memory runs out; and what must hold nevertheless, checked after every decision.
 """
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from backend.schedule.simulate import Hardware, Outcome, Simulation
 from backend.schedule.simulation.catalogue import Catalogue
-from backend.schedule.simulation.fleet import Progress, Report
+from backend.schedule.simulation.fleet import Fleet, Progress, Report
 from backend.schedule.simulation.lineup import OURS, maker
 from backend.schedule.simulation.policies import Device
 from backend.schedule.simulation.workload import PRESETS, Traffic, jobs
@@ -104,28 +105,38 @@ def chaos(seed: int) -> Outcome:
 
 
 def check(simulation: Simulation, seed: int) -> None:
-    """The laws that hold at every moment."""
-    fleet = simulation.fleet
+    """The laws that hold at every moment. Raises: Broken for the first that does not."""
+    for what in broken(simulation):
+        raise Broken(seed, simulation.now, what)
 
-    def law(holds: bool, what: str) -> None:
-        if not holds:
-            raise Broken(seed, simulation.now, what)
 
+def broken(simulation: Simulation) -> Iterator[str]:
+    """What does not hold, of everything that runs or has ended."""
+    yield from _broken_on_devices(simulation.fleet)
+    yield from _broken_in_jobs(simulation)
+
+
+def _broken_on_devices(fleet: Fleet) -> Iterator[str]:
     for unit in fleet.units.values():
-        law(unit.nbytes <= unit.capacity + 1024, f"{unit.id} holds {unit.nbytes / 2**30:.1f} GiB")
-        law(len({task.batch for task in unit.steps.values()}) <= 1, f"{unit.id} steps two batches at once")
+        if unit.nbytes > unit.capacity + 1024:
+            yield f"{unit.id} holds {unit.nbytes / 2**30:.1f} GiB"
+        if len({task.batch for task in unit.steps.values()}) > 1:
+            yield f"{unit.id} steps two batches at once"
         for key in (*unit.steps, *unit.paused, *(task.key for task in unit.wholes)):
-            law(fleet.where.get(key) is unit, f"{key} is not where it runs")
-            law(all(c in unit.there for c in fleet.tasks[key].components), f"{key} runs without its weights")
-    for key, task in fleet.tasks.items():
+            if fleet.where.get(key) is not unit:
+                yield f"{key} is not where it runs"
+            if any(component not in unit.there for component in fleet.tasks[key].components):
+                yield f"{key} runs without its weights"
+
+
+def _broken_in_jobs(simulation: Simulation) -> Iterator[str]:
+    fleet = simulation.fleet
+    for key in fleet.where:
+        task = fleet.tasks[key]
         opened = simulation.open.get(task.job)
-        if opened is not None and key in fleet.where:
-            index = next(i for i, other in enumerate(opened.tasks) if other.key == key)
-            ready = index < opened.first or opened.ended >= index
-            law(ready, f"{key} runs before what it needs exists")
-        law(
-            all(h in fleet.units and fleet.units[h].helps == key for h in task.helpers),
-            f"{key}: a helper is not its own",
-        )
-    for job in simulation.endings:
-        law(job not in simulation.open, f"job {job} has ended and is still open")
+        if opened is not None and not opened.may_run(task):
+            yield f"{key} runs before what it needs exists"
+        if any(helper not in fleet.units or fleet.units[helper].helps != key for helper in task.helpers):
+            yield f"{key}: a helper is not its own"
+    if not simulation.open.keys().isdisjoint(simulation.endings.keys()):
+        yield "a job has ended and is still open"

@@ -1,19 +1,17 @@
-"""What an outcome is worth: attainment, latency, fairness; and searches for the most that a policy bears."""
+"""What an outcome is worth: attainment, latency, fairness, and how well the end of jobs was foretold."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from backend.schedule.forecast import Backlog, Forecast, Forecaster, fluid
 from backend.schedule.simulate import Ending, Hardware, OpenJob, Outcome, Simulation
 from backend.schedule.simulation.catalogue import Catalogue
-from backend.schedule.simulation.lineup import OURS, maker, patient, simulate
-from backend.schedule.simulation.workload import Traffic, jobs
+from backend.schedule.simulation.lineup import OURS, maker, patient
+from backend.schedule.simulation.workload import Job, Traffic, jobs
 from backend.types import Seconds
 
-BAR = 0.9  # of the jobs must be in time
 WARM_UP = 0.15  # of a run does not count: weights are still being loaded
 _WINDOW = 60.0  # seconds in which service is compared
-_FACTOR, _FINE = 1.4, 1.06  # steps of a search, coarse and at its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +26,28 @@ class Latency:
     slowdown: float
 
 
+def first_counted(drawn: Sequence[Job]) -> Seconds:
+    """From when on jobs count."""
+    return WARM_UP * drawn[-1].arrived if drawn else 0.0
+
+
 def counted(outcome: Outcome) -> list[Ending]:
     """The endings that count."""
-    if not outcome.endings:
-        return []
-    last = outcome.endings[-1].job.arrived
-    return [ending for ending in outcome.endings if ending.job.arrived >= WARM_UP * last]
+    begin = first_counted([ending.job for ending in outcome.endings])
+    return [ending for ending in outcome.endings if ending.job.arrived >= begin]
 
 
 def attainment(outcome: Outcome) -> float:
     """Share of jobs that were in time."""
     endings = counted(outcome)
     return sum(ending.in_time for ending in endings) / max(1, len(endings))
+
+
+def work_in_time(outcome: Outcome) -> float:
+    """Share of the work of all jobs that was in time."""
+    endings = counted(outcome)
+    work = sum(ending.job.work for ending in endings)
+    return sum(ending.job.work for ending in endings if ending.in_time) / work if work else 1.0
 
 
 def latency(outcome: Outcome) -> Latency:
@@ -91,79 +99,6 @@ def _backlogged(
 def _jain(values: list[float]) -> float:
     squares = sum(value * value for value in values)
     return sum(values) ** 2 / (len(values) * squares) if squares else 1.0
-
-
-# -- searches ------------------------------------------------------------------------------------
-
-
-def bound(traffic: Traffic, hardware: Hardware) -> float:
-    """Jobs a second that all devices could compute if each pass were as dear as alone and nothing else took
-    time.
-    """
-    drawn = jobs(replace(traffic, rate=2.0, seconds=3600.0, step=1.0), Catalogue())
-    return hardware.devices * len(drawn) / sum(job.work for job in drawn)
-
-
-def highest_rate(name: str, traffic: Traffic, hardware: Hardware, start: float) -> float:
-    """Most jobs a second with enough of them in time. start: where to look first."""
-    return _highest(
-        lambda rate: attainment(simulate(name, replace(traffic, rate=rate), hardware)) >= BAR, start
-    )
-
-
-def highest_burst(name: str, traffic: Traffic, hardware: Hardware, minutes: float) -> float:
-    """The largest factor on the rate for some minutes, after which enough jobs were in time."""
-    begin = 0.25 * traffic.seconds
-    burst = replace(traffic, step_from=begin, step_to=begin + 60 * minutes)
-
-    def bears(factor: float) -> bool:
-        outcome = simulate(name, replace(burst, step=factor), hardware)
-        hit = [e for e in outcome.endings if begin <= e.job.arrived < begin + 60 * minutes]
-        return sum(e.in_time for e in hit) >= BAR * len(hit)
-
-    return _highest(bears, 2.0)
-
-
-def fewest_devices(name: str, traffic: Traffic, hardware: Hardware, most: int = 64) -> int | None:
-    """For the rate of `traffic`; None where even `most` are too few."""
-
-    def bears(devices: int) -> bool:
-        return attainment(simulate(name, traffic, replace(hardware, devices=devices))) >= BAR
-
-    low, high = 0, 1
-    while not bears(high):
-        if high >= most:
-            return None
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if bears(middle) else (middle, high)
-    return high
-
-
-def _highest(bears: Callable[[float], bool], start: float) -> float:
-    low = start
-    while not bears(low):
-        low /= _FACTOR
-        if low < 0.01 * start:
-            return 0.0
-    high = low * _FACTOR
-    while bears(high) and high < 100 * start:
-        low, high = high, high * _FACTOR
-    while high / low > _FINE:
-        middle = (low * high) ** 0.5
-        low, high = (middle, high) if bears(middle) else (low, middle)
-    return low
-
-
-def calm_latency(name: str, traffic: Traffic, hardware: Hardware) -> Latency:
-    """Without service levels, so that every job counts."""
-    return latency(simulate(name, patient(traffic), hardware))
-
-
-def crowded_fairness(name: str, traffic: Traffic, hardware: Hardware) -> float | None:
-    """While everyone wants more than there is."""
-    return fairness(simulate(name, patient(traffic), hardware))
 
 
 def forecasts_made(traffic: Traffic, hardware: Hardware) -> list[tuple[Forecast, Seconds]]:

@@ -9,17 +9,17 @@ import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from math import ceil
+from math import ceil, inf
 from typing import Literal, TypeAlias
 
 from backend.schedule.pool import Decision, Evict, Load, Preempt, Reject, Resume, Run, Split, Unsplit
-from backend.schedule.profile import HANDOVER, cuts_of
-from backend.schedule.simulation.catalogue import LORA_TAX, Catalogue
+from backend.schedule.profile import HANDOVER
+from backend.schedule.simulation.catalogue import LORA_TAX, MERGE, Catalogue
 from backend.schedule.simulation.host import Host
 from backend.types import ComponentId, DeviceId, OpKey, Seconds
 
 CHUNK = 12  # calls between two reports of progress
-_TINY, _HALF = 1e-9, 1e-3
+_TINY = 1e-9
 
 
 @dataclass(slots=True, eq=False)
@@ -27,8 +27,9 @@ class Task:
     """An op of a job, or a whole pipeline.
 
     kind "step": passes of `rows` rows; "whole": `seconds`, or what `together` says of several of one batch.
-    nets: ControlNets that run in each pass. taxed: LoRAs run beside the weights. done: passes that are
-    over. spent: device seconds so far.
+    nets: ControlNets that run in each pass. taxed: LoRAs run beside the weights, but where `copy` names a
+    copy of the weights with them in it, which is still to be made while `merge`. done: passes that are over.
+    spent: device seconds so far.
     """
 
     key: OpKey
@@ -43,10 +44,12 @@ class Task:
     seconds: Seconds = 0.0
     nets: tuple[ComponentId, ...] = ()
     taxed: bool = False
+    copy: ComponentId | None = None
+    merge: bool = False
     guided: bool = False
     together: Callable[[Sequence["Task"]], Seconds] | None = None
-    due: Seconds = 0.0
-    done: float = 0.0
+    due: Seconds = inf
+    done: int = 0
     spent: Seconds = 0.0
     attempt: int = 0
     helpers: list[DeviceId] = field(default_factory=list)
@@ -88,16 +91,16 @@ Report: TypeAlias = Done | Progress | Lost | Failed
 
 @dataclass(slots=True)
 class Turn:
-    """tasks: the whole ops, or those that step. calls: planned; each takes `each`; `cuts` of them make a
-    pass.
+    """tasks: the whole ops, or those that step. since: the first call began, after `before` seconds of making
+    copies. calls: passes that are planned; each takes `each`.
     """
 
     tasks: list[Task]
     since: Seconds
     each: Seconds
     calls: int
-    cuts: int
     whole: bool
+    before: Seconds = 0.0
 
     @property
     def until(self) -> Seconds:
@@ -128,14 +131,22 @@ class Unit:
 
 
 class Fleet:
-    """loaded: bytes that went to devices. peak: most bytes held at once, over all devices."""
+    """loaded: bytes that went to devices. peak: most bytes held at once, over all devices. beside: how much
+    longer passes take with LoRAs beside the weights.
+    """
 
-    def __init__(self, catalogue: Catalogue, host: Host, devices: int, capacity: float, slices: bool) -> None:
-        self.catalogue, self.host, self.now = catalogue, host, 0.0
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        host: Host,
+        devices: int,
+        capacity: float,
+        beside: float = LORA_TAX,
+    ) -> None:
+        self.catalogue, self.host, self.now, self.beside = catalogue, host, 0.0, beside
         self.units = {id: Unit(id, capacity) for id in (DeviceId(f"gpu{n}") for n in range(devices))}
         self.tasks: dict[OpKey, Task] = {}
         self.where: dict[OpKey, Unit] = {}
-        self.slices = slices
         self.loaded = self.held = self.peak = 0.0
         self.served: list[tuple[Seconds, Seconds, str, Seconds]] = []
         self._events: list[tuple[Seconds, int, DeviceId, int]] = []
@@ -181,7 +192,7 @@ class Fleet:
         if isinstance(decision, Reject):
             self.cancel(decision.key)
         elif isinstance(decision, Run):
-            self._run(decision.key, decision.device)
+            self._run(decision)
         elif decision.device in self.units:
             self._obey(decision, self.units[decision.device])
 
@@ -211,7 +222,8 @@ class Fleet:
         task = self.tasks.pop(key)
         unit = self.where.pop(key, None)
         if unit is not None:
-            unit.paused.pop(key, None)
+            if unit.paused.pop(key, None) is not None:
+                self._uncopy(unit, task)
             for helper in list(task.helpers):
                 self._part(task, unit, self.units[helper])
 
@@ -240,7 +252,7 @@ class Fleet:
         self.held -= unit.nbytes
         for key in keys:
             task = self.tasks[key]
-            task.done = 0.0
+            task.done, task.copy = 0, None
             del self.where[key]
             for helper in list(task.helpers):
                 self._part(task, unit, self.units[helper])
@@ -264,7 +276,8 @@ class Fleet:
             unit.wholes.remove(task)
         for helper in list(task.helpers):
             self._part(task, unit, self.units[helper])
-        task.done = 0.0
+        task.done = 0
+        self._uncopy(unit, task)
         self._reports.append(Failed(key, task.attempt))
         if unit.turn is not None and task in unit.turn.tasks:
             unit.turn.tasks.remove(task)
@@ -272,14 +285,17 @@ class Fleet:
 
     # -- turns -----------------------------------------------------------------------------------
 
-    def _run(self, key: OpKey, device: DeviceId) -> None:
-        task, unit = self.tasks[key], self.units.get(device)
+    def _run(self, run: Run) -> None:
+        task, unit = self.tasks[run.key], self.units.get(run.device)
         task.attempt += 1
+        task.copy = None
         if unit is None:
-            self._reports.append(Failed(key, task.attempt))
+            self._reports.append(Failed(run.key, task.attempt))
             return
         for component in task.components:
             self.load(unit, component)
+        if run.merge:
+            self._copy(unit, task)
         self.where[task.key] = unit
         if task.kind == "step":
             unit.steps[task.key] = task
@@ -290,6 +306,21 @@ class Fleet:
             self._wake(unit, ready)
         else:
             self._touch(unit)
+
+    def _copy(self, unit: Unit, task: Task) -> None:
+        """Set memory aside for weights with an op's LoRAs in them, which are made before its first pass."""
+        task.copy, task.merge = ComponentId(f"{task.components[0]} merged for {task.key}"), True
+        nbytes = self.catalogue.nbytes(task.components[0])
+        unit.nbytes += nbytes
+        self.held += nbytes
+        self.peak = max(self.peak, self.held)
+
+    def _uncopy(self, unit: Unit, task: Task) -> None:
+        if task.copy is not None:
+            task.copy = None
+            nbytes = self.catalogue.nbytes(task.components[0])
+            unit.nbytes -= nbytes
+            self.held -= nbytes
 
     def _ready_at(self, unit: Unit, task: Task) -> Seconds:
         there = unit.there
@@ -334,59 +365,67 @@ class Fleet:
         if unit.steps:
             tasks = [task for task in unit.steps.values() if self._ready_at(unit, task) <= now]
             if tasks:
-                seconds, cuts = self._pass(unit, tasks)
-                left = min(task.passes - task.done for task in tasks)
-                calls = max(1, min(CHUNK, round(left * cuts)))
-                unit.turn = Turn(tasks, self.now, seconds * unit.slow, calls, cuts, False)
-                self._schedule(unit)
+                self._step(unit, tasks)
+
+    def _step(self, unit: Unit, tasks: list[Task]) -> None:
+        left = min(task.passes - task.done for task in tasks)
+        seconds, before = self._pass(unit, tasks) * unit.slow, self._merge(tasks) * unit.slow
+        unit.turn = Turn(tasks, self.now + before, seconds, min(CHUNK, left), False, before)
+        self._schedule(unit)
+
+    def _merge(self, tasks: list[Task]) -> Seconds:
+        """What the copies take that are still to be made for a turn."""
+        made = [task for task in tasks if task.merge]
+        for task in made:
+            task.merge = False
+        return MERGE * len(made)
 
     def _begin_whole(self, unit: Unit, task: Task) -> None:
         tasks, seconds = [task], task.seconds
         if task.together is not None:
             tasks = [other for other in unit.wholes if other.batch == task.batch]
             seconds = task.together(tasks)
-        unit.turn = Turn(tasks, self.now, seconds * unit.slow, 1, 1, True)
+        unit.turn = Turn(tasks, self.now, seconds * unit.slow, 1, True)
         self._schedule(unit)
 
-    def _pass(self, unit: Unit, tasks: list[Task]) -> tuple[Seconds, int]:
-        """One call for all that step together, and how many calls make a pass."""
+    def _pass(self, unit: Unit, tasks: list[Task]) -> Seconds:
+        """One for all that step together."""
         catalogue, first = self.catalogue, tasks[0]
         rows, devices = sum(task.rows for task in tasks), 1
         if len(tasks) == 1:
             devices += len(first.helpers)
             rows = ceil(first.rows / first.parts) * ceil(first.parts / devices)
         component = first.components[0]
-        cuts = cuts_of(catalogue.seconds, component, rows) if self.slices else 1
-        seconds = catalogue.seconds(component, ceil(rows / cuts))
+        seconds = catalogue.seconds(component, rows)
         nets: dict[ComponentId, int] = {}
         for task in tasks:
             for net in task.nets:
                 nets[net] = nets.get(net, 0) + (rows if len(tasks) == 1 else task.rows)
-        seconds += sum(catalogue.seconds(net, count) for net, count in nets.items()) / cuts
-        if any(task.taxed for task in tasks):
-            seconds *= LORA_TAX
+        seconds += sum(catalogue.seconds(net, count) for net, count in nets.items())
+        if any(task.taxed for task in tasks) and (len(tasks) > 1 or first.copy is None):
+            seconds *= self.beside
         if devices == 1:
-            return seconds, cuts
+            return seconds
         slowest = max(self.units[h].slow / unit.slow for h in first.helpers)
-        return seconds * max(1.0, slowest) + HANDOVER / cuts, cuts
+        return seconds * max(1.0, slowest) + HANDOVER
 
     def _end(self, unit: Unit) -> None:
         turn = unit.turn
         assert turn is not None
         unit.turn = None
-        seconds = turn.calls * turn.each
+        seconds = turn.before + turn.calls * turn.each
         unit.busy += seconds
         rows = sum(task.rows for task in turn.tasks)
         for task in turn.tasks:
             part = seconds * (task.rows / rows) * (1 + len(task.helpers))
             task.spent += part
-            self.served.append((turn.since, self.now, task.user, part))
+            self.served.append((turn.since - turn.before, self.now, task.user, part))
             if turn.whole:
                 unit.wholes.remove(task)
                 self._finish(task, unit)
                 continue
-            task.done += turn.calls / turn.cuts
-            if task.done >= task.passes - _HALF and task.key in self.where:
+            task.done += turn.calls
+            if task.done >= task.passes and task.key in self.where:
                 self._finish(task, unit)
             else:
                 self._reports.append(Progress(task.key, task.done / task.passes))
@@ -395,6 +434,7 @@ class Fleet:
     def _finish(self, task: Task, unit: Unit) -> None:
         unit.steps.pop(task.key, None)
         unit.paused.pop(task.key, None)
+        self._uncopy(unit, task)
         for helper in list(task.helpers):
             self._part(task, unit, self.units[helper])
         del self.where[task.key], self.tasks[task.key]

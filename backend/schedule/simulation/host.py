@@ -25,11 +25,14 @@ class Host:
 
     def fetch(self, component: ComponentId, now: Seconds) -> Seconds:
         """When all of a component's files will be in host memory; reads what is not."""
-        return max(self._fetch(file, now) for file in self.catalogue.files(component))
+        return max([self._fetch(file, now) for file in self.catalogue.files(component)])
 
     def wait(self, component: ComponentId, now: Seconds) -> Seconds:
         """How long `fetch` would take."""
-        return max(self._wait(file, now) for file in self.catalogue.files(component))
+        there = self._there.get(component)
+        if there is not None:  # most often: it is one file
+            return there - now if there > now else 0.0
+        return max([self._wait(file, now) for file in self.catalogue.files(component)])
 
     def warm(self, components: Iterable[ComponentId]) -> None:
         """As after long use: the first that fit are there."""

@@ -1,7 +1,8 @@
 """Every policy that can be simulated, by the name that reports use."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 
 from backend.schedule.rules import Rules
 from backend.schedule.simulate import Hardware, Make, Outcome, Simulation
@@ -14,30 +15,45 @@ from backend.schedule.simulation.workload import Job, Traffic, jobs
 OURS, PAPER = "tessera", "micro-serving paper"
 PIPELINES = ("static partition", "swap anywhere", "groups", "one queue each")
 POLICIES = (OURS, PAPER, *PIPELINES)
-ALL = Rules(split=True, copies=True, admit=True)
+_ALONE, _REFUSING = "one pipeline each", ", refusing"
+ALL = Rules(split=True, admit=True)
 
 
 def maker(name: str, traffic: Sequence[Job], rules: Rules = ALL) -> Make:
     """What builds a policy. traffic: what a static partition is made for."""
-    makers: dict[str, Callable[[Sequence[Job]], Make]] = {
-        OURS: lambda _: lambda c, h, d: Micro(Charted(c, h), d, rules),
-        PAPER: lambda _: lambda c, h, d: Paper(c, h, d),
-        "static partition": lambda js: lambda c, h, d: Static(c, h, d, work=work_by_pipeline(js, c)),
-        "one pipeline each": lambda js: (
-            lambda c, h, d: Static(c, h, d, work=work_by_pipeline(js, c), packed=False)
+    kind, admits = name.removesuffix(_REFUSING), name.endswith(_REFUSING)
+    makers: dict[str, Make] = {
+        OURS: lambda c, h, d: Micro(Charted(c, h), d, rules),
+        PAPER: lambda c, h, d: Paper(c, h, d),
+        "static partition": lambda c, h, d: Static(c, h, d, work=work_by_pipeline(traffic, c), admits=admits),
+        _ALONE: lambda c, h, d: Static(
+            c, h, d, work=work_by_pipeline(traffic, c), packed=False, admits=admits
         ),
-        "swap anywhere": lambda _: lambda c, h, d: Swap(c, h, d),
-        "groups": lambda js: lambda c, h, d: Groups(c, h, d, work=work_by_pipeline(js, c)),
-        "one queue each": lambda _: lambda c, h, d: OneQueueEach(c, h, d),
+        "swap anywhere": lambda c, h, d: Swap(c, h, d, admits=admits),
+        "groups": lambda c, h, d: Groups(c, h, d, work=work_by_pipeline(traffic, c), admits=admits),
+        "one queue each": lambda c, h, d: OneQueueEach(c, h, d),
     }
-    return makers[name](traffic)
+    return makers[kind]
+
+
+def variants(name: str) -> tuple[str, ...]:
+    """The ways to run a policy, of which each figure is the best: whether whole pipelines also refuse the
+    largest jobs while more comes than can be done; a static partition with pipelines packed, or one on each
+    device.
+    """
+    if name in (OURS, PAPER, "one queue each"):
+        return (name,)
+    kinds = (name, _ALONE) if name == "static partition" else (name,)
+    return tuple(kind + end for kind in kinds for end in ("", _REFUSING))
 
 
 def simulate(name: str, traffic: Traffic, hardware: Hardware, rules: Rules = ALL) -> Outcome:
-    """One run. A static partition is the better of two: pipelines packed, or one on each device."""
+    """One run: the best of the policy's variants."""
     catalogue = Catalogue()
     drawn = jobs(traffic, catalogue)
-    names = (name, "one pipeline each") if name == "static partition" else (name,)
+    names = variants(name)
+    if traffic.slo == inf:
+        names = tuple(n for n in names if not n.endswith(_REFUSING))  # nothing is due
     outcomes = [Simulation(drawn, catalogue, hardware, maker(n, drawn, rules)).run() for n in names]
     return max(outcomes, key=lambda outcome: sum(ending.in_time for ending in outcome.endings))
 

@@ -36,7 +36,6 @@ class Paper:
     devices: Sequence[Device]
     whole: bool = False
     merged: bool = False
-    slices: bool = False
     max_rows: int = 16
     lanes: Lanes = field(init=False)
     queue: list[tuple[int, OpKey]] = field(default_factory=list)

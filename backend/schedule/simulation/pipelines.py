@@ -1,9 +1,10 @@
 """Whole-pipeline serving, as strong as its design allows: what Tessera is compared with.
 
-All four know the profile, keep what they loaded while there is room, load over a channel of its own, and
-(but for the last) take jobs by deadline, drop the hopeless and run jobs of one pipeline, adapters and step
-count as one batch. What they can't do is what makes them whole-pipeline serving: share a part, or stop
-between two steps.
+All know the profile, keep what they loaded while there is room, load over a channel of its own, and (but for
+the last) take jobs by deadline, drop the hopeless and run jobs of one pipeline, adapters and step count as
+one batch. admits: they refuse the largest while more comes than can be done, as Tessera does; every figure is
+the better of with and without. What they can't do is what makes them whole-pipeline serving: share a part, or
+stop between two steps.
 """
 
 from bisect import insort
@@ -11,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from backend.schedule.admission import Admission
 from backend.schedule.pool import Decision, Reject
 from backend.schedule.simulation.catalogue import Base, Catalogue
 from backend.schedule.simulation.fleet import Task
@@ -23,6 +25,7 @@ from backend.types import ComponentId, DeviceId, OpKey, Seconds
 _LOOK = 64  # jobs of the queue that are thought about
 _MATES = 8  # jobs in one batch at most
 _GAIN = 0.95  # a batch must save a twentieth
+_BUSY = 0.9  # of the time devices compute, as for Tessera
 
 
 def work_by_pipeline(jobs: Iterable[Job], catalogue: Catalogue) -> dict[ComponentId, Seconds]:
@@ -42,10 +45,11 @@ class Whole:
     devices: Sequence[Device]
     whole: bool = True
     merged: bool = True
-    slices: bool = False
     batches: bool = True
+    admits: bool = False
     lanes: Lanes = field(init=False)
     queue: list[tuple[Seconds, int, Task]] = field(default_factory=list)
+    admission: Admission = field(default_factory=Admission)
 
     def __post_init__(self) -> None:
         self.lanes = Lanes(self.catalogue, self.host, self.devices)
@@ -97,10 +101,13 @@ class Whole:
         return []
 
     def _drop(self, now: Seconds) -> list[Decision]:
-        late = [e for e in self.queue if now + e[2].seconds > e[0] or not self.places(e[2])]
-        for entry in late:
-            self.queue.remove(entry)
-        return [Reject(entry[2].key, "too late", "deadline") for entry in late]
+        late = {e[1] for e in self.queue if now + e[2].seconds > e[0] or not self.places(e[2])}
+        if self.admits:
+            pace = _BUSY * len(self.lanes.all)
+            late |= {e[1] for e in self.queue if not self.admission.takes(e[1], e[2].seconds, pace, now)}
+        out: list[Decision] = [Reject(e[2].key, "too late", "deadline") for e in self.queue if e[1] in late]
+        self.queue = [entry for entry in self.queue if entry[1] not in late]
+        return out
 
     def _start(self, lane: Lane, entry: tuple[Seconds, int, Task], now: Seconds) -> list[Decision]:
         task = entry[2]

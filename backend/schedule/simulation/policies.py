@@ -9,7 +9,7 @@ from backend.schedule.policy import MOST, plan
 from backend.schedule.pool import Decision, ReadyOp
 from backend.schedule.profile import Profile
 from backend.schedule.rules import Rules
-from backend.schedule.simulation.catalogue import Catalogue
+from backend.schedule.simulation.catalogue import LORA_TAX, MERGE, Catalogue
 from backend.schedule.simulation.fleet import Task
 from backend.schedule.simulation.host import Host
 from backend.schedule.simulation.workload import Job
@@ -27,14 +27,11 @@ class Device:
 
 class Policy(Protocol):
     """whole: jobs come as one op each, a pipeline; else as the ops of their graph. merged: LoRAs are merged
-    into the weights, which costs time but none per pass. slices: long passes are cut into calls.
+    into the weights, which costs time but none per pass.
     """
 
     whole: bool
     merged: bool
-
-    @property
-    def slices(self) -> bool: ...
 
     def arrive(self, job: Job, tasks: Iterable[Task], now: Seconds) -> None:
         """A job is accepted. tasks: its ops, in order, of which some must wait for others."""
@@ -80,6 +77,12 @@ class Charted(Profile):
     def step(self, component: ComponentId, rows: int) -> Seconds:
         return self._catalogue.seconds(component, rows)
 
+    def beside(self, component: ComponentId) -> float:
+        return LORA_TAX - 1
+
+    def merging(self, component: ComponentId) -> Seconds:
+        return MERGE
+
 
 @dataclass(slots=True)
 class Micro:
@@ -87,7 +90,7 @@ class Micro:
 
     profile: Charted
     devices: Iterable[Device]
-    rules: Rules = field(default_factory=lambda: Rules(split=True, copies=True))
+    rules: Rules = field(default_factory=lambda: Rules(split=True))
     max_rows: int = 16
     whole: bool = False
     merged: bool = False
@@ -116,7 +119,8 @@ class Micro:
                 cost=cost,
                 path=path,
                 deadline=task.due if task.due < inf else None,
-                parts=task.parts,
+                parts=1 if task.nets else task.parts,  # live workers keep calls with ControlNets at home
+                adapted=task.taxed,
             ),
             now,
         )
@@ -150,10 +154,6 @@ class Micro:
             decisions += made
             if len(made) < MOST:
                 return decisions
-
-    @property
-    def slices(self) -> bool:
-        return self.rules.slices
 
     @property
     def waiting(self) -> int:

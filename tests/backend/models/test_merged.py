@@ -75,6 +75,13 @@ def test_a_stack_larger_than_the_budget_is_never_merged_whole():
     assert copies(budget=3 * EACH).whole((Patch(lora, 1.0),), 10**9)
 
 
+def test_a_stack_that_will_run_for_long_is_merged_at_once():
+    held, stack = copies(budget=100 * EACH), (Patch(a_lora("a"), 1.0),)
+    assert not held.whole(stack, 0)
+    held.ask((*stack, Patch(a_lora("b"), 0.0)))  # what has no strength changes nothing
+    assert held.whole(stack, 0)
+
+
 def test_copies_are_given_up_once_and_only_needed_ones_come_back():
     held, lora = copies(budget=1000), a_lora("a")
     stack = (Patch(lora, 1.0),)

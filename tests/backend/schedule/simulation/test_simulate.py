@@ -18,7 +18,7 @@ FOUR = Hardware(devices=4)
 
 def a_fleet(devices: int = 2) -> Fleet:
     catalogue = Catalogue()
-    fleet = Fleet(catalogue, Host(catalogue, 512 * GIB), devices, 70 * GIB, slices=False)
+    fleet = Fleet(catalogue, Host(catalogue, 512 * GIB), devices, 70 * GIB)
     for unit in fleet.units.values():
         fleet.load(unit, BASE)
     fleet.now = 100.0
@@ -92,7 +92,7 @@ def test_a_split_run_ends_sooner_and_its_helper_is_free_after_the_step():
 
 def test_weights_come_from_the_disk_once_and_from_host_memory_after_that():
     catalogue = Catalogue()
-    fleet = Fleet(catalogue, Host(catalogue, 512 * GIB), 2, 70 * GIB, slices=False)
+    fleet = Fleet(catalogue, Host(catalogue, 512 * GIB), 2, 70 * GIB)
     first, second = fleet.units.values()
     fleet.load(first, BASE)
     assert first.there[BASE] == pytest.approx(4.88 + 0.569)
