@@ -24,6 +24,12 @@ def add_simulate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slo", type=float, default=2.0, help="in time: within so many times the latency alone"
     )
+    parser.add_argument(
+        "--looser",
+        type=float,
+        action="append",
+        help="a service level at which rates are found too; repeatable",
+    )
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--memory", type=float, default=79.2, help="GiB of each device")
     parser.add_argument("--seconds", type=float, default=600.0, help="of traffic in each run")
@@ -45,7 +51,7 @@ def simulate(flags: argparse.Namespace) -> int:
         tuple(flags.policy or POLICIES),
         tuple(flags.seed or (0,)),
         flags.slo,
-        () if flags.quick else (3.0, 5.0),
+        tuple(flags.looser or ()),
         flags.seconds,
         hardware=Hardware(devices=flags.devices, memory=flags.memory),
         ablations=not flags.quick,

@@ -44,7 +44,7 @@ def variants(name: str) -> tuple[str, ...]:
     if name in (OURS, PAPER, "one queue each"):
         return (name,)
     kinds = (name, _ALONE) if name == "static partition" else (name,)
-    return tuple(kind + end for kind in kinds for end in ("", _REFUSING))
+    return tuple(kind + end for kind in kinds for end in (_REFUSING, ""))  # what mostly bears more first
 
 
 def simulate(name: str, traffic: Traffic, hardware: Hardware, rules: Rules = ALL) -> Outcome:

@@ -12,7 +12,7 @@ from backend.schedule.simulation.figures import first_counted
 from backend.schedule.simulation.lineup import ALL, maker, variants
 from backend.schedule.simulation.workload import Job, Traffic, jobs
 
-_FACTOR, _FINE = 1.4, 1.06  # steps of a search, coarse and at its end
+_FACTOR, _FINE = 1.4, 1.08  # steps of a search, coarse and at its end
 
 
 class _Decided(Exception):

@@ -29,7 +29,7 @@ class Plan:
     policies: tuple[str, ...] = POLICIES
     seeds: tuple[int, ...] = (0,)
     slo: float = 2.0
-    looser: tuple[float, ...] = (3.0, 5.0)
+    looser: tuple[float, ...] = ()
     seconds: float = 600.0
     minutes: float = 2.0
     hardware: Hardware = field(default_factory=Hardware)
