@@ -1,6 +1,6 @@
 """What a sampling run is told: noise, sampler, sigmas, and the guider that steers it. All are references."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, TypeAlias
 
 from backend.latent_operations import Sharpen, Tonemap
@@ -34,6 +34,29 @@ class Sampler:
     wire: ClassVar[str] = "SAMPLER"
     name: str
     options: tuple[tuple[str, float | int | str | bool], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignNoise:
+    """Initial noise that a node pack's object makes once the latent is known. code, owner: as of a `Foreign`
+    patch.
+    """
+
+    wire: ClassVar[str] = "NOISE"
+    code: bytes = field(repr=False)
+    owner: str
+    seed: int
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignSampler:
+    """A sampler that is a node pack's own function. code, owner: as of a `Foreign` patch."""
+
+    wire: ClassVar[str] = "SAMPLER"
+    name: str
+    code: bytes = field(repr=False)
+    owner: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +142,32 @@ class PerpNegGuider:
     neg_scale: float
 
 
-Guider: TypeAlias = Annotated[BasicGuider | CfgGuider | DualCfgGuider | PerpNegGuider, Wire("GUIDER")]
+@dataclass(frozen=True, slots=True)
+class ForeignGuider:
+    """A node pack's own guider. sides: its conditionings by name; cfg: its scale. code, owner: as of a
+    `Foreign` patch.
+    """
+
+    wire: ClassVar[str] = "GUIDER"
+    model: Model
+    sides: tuple[tuple[str, Conditioning], ...]
+    cfg: float
+    code: bytes = field(repr=False)
+    owner: str
+
+
+Guider: TypeAlias = Annotated[
+    BasicGuider | CfgGuider | DualCfgGuider | PerpNegGuider | ForeignGuider, Wire("GUIDER")
+]
 
 # every kind of reference, those of models too
 REFERENCES = (
     *MODELS,
     Noise,
     GivenNoise,
+    ForeignNoise,
     Sampler,
+    ForeignSampler,
     Schedule,
     BetaSchedule,
     TurboSchedule,
@@ -134,6 +175,7 @@ REFERENCES = (
     CfgGuider,
     DualCfgGuider,
     PerpNegGuider,
+    ForeignGuider,
     Tonemap,
     Sharpen,
 )

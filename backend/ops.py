@@ -11,7 +11,17 @@ from functools import cache
 from typing import ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from backend.components import Contents, File
-from backend.guiders import BetaSchedule, GivenNoise, Guider, Noise, Sampler, Schedule, TurboSchedule
+from backend.guiders import (
+    BetaSchedule,
+    ForeignNoise,
+    ForeignSampler,
+    GivenNoise,
+    Guider,
+    Noise,
+    Sampler,
+    Schedule,
+    TurboSchedule,
+)
 from backend.references import Clip, ClipVision, Model, Ref, StyleModel, UpscaleModel, Vae
 from backend.types import (
     ClientId,
@@ -146,8 +156,8 @@ class Denoise(Op[Latent]):
     outputs: ClassVar[int] = 2
     guider: Guider
     latent: Lazy[Latent]
-    noise: Noise | GivenNoise
-    sampler: Sampler
+    noise: Noise | GivenNoise | ForeignNoise
+    sampler: Sampler | ForeignSampler
     sigmas: Lazy[Sigmas] | Schedule
 
 

@@ -6,22 +6,30 @@ MODEL that carries it is handed to the next pack.
 
 import pickle
 from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from backend.patches import Foreign
-from backend.sampling.foreign import Host, View
+from backend.sampling.foreign import Asked, Conducted, ForeignCode, Host, Setup, View
 from backend.sampling.prediction import Prediction
-from comfy_compat.block_code import PATCHES, BlockCode
+from comfy_compat.block_code import PATCHES
+from comfy_compat.conducting import conduct, deep
+from comfy_compat.guidance import opaque
 from comfy_compat.model_sampling import ModelSampling, Replaced
+from comfy_compat.run_model import RunModel
 
 SIDES = ("positive", "negative")
 _OUTSIDE = ("on_clone", "on_load_after", "on_detach_after")  # callbacks about a patcher, not about a run
 _OBJECTS = ("model_sampling", "manual_cast_dtype")
-_REFUSED = ("sampler_calc_cond_batch_function", "denoise_mask_function")
+# What concerns a run as a whole, or both its sides together: then `conducting` runs it.
+_OF_RUNS = ("outer_sample", "sampler_sample", "predict_noise", "calc_cond_batch")
+_OF_CALLS = ("apply_model", "diffusion_model")
+_TOLD = ("on_pre_run", "on_cleanup")
+_OPTIONS_OF_RUNS = ("sampler_calc_cond_batch_function", "denoise_mask_function")
 
 
 class Hooks:
@@ -47,7 +55,8 @@ class Hooks:
         """Nothing was set that a run would notice."""
         options = {key: value for key, value in self.model_options.items() if key != "transformer_options"}
         inner = self.model_options.get("transformer_options") or {}
-        return not (options or inner or self.object_patches or any(self.wrappers.values()))
+        told = any(held for kind, held in self.callbacks.items() if kind not in _OUTSIDE)
+        return not (options or inner or self.object_patches or any(self.wrappers.values()) or told)
 
     def unsupported(self) -> list[str]:
         """What was set that a run would leave out."""
@@ -55,12 +64,11 @@ class Hooks:
         wrappers = [*self.wrappers, *(inner.get("wrappers") or {})]
         replaced = inner.get("patches_replace") or {}
         return [
-            *(f"wrappers of kind {kind}" for kind in wrappers if kind != "apply_model"),
-            *(f"callbacks of kind {kind}" for kind in self.callbacks if kind not in _OUTSIDE),
+            *(f"wrappers of kind {kind}" for kind in wrappers if kind not in (*_OF_RUNS, *_OF_CALLS)),
+            *(f"callbacks of kind {kind}" for kind in self.callbacks if kind not in (*_OUTSIDE, *_TOLD)),
             *(f"patches of kind {kind}" for kind in inner.get("patches") or {} if kind not in PATCHES),
             *(f"replacements of {kind}" for kind in replaced if kind not in ("attn1", "attn2")),
             *(f"object patch {name}" for name in self.object_patches if name not in _OBJECTS),
-            *(name for name in _REFUSED if name in self.model_options),
         ]
 
     # -- asked in the worker -----------------------------------------------------------------------
@@ -75,9 +83,40 @@ class Hooks:
         """Its functions take part in evaluating the network, so calls are made one by one through them."""
         options = self.model_options
         inner = options.get("transformer_options") or {}
-        patched = any(inner.get(name) for name in ("patches", "patches_replace", "wrappers"))
-        wrapped = any(self.wrappers.get(name) for name in ("apply_model", "diffusion_model"))
-        return "model_function_wrapper" in options or patched or wrapped
+        patched = any(inner.get(name) for name in ("patches", "patches_replace"))
+        return "model_function_wrapper" in options or patched or self._wraps(_OF_CALLS)
+
+    def _wraps(self, kinds: Sequence[str]) -> bool:
+        held = (self.model_options.get("transformer_options") or {}).get("wrappers") or {}
+        return any(self.wrappers.get(kind) or held.get(kind) for kind in kinds)
+
+    @property
+    def code(self) -> ForeignCode:
+        return self
+
+    def with_options(self, options: dict[str, Any]) -> "Hooks":
+        """The same with other model_options."""
+        return Hooks(options, self.object_patches, self.wrappers, self.callbacks, self.attachments)
+
+    def joined(self) -> "Hooks":
+        """The same, all wrappers and callbacks among the model_options, as runs have them."""
+        options = deep(self.model_options)
+        inner = options.setdefault("transformer_options", {})
+        for what, held in (("wrappers", self.wrappers), ("callbacks", self.callbacks)):
+            for kind, by_key in held.items():
+                known = inner.setdefault(what, {}).setdefault(kind, {})
+                for key, functions in by_key.items():
+                    known[key] = [*known.get(key, ()), *functions]
+        return Hooks(options, self.object_patches, {}, {}, self.attachments)
+
+    @property
+    def conducts(self) -> bool:
+        """It takes part in the run as a whole."""
+        told = any(self.callbacks.get(kind) for kind in _TOLD)
+        return told or self._wraps(_OF_RUNS) or any(name in self.model_options for name in _OPTIONS_OF_RUNS)
+
+    def conduct(self, host: Host, ask: Asked, setup: Setup, codes: Sequence[object]) -> Conducted:
+        return conducted(host, ask, setup, codes)
 
     def prediction(self, known: Prediction) -> Prediction:
         """What the model's output means, where a pack put an object in the place of `model_sampling`."""
@@ -179,109 +218,40 @@ class Hooks:
 
     def _conds(self, view: View) -> list[list[dict[str, Any]] | None]:
         """The conditions, as an opaque list for each side; None where it was not evaluated."""
-        both = [[{"side": side, "uuid": side, "model_conds": {}}] for side in SIDES]
+        both = [opaque(side) for side in SIDES]
         return [both[0], both[1] if view.both else None]
 
 
-class RunModel:
-    """What functions find under `model`: the model of this run."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A pack's own sampler, guider or NOISE object, on its way to a worker.
 
-    def __init__(self, host: Host | None, hooks: Hooks) -> None:
-        self._host, self._hooks = host, hooks
-        self.current_patcher = None
-        self.memory_usage_factor = 2.0
+    entered: the guider's `sample` was called where the pack's node ran, and is not called again.
+    """
 
-    @property
-    def host(self) -> Host:
-        if self._host is None:
-            raise RuntimeError("this run's network can't be evaluated from here")
-        return self._host
+    sampler: Any = None
+    guider: Any = None
+    noise: Any = None
+    entered: bool = False
+    conducts: ClassVar[bool] = True
+    whole: ClassVar[bool] = False
+    evaluates: ClassVar[bool] = False
 
-    @property
-    def model_sampling(self) -> Any:
-        own = self._hooks.object_patches.get("model_sampling")
-        return ModelSampling(self.host.prediction) if own is None else own
+    def conduct(self, host: Host, ask: Asked, setup: Setup, codes: Sequence[object]) -> Conducted:
+        return conducted(host, ask, setup, codes)
 
-    @property
-    def inner_model(self) -> "RunModel":
-        return self
-
-    @property
-    def model_options(self) -> dict[str, Any]:
-        return self._hooks.model_options
-
-    @property
-    def device(self) -> torch.device:
-        return self.host.device
-
-    def get_dtype(self) -> torch.dtype:
-        return torch.float32
-
-    def apply_model(self, x: Tensor, t: Tensor, **c: Any) -> Tensor:
-        """The denoised latent for x at noise levels t [B]; c as `estimate` made it."""
-        wrappers = _wrappers(c.get("transformer_options"), "apply_model")
-        made: Tensor = _wrapped(wrappers, self._apply, self)(x, t, **c)
-        return made
-
-    def _apply(
-        self,
-        x: Tensor,
-        t: Tensor,
-        c_concat: Any = None,
-        c_crossattn: Any = None,
-        control: Any = None,
-        transformer_options: Any = None,
-        **extra: Any,
-    ) -> Tensor:
-        given = {**extra, "control": control}
-        if c_concat is not None:
-            given["concat"] = c_concat
-        code = BlockCode.of(transformer_options or {})
-        return self.host.apply(x, t[:1].reshape(()), c_crossattn, given, code)
-
-    def predict(self, side: str, x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Tensor:
-        """The denoised latent under one side's conditions, with other options than the run's."""
-        hooks = Hooks(options, self._hooks.object_patches, self._hooks.wrappers, self._hooks.callbacks, {})
-        return self.host.predict(side, x, sigma.reshape(-1)[0], hooks)
+    def make_noise(self, latent: Mapping[str, object]) -> Tensor:
+        made: Tensor = self.noise.generate_noise(dict(latent))
+        return made.cpu()
 
 
-class WrapperExecutor:
-    """Calls a chain of wrappers, each of which is handed the rest of the chain."""
-
-    def __init__(self, original: Any, class_obj: Any, wrappers: Sequence[Any], idx: int) -> None:
-        self.original, self.class_obj, self.wrappers, self.idx = original, class_obj, list(wrappers), idx
-        self.is_last = idx == len(self.wrappers)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """From a wrapper: the next one, or the function itself."""
-        return self._next().execute(*args, **kwargs)
-
-    def execute(self, *args: Any, **kwargs: Any) -> Any:
-        if self.is_last:
-            return self.original(*args, **kwargs)
-        return self.wrappers[self.idx](self, *args, **kwargs)
-
-    def _next(self) -> "WrapperExecutor":
-        return WrapperExecutor(self.original, self.class_obj, self.wrappers, self.idx + 1)
-
-    @classmethod
-    def new_executor(cls, original: Any, wrappers: Sequence[Any], idx: int = 0) -> "WrapperExecutor":
-        return cls(original, None, wrappers, idx)
-
-    @classmethod
-    def new_class_executor(
-        cls, original: Any, class_obj: Any, wrappers: Sequence[Any], idx: int = 0
-    ) -> "WrapperExecutor":
-        return cls(original, class_obj, wrappers, idx)
-
-
-def _wrapped(wrappers: Sequence[Any], function: Any, owner: Any) -> Any:
-    return WrapperExecutor(function, owner, wrappers, 0).execute if wrappers else function
-
-
-def _wrappers(options: Any, kind: str) -> list[Any]:
-    by_key = ((options or {}).get("wrappers") or {}).get(kind) or {}
-    return [one for listed in by_key.values() for one in listed]
+def conducted(host: Host, ask: Asked, setup: Setup, codes: Sequence[object]) -> Conducted:
+    """A run by all that packs bring to it."""
+    hooks = next((code for code in codes if isinstance(code, Hooks)), Hooks({}, {}, {}, {}, {}))
+    parts = [code for code in codes if isinstance(code, Part)]
+    own = next((part for part in parts if part.guider is not None), Part())
+    sampler = next((part.sampler for part in parts if part.sampler is not None), None)
+    return conduct(host, ask, setup, hooks.joined(), (copy(own.guider), own.entered), sampler)
 
 
 def _model(view: View, hooks: Hooks) -> RunModel:

@@ -1,6 +1,7 @@
 """MODEL values on their way back: what packs recorded on a patcher becomes data on the server's reference."""
 
 import hashlib
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,7 @@ from backend.calling import current
 from backend.errors import UnsupportedOption
 from backend.patches import Foreign
 from backend.references import Model
+from comfy_compat.foreign import Part
 from comfy_compat.install import the_bridge
 from comfy_compat.packing import packed
 from comfy_compat.patcher import ModelPatcher
@@ -40,10 +42,22 @@ def model_reference(model: Any) -> Model:
     code = packed(hooks, the_bridge(), "What was set on the model")
     if known is not None and known.code == code:
         return reference
-    return replace(reference, patches=(*others, Foreign(code, _owner())))
+    return replace(reference, patches=(*others, Foreign(code, owner())))
 
 
-def _owner() -> str:
+def part_code(part: Part, what: str) -> bytes:
+    """A pack's object, packed for a worker. Raises: Unpackable, naming `what`."""
+    return packed(part, the_bridge(), what)
+
+
+def unpickled(code: bytes) -> Part:
+    """What `part_code` packed, in this process."""
+    part = pickle.loads(code)
+    assert isinstance(part, Part)
+    return part
+
+
+def owner() -> str:
     """Whose functions they are: state that they keep is not shared with other clients."""
     call = current()
     name = "" if call is None else str(call.client or call.job)

@@ -1,4 +1,4 @@
-"""Sampling as packs ask for it: SAMPLER, NOISE and GUIDER values, and runs through the shared engine."""
+"""Sampling as packs ask for it: SAMPLER and NOISE values, and runs through the shared engine."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -9,13 +9,11 @@ from torch import Tensor
 
 from backend.errors import UnsupportedOption
 from backend.guiders import (
-    BasicGuider,
-    CfgGuider,
-    DualCfgGuider,
+    ForeignNoise,
+    ForeignSampler,
     GivenNoise,
     Guider,
     Noise,
-    PerpNegGuider,
     Sampler,
     Schedule,
 )
@@ -24,9 +22,10 @@ from backend.sampling.noise import initial_noise
 from backend.sampling.samplers import SAMPLERS
 from backend.sampling.sigmas import schedule_sigmas
 from backend.types import Latent
-from comfy_compat.conditions import conditioning_of
+from comfy_compat.conducting import drive, sample_with
 from comfy_compat.engine import computed, outputs
-from comfy_compat.models import model_reference
+from comfy_compat.foreign import Part
+from comfy_compat.models import model_reference, owner, part_code, unpickled
 
 _SEED = "tessera_seed"  # where a noise tensor keeps what it was drawn from
 
@@ -35,12 +34,17 @@ _SEED = "tessera_seed"  # where a noise tensor keeps what it was drawn from
 
 
 class SamplerBase:
-    """Base of SAMPLER values."""
+    """Base of SAMPLER values. Packs may subclass it with a `sample` of their own."""
 
     def sample(self, *args: Any, **kwargs: Any) -> Tensor:
         raise UnsupportedOption(
             "sampler.sample", "outside of a run", "Use comfy.samplers.sample or a guider."
         )
+
+    def reference(self) -> Sampler | ForeignSampler:
+        """What a run is given for it. Raises: Unpackable."""
+        name = type(self).__name__
+        return ForeignSampler(name, part_code(Part(sampler=self), f"The sampler {name}"), owner())
 
     def max_denoise(self, model_wrap: Any, sigmas: Tensor) -> bool:
         top, first = float(model_wrap.inner_model.model_sampling.sigma_max), float(sigmas[0])
@@ -59,17 +63,38 @@ class KSAMPLER(SamplerBase):
         self.sampler_function = sampler_function
         self.extra_options, self.inpaint_options = dict(extra_options or {}), dict(inpaint_options or {})
 
-    @property
-    def reference(self) -> Sampler:
-        """The server's sampler behind it. Raises: UnsupportedOption for a function of the pack's own."""
+    def reference(self) -> Sampler | ForeignSampler:
+        """The server's sampler behind it, or the pack's function. Raises: Unpackable."""
         name = getattr(self.sampler_function, "sampler", None)
-        if name is None:
-            known = getattr(self.sampler_function, "__name__", str(self.sampler_function))
-            remedy = (
-                "Use one of the server's samplers: functions of a pack's own are not run in its step loop."
-            )
-            raise UnsupportedOption("sampler function", known, remedy)
+        if name is None or type(self).sample is not KSAMPLER.sample:
+            return super().reference()
         return Sampler(name, tuple(sorted(self.extra_options.items())))
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        """A run of its function, where a guider has called it."""
+        options = self.extra_options, bool(self.inpaint_options.get("random"))
+        return sample_with(
+            self.sampler_function,
+            options,
+            model_wrap,
+            sigmas,
+            extra_args,
+            callback,
+            noise,
+            latent_image,
+            denoise_mask,
+            disable_pbar,
+        )
 
 
 class NamedSampler:
@@ -79,8 +104,18 @@ class NamedSampler:
         self.sampler = name
         self.__name__ = f"sample_{name}"
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        raise UnsupportedOption(self.__name__, "outside of a run", "Use it through comfy.samplers.KSAMPLER.")
+    def __call__(
+        self,
+        model: Any,
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: Mapping[str, Any] | None = None,
+        callback: Any = None,
+        disable: Any = None,
+        **options: Any,
+    ) -> Tensor:
+        """The sampler itself, over what a sampler function is given as its model."""
+        return drive(self.sampler, model, x, sigmas, extra_args, callback, **options)
 
 
 def sampler_object(name: str) -> KSAMPLER:
@@ -99,8 +134,11 @@ def ksampler(
     return KSAMPLER(NamedSampler(sampler_name), extra_options, inpaint_options)
 
 
-def sampler_of(reference: Sampler) -> KSAMPLER:
+def sampler_of(reference: Sampler | ForeignSampler) -> SamplerBase:
     """The handle of a reference."""
+    if isinstance(reference, ForeignSampler):
+        sampler: SamplerBase = unpickled(reference.code).sampler
+        return sampler
     return KSAMPLER(NamedSampler(reference.name), dict(reference.options))
 
 
@@ -128,16 +166,23 @@ class Noise_RandomNoise:
         return prepare_noise(input_latent["samples"], self.seed, input_latent.get("batch_index"))
 
 
-def noise_object(reference: Noise) -> Noise_EmptyNoise | Noise_RandomNoise:
+def noise_object(reference: Noise | ForeignNoise) -> Any:
     """The handle of a reference."""
+    if isinstance(reference, ForeignNoise):
+        return unpickled(reference.code).noise
     return Noise_RandomNoise(reference.seed) if reference.enabled else Noise_EmptyNoise(reference.seed)
 
 
 def noise_reference(value: Any) -> Any:
-    """A NOISE value as the server's; one of a pack's own making stays what it is."""
+    """A NOISE value as the server's; what is none stays what it is. Raises: Unpackable."""
     if type(value) is Noise_RandomNoise:
         return Noise(value.seed)
-    return Noise(value.seed, enabled=False) if type(value) is Noise_EmptyNoise else value
+    if type(value) is Noise_EmptyNoise:
+        return Noise(value.seed, enabled=False)
+    if not callable(getattr(value, "generate_noise", None)):
+        return value
+    code = part_code(Part(noise=value), f"The noise {type(value).__name__}")
+    return ForeignNoise(code, owner(), int(getattr(value, "seed", 0) or 0))
 
 
 def prepare_noise(latent_image: Tensor, seed: int, noise_inds: Sequence[int] | None = None) -> Tensor:
@@ -157,88 +202,6 @@ def noise_of_tensor(noise: Tensor, seed: int | None) -> Noise | GivenNoise:
     return GivenNoise(noise.detach().cpu().float(), seed)
 
 
-# -- GUIDER ----------------------------------------------------------------------------------------
-
-
-class CFGGuider:
-    """A GUIDER: a model steered by conditions. Packs subclass it; what they override in Python is not run."""
-
-    def __init__(self, model_patcher: Any) -> None:
-        self.model_patcher = model_patcher
-        self.model_options = getattr(model_patcher, "model_options", {})
-        self.original_conds: dict[str, Any] = {}
-        self.conds: dict[str, Any] = {}
-        self.cfg = 1.0
-        self.inner_model: Any = None
-
-    def set_conds(self, positive: Any, negative: Any) -> None:
-        self.inner_set_conds({"positive": positive, "negative": negative})
-
-    def set_cfg(self, cfg: float) -> None:
-        self.cfg = cfg
-
-    def inner_set_conds(self, conds: Mapping[str, Any]) -> None:
-        """CONDITIONING by side."""
-        self.original_conds.update(conds)
-
-    def reference(self) -> Guider:
-        """The server's guider that does the same. Raises: UnsupportedOption where a pack's does more."""
-        if type(self).predict_noise is not CFGGuider.predict_noise:
-            remedy = "Guiders that predict in Python are not run in the step loop; use the server's guiders."
-            raise UnsupportedOption("guider", type(self).__name__, remedy)
-        model = model_reference(self.model_patcher)
-        sides = {side: conditioning_of(conds) for side, conds in self.original_conds.items()}
-        if "negative" not in sides:
-            return BasicGuider(model, sides["positive"])
-        return CfgGuider(model, sides["positive"], sides["negative"], float(self.cfg))
-
-    def predict_noise(
-        self, x: Tensor, timestep: Tensor, model_options: Any = None, seed: Any = None
-    ) -> Tensor:
-        raise UnsupportedOption("guider.predict_noise", "outside of a run", "Sample with guider.sample.")
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        return self.predict_noise(*args, **kwargs)
-
-    def sample(
-        self,
-        noise: Tensor,
-        latent_image: Tensor,
-        sampler: Any,
-        sigmas: Tensor,
-        denoise_mask: Tensor | None = None,
-        callback: Any = None,
-        disable_pbar: bool = False,
-        seed: int | None = None,
-    ) -> Tensor:
-        """A run: the samples, in the latent's units."""
-        latent = Latent(latent_image.detach().cpu().float(), denoise_mask)
-        return ran(self.reference(), latent, noise, sampler, sigmas, callback, seed)
-
-
-class GuiderHandle(CFGGuider):
-    """One of the server's guiders, as packs see it."""
-
-    def __init__(self, reference: Guider, model_patcher: Any, sides: Mapping[str, Any]) -> None:
-        super().__init__(model_patcher)
-        self._reference = reference
-        self.original_conds = dict(sides)
-        self.cfg = getattr(reference, "cfg", 1.0)
-
-    def reference(self) -> Guider:
-        """With whatever was set since."""
-        known = self._reference
-        sides = {side: conditioning_of(conds) for side, conds in self.original_conds.items()}
-        model = model_reference(self.model_patcher)
-        match known:
-            case BasicGuider():
-                return BasicGuider(model, sides["positive"])
-            case CfgGuider():
-                return CfgGuider(model, sides["positive"], sides["negative"], float(self.cfg))
-            case DualCfgGuider() | PerpNegGuider():
-                return known
-
-
 # -- runs ------------------------------------------------------------------------------------------
 
 
@@ -252,7 +215,7 @@ def ran(
     seed: int | None = None,
 ) -> Tensor:
     """A run through the engine. callback is told of the end: (last step, estimate, samples, steps)."""
-    reference = sampler.reference
+    reference = sampler.reference()
     levels = sigmas if isinstance(sigmas, Schedule) else sigmas.detach().cpu().float()
     op: Denoise = Denoise(guider, latent, noise_of_tensor(noise, seed), reference, levels)
     (samples,), (denoised,) = outputs(op)

@@ -10,8 +10,10 @@ from backend.guiders import (
     BasicGuider,
     CfgGuider,
     DualCfgGuider,
+    ForeignGuider,
+    ForeignNoise,
+    ForeignSampler,
     GivenNoise,
-    Guider,
     Noise,
     PerpNegGuider,
     Sampler,
@@ -28,21 +30,12 @@ from comfy_compat.conditions import (
 )
 from comfy_compat.control import ControlBase
 from comfy_compat.control import ControlNet as ControlHandle
+from comfy_compat.guiders import CFGGuider, guider_of
 from comfy_compat.install import the_bridge
 from comfy_compat.models import model_reference
 from comfy_compat.patcher import ModelPatcher
-from comfy_compat.sampling import (
-    CFGGuider,
-    GuiderHandle,
-    SamplerBase,
-    noise_object,
-    noise_reference,
-    sampler_of,
-)
+from comfy_compat.sampling import SamplerBase, noise_object, noise_reference, sampler_of
 from comfy_compat.vae import VAE
-
-_GUIDERS = (BasicGuider, CfgGuider, DualCfgGuider, PerpNegGuider)
-_SIDES = ("positive", "middle", "negative", "empty")
 
 
 def hand_out(value: object, wire: object = "*") -> object:
@@ -60,12 +53,12 @@ def hand_out(value: object, wire: object = "*") -> object:
             return VAE.of(value)
         case ControlNet():
             return ControlHandle(value)
-        case Sampler():
+        case Sampler() | ForeignSampler():
             return sampler_of(value)
-        case Noise():
+        case Noise() | ForeignNoise():
             return noise_object(value)
-        case BasicGuider() | CfgGuider() | DualCfgGuider() | PerpNegGuider():
-            return _guider(value)
+        case BasicGuider() | CfgGuider() | DualCfgGuider() | PerpNegGuider() | ForeignGuider():
+            return guider_of(value)
         case _:
             return value
 
@@ -88,20 +81,9 @@ def take_in(value: object, wire: object = "*") -> object:
             return reference
         case ControlBase(reference=ControlNet() as reference) if wire in ("CONTROL_NET", "*"):
             return reference
-        case SamplerBase():
-            return _sampler(value)
-        case CFGGuider():
+        case SamplerBase() | CFGGuider():
             return value.reference()
         case GivenNoise():
             return value
         case _:
             return noise_reference(value) if wire in ("NOISE", "*") else value
-
-
-def _guider(guider: Guider) -> GuiderHandle:
-    sides = {side: getattr(guider, side) for side in _SIDES if hasattr(guider, side)}
-    return GuiderHandle(guider, ModelPatcher.of(guider.model), {s: pairs_of(c) for s, c in sides.items()})
-
-
-def _sampler(sampler: SamplerBase) -> object:
-    return getattr(sampler, "reference", sampler)

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from backend.errors import UnsupportedOption
-from backend.guiders import BasicGuider, CfgGuider, DualCfgGuider, Guider, PerpNegGuider
+from backend.guiders import (
+    BasicGuider,
+    CfgGuider,
+    DualCfgGuider,
+    ForeignGuider,
+    Guider,
+    PerpNegGuider,
+)
 from backend.patches import (
     NO_BLOCKS,
     Blocks,
@@ -169,6 +176,8 @@ def settled(answer: Guided) -> Steering:
 
 def conditions_of(guider: Guider) -> dict[str, Conditions]:
     """The conditionings that a guider's predictions are made under, by side."""
+    if isinstance(guider, ForeignGuider):
+        return dict(guider.sides)
     found: dict[str, Conditions] = {side: getattr(guider, side) for side in sides_of(guider)}
     rule = _rule(guider.model.patches)
     if isinstance(rule, PerpNegative) and EMPTY not in found:
@@ -187,6 +196,19 @@ def sides_of(guider: Guider) -> tuple[str, ...]:
             return ("positive", "middle", "negative")
         case PerpNegGuider():
             return ("positive", EMPTY, "negative")
+        case ForeignGuider(sides=sides):
+            return tuple(name for name, _ in sides)
+
+
+def stand_in(guider: Guider) -> Guider:
+    """For a node pack's guider: the one that does what it does where it overrides nothing."""
+    if not isinstance(guider, ForeignGuider):
+        return guider
+    sides = dict(guider.sides)
+    positive = sides.get("positive", ())
+    if "negative" in sides:
+        return CfgGuider(guider.model, positive, sides["negative"], guider.cfg)
+    return BasicGuider(guider.model, positive)
 
 
 def _plan(guider: Guider, forced: bool) -> _Plan:
@@ -204,6 +226,8 @@ def _plan(guider: Guider, forced: bool) -> _Plan:
                 return _Plan("middle", "negative", middle, ("positive", "middle", "negative"))
             sides = ("positive", "middle") if needs_uncond(scale) else ("positive",)
             return _Plan("middle", "negative", middle, sides)
+        case ForeignGuider():
+            raise TypeError("a node pack's guider is steered by its `stand_in`")
         case PerpNegGuider(cfg=scale, neg_scale=away):
             if forced or away != 0:
                 return _Plan("positive", "negative", scale, ("positive", "negative", "empty"))

@@ -1,26 +1,33 @@
 """From a Denoise op and a loaded model to a run: its sigmas, noise, latent and conditions."""
 
 import dataclasses
-from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from backend.errors import UnsupportedOption
-from backend.guiders import GivenNoise, Schedule
+from backend.guiders import Sampler, Schedule
 from backend.models.conditioning import rows_of
 from backend.models.family import Layout
 from backend.models.latent import LatentFormat
 from backend.ops import Denoise
-from backend.patches import DifferentialMask, ModelPatch
-from backend.sampling.noise import initial_noise, leftover_generator
+from backend.sampling.noise import leftover_generator
 from backend.sampling.prediction import Prediction
-from backend.sampling.run import fit_mask, sample
+from backend.sampling.run import Outcome, Run, fit_mask, sample
 from backend.sampling.sigmas import schedule_sigmas
-from backend.sampling.steer import conditions_of
+from backend.sampling.steer import conditions_of, stand_in
 from backend.types import Latent, OpKey
 from backend.worker.conditions import Networks, Setting, resolve
+from backend.worker.conducted import (
+    Finish,
+    Start,
+    codes_in,
+    conducted,
+    differential,
+    noise_of,
+    others_in,
+)
 from backend.worker.denoise import Denoising, Target, finisher
+from backend.worker.foreign_host import RunHost
 from backend.worker.within import within
 
 
@@ -34,39 +41,50 @@ def begin(key: OpKey, op: Denoise, target: Target, layout: Layout, networks: Net
     samples = fitted(latent.samples.float(), target.format)
     latent = dataclasses.replace(latent, samples=samples)
     sigmas = sigmas_of(op, target.prediction)
-    finish = finisher(latent, target.format) if len(sigmas) else lambda outcome: (latent, latent)
-    noise = torch.zeros_like(samples)
-    if isinstance(op.noise, GivenNoise):
-        noise = op.noise.values.float()
-    elif op.noise.enabled:
-        noise = initial_noise(samples.shape, op.noise.seed, latent.batch_index)
+    noise = noise_of(op.noise, latent)
     mask = None if latent.noise_mask is None else fit_mask(latent.noise_mask, samples.shape)
     initial = in_model_units(samples, target.format)
     most = float(sigmas.max()) if len(sigmas) else 0.0
     setting = Setting(layout, target.prediction.range, initial, mask, networks, most)
-    guider = op.guider
-    sides = resolve(conditions_of(guider), setting)
+    guider, patches = stand_in(op.guider), op.guider.model.patches
+    sides = resolve(conditions_of(op.guider), setting)
+    # ComfyUI makes random choices within a model with the generator that the initial noise came from
+    generator = leftover_generator(noise.to(target.device), op.noise.seed)
+    inside = within(patches, sides, initial, networks)
+    target = dataclasses.replace(target, generator=generator, within=inside)
+    start, codes = Start(op, latent, noise, sigmas, mask), codes_in(op)
+    if len(sigmas) and any(code.conducts for code in codes):
+        host = RunHost(key, target, sides, guider.model, others_in(patches))
+        run, finish = conducted(start, host, codes)
+    else:
+        run, finish = sampled(start, initial, target)
+    return Denoising(key, run, target, (guider, sides), max(len(sigmas) - 1, 0), finish)
+
+
+def sampled(start: Start, initial: Tensor, target: Target) -> tuple[Run, Finish]:
+    """A run by the server's own sampler. initial: the latent in model units."""
+    op, latent, sigmas, device = start.op, start.latent, start.sigmas, target.device
+    if not len(sigmas):
+        return _nothing(initial), lambda outcome: (latent, latent)
+    assert isinstance(op.sampler, Sampler)
     run = sample(
-        initial.to(target.device),
-        noise.to(target.device),
+        initial.to(device),
+        start.noise.to(device),
         sigmas,
         sampler=op.sampler.name,
         prediction=target.prediction,
         seed=op.noise.seed,
-        mask=None if mask is None else mask.to(target.device),
-        differential=_differential(guider.model.patches),
+        mask=None if start.mask is None else start.mask.to(device),
+        differential=differential(op.guider.model.patches),
         options=op.sampler.options,
     )
-    # ComfyUI makes random choices within a model with the generator that the initial noise came from
-    generator = leftover_generator(noise.to(target.device), op.noise.seed)
-    inside = within(guider.model.patches, sides, initial, networks)
-    target = dataclasses.replace(target, generator=generator, within=inside)
-    return Denoising(key, run, target, (guider, sides), max(len(sigmas) - 1, 0), finish)
+    return run, finisher(latent, target.format)
 
 
-def _differential(patches: Sequence[ModelPatch]) -> float | None:
-    """How strongly the noise mask's shades are times; None: not at all. The last patch of it decides."""
-    return next((p.strength for p in reversed(patches) if isinstance(p, DifferentialMask)), None)
+def _nothing(latent: Tensor) -> Run:
+    """A run without levels."""
+    yield from ()
+    return Outcome(latent, None)
 
 
 def fitted(samples: Tensor, format: LatentFormat) -> Tensor:
@@ -95,5 +113,6 @@ def in_model_units(samples: Tensor, format: LatentFormat) -> Tensor:
 def sigmas_of(op: Denoise, prediction: Prediction) -> Tensor:
     """The sigmas that the op runs, given or by name."""
     if isinstance(op.sigmas, Schedule):
-        return schedule_sigmas(op.sigmas, prediction.range, op.sampler.name)
+        name = op.sampler.name if isinstance(op.sampler, Sampler) else ""
+        return schedule_sigmas(op.sigmas, prediction.range, name)
     return op.sigmas  # type: ignore[return-value]  # its refs are replaced

@@ -104,7 +104,7 @@ class Denoising:
         patches, noise = self._guider.model.patches, target.prediction.range
         self._reuse, self._results = call_reuse(patches, noise), result_reuse(patches, noise)
         self._sharing: tuple[SharingPatches, Draws] | None = None  # at the pending request
-        self._memory.host = self._host = RunHost(key, target, self._sides)
+        self._memory.host = self._host = RunHost(key, target, self._sides, self._guider.model)
         self._foreign = next((code for code in codes_of(patches) if code.evaluates), None)
         self._reused = False  # the pending request's answer was made from an earlier one
         self._request: DenoiseRequest | None = None

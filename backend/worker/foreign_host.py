@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from backend.components import LoraUse, Weights
+from backend.errors import UnsupportedOption
 from backend.models.additions import UNALTERED, Alteration, BlockCode
 from backend.models.conditioning import rows_of
 from backend.models.latent import LatentFormat
 from backend.models.lora import Patch
+from backend.references import Model
 from backend.sampling.foreign import ForeignCode
 from backend.sampling.prediction import Prediction
 from backend.sampling.region import combined
@@ -50,11 +52,16 @@ class Target:
 
 @dataclass(slots=True, eq=False)
 class RunHost:
-    """`sampling.foreign.Host` for one run. alteration: what the part that is evaluated alters anyway."""
+    """`sampling.foreign.Host` for one run. alteration: what the part that is evaluated alters anyway.
+
+    model: of the run's guider; others: kinds of the model's patches that shared passes alone honour.
+    """
 
     key: OpKey
     target: Target
     sides: Sides
+    model: Model
+    others: tuple[str, ...] = ()
     alteration: Alteration = field(default=UNALTERED)
 
     @property
@@ -74,15 +81,28 @@ class RunHost:
         code: BlockCode | None,
     ) -> Tensor:
         """The denoised latent of one forward pass. code: functions in the network's blocks."""
-        target, prediction, rows = self.target, self.target.prediction, len(x)
-        sigma = sigma.detach().float().cpu()
+        prediction, sigma = self.prediction, sigma.detach().float().cpu()
+        time = prediction.timestep(sigma).reshape(1).to(self.device, torch.float32)
+        output = self.forward(prediction.scale_input(x, sigma), time.expand(len(x)), tokens, extra, code)
+        return prediction.denoised(x, output, sigma)
+
+    def forward(
+        self,
+        x: Tensor,
+        times: Tensor,
+        tokens: Tensor,
+        extra: Mapping[str, object],
+        code: BlockCode | None,
+    ) -> Tensor:
+        """The network's own output for what it is shown: x [B, ...] at times [B]."""
+        target, rows = self.target, len(x)
         controls = extra.get(CONTROLS) or ()
         assert isinstance(controls, tuple)
         call = ModelCall(
             op=self.key,
             network=target.network,
-            x=prediction.scale_input(x, sigma),
-            timesteps=prediction.timestep(sigma).reshape(1).to(target.device, torch.float32).expand(rows),
+            x=x,
+            timesteps=times,
             tokens=rows_of(tokens, rows).to(target.device),
             extra={name: rows_of(value, rows) for name, value in extra.items() if isinstance(value, Tensor)},
             patches=target.patches,
@@ -91,10 +111,13 @@ class RunHost:
             alteration=replace(self.alteration, code=code),
         )
         (output,), _ = run([call], rows)
-        return prediction.denoised(x, output, sigma)
+        return output
 
     def predict(self, side: str, x: Tensor, sigma: Tensor, code: ForeignCode) -> Tensor:
         """The denoised latent under all conditions of a side, as `code` evaluates the network."""
+        if self.others:
+            remedy = "A node pack guides this run itself: leave those nodes out, or use the server's guiders."
+            raise UnsupportedOption("model", ", ".join(self.others), remedy)
         sigma = sigma.detach().float().cpu()
         found = [c for c in self.sides.get(side, ()) if c.region.counts(sigma)]
         parts = [(c.region, self.estimate(c, c.region.crop(x), sigma, side, code)) for c in found]

@@ -20,6 +20,7 @@ from backend.sampling.foreign import codes_of
 from backend.sampling.prediction import Prediction
 
 Sampling: TypeAlias = DiscreteSampling | FlowSampling | ContinuousSampling | CascadeSampling
+SAMPLING = (DiscreteSampling, FlowSampling, ContinuousSampling, CascadeSampling)
 EDM_DATA = 0.5  # deviation of clean latents that EDM models were trained with
 
 

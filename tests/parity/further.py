@@ -211,7 +211,7 @@ def prompts() -> dict[str, Prompt]:
     for strength in (1.0, 0.4):
         workflow = Workflow().patched(("DifferentialDiffusion", {"strength": strength})).picture().masked()
         found[f"patch-differential-{strength}"] = workflow.sampled(denoise=0.8, sampler_name="dpmpp_2m")
-    return {**found, **_custom_samplers(), **_hooked()}
+    return {**found, **_custom_samplers(), **_hooked(), **_foreign()}
 
 
 def _hooked() -> dict[str, Prompt]:
@@ -262,6 +262,56 @@ def _hooked() -> dict[str, Prompt]:
     )
     found["hook-masked-default"] = workflow.sampled(steps=6)
     return found
+
+
+def _foreign() -> dict[str, Prompt]:
+    """Functions of a node pack (`pack/functions.py`) in every part of a run."""
+    found = {}
+    for kind in ("midpoint", "pulled", "pushed", "within", "class"):
+        workflow = Workflow()
+        sampler = workflow.add("ParitySampler", kind=kind)
+        found[f"foreign-sampler-{kind}"] = _run(workflow, sampler, _levels(workflow))
+    workflow = Workflow().picture().masked()
+    sampler = workflow.add("ParitySampler", kind="midpoint")
+    found["foreign-sampler-masked"] = _run(workflow, sampler, _levels(workflow))
+    for kind in ("repelled", "scheduled", "resized", "named"):
+        workflow = Workflow()
+        found[f"foreign-guider-{kind}"] = _guided(workflow, _guider(workflow, kind), "euler")
+    workflow = Workflow()
+    found["foreign-guider-cfg-pp"] = _guided(workflow, _guider(workflow, "scheduled"), "dpmpp_2m_cfg_pp")
+    for kind in ("outer", "sampler", "predict", "batch", "apply", "network", "all", "own batch", "told"):
+        workflow = Workflow().patched(("ParityWrapped", {"kind": kind}))
+        found[f"foreign-wrapped-{kind.replace(' ', '-')}"] = workflow.sampled(sampler_name="dpmpp_2m")
+    workflow = Workflow().patched(("ParityWrapped", {"kind": "mask"})).picture().masked()
+    found["foreign-wrapped-mask"] = workflow.sampled(denoise=0.8)
+    workflow = Workflow().patched(("ParityWrapped", {"kind": "all"}))
+    found["foreign-all"] = _guided(workflow, _guider(workflow, "repelled"), "", noise="ParityNoise")
+    return found
+
+
+def _levels(workflow: Workflow) -> list[Any]:
+    return workflow.add("BasicScheduler", model=workflow.model, scheduler="karras", steps=5, denoise=1.0)
+
+
+def _guider(workflow: Workflow, kind: str) -> list[Any]:
+    sides = {"positive": workflow.positive, "negative": workflow.negative}
+    return workflow.add("ParityGuider", model=workflow.model, kind=kind, **sides)
+
+
+def _guided(workflow: Workflow, guider: list[Any], sampler: str, noise: str = "RandomNoise") -> Prompt:
+    """sampler: a name, or "" for the pack's own."""
+    seed = {"seed" if noise == "ParityNoise" else "noise_seed": 7}
+    samples = workflow.add(
+        "SamplerCustomAdvanced",
+        noise=workflow.add(noise, **seed),
+        guider=guider,
+        sampler=workflow.add("KSamplerSelect", sampler_name=sampler)
+        if sampler
+        else workflow.add("ParitySampler", kind="midpoint"),
+        sigmas=_levels(workflow),
+        latent_image=workflow.latent,
+    )
+    return workflow.saved(samples)
 
 
 def _custom_samplers() -> dict[str, Prompt]:

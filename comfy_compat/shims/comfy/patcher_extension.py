@@ -1,6 +1,6 @@
 """ComfyUI's `comfy.patcher_extension`: where functions hook in, and chains of wrappers."""
 
-from comfy_compat.foreign import WrapperExecutor  # noqa: F401  # packs import it from here
+from comfy_compat.wrappers import WrapperExecutor  # noqa: F401  # packs import it from here
 
 
 class CallbacksMP:

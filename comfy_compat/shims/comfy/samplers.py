@@ -9,24 +9,32 @@ from backend.guiders import CfgGuider
 from backend.sampling.names import SAMPLER_NAMES as _SAMPLERS
 from backend.sampling.names import SCHEDULER_NAMES as _SCHEDULERS
 from backend.types import Latent
-from comfy.k_diffusion import sampling as k_diffusion_sampling  # noqa: F401
+from comfy.k_diffusion import sampling as k_diffusion_sampling
 from comfy_compat.conditions import conditioning_of
+from comfy_compat.conducting import MaskedModel as KSamplerX0Inpaint  # noqa: F401
+from comfy_compat.guidance import calc_cond_batch, cfg_function, sampling_function  # noqa: F401
+from comfy_compat.guiders import CFGGuider  # noqa: F401
 from comfy_compat.models import model_reference
-from comfy_compat.sampling import (  # noqa: F401
-    KSAMPLER,
-    CFGGuider,
-    ksampler,
-    model_sigmas,
-    ran,
-    sampler_object,
-    sigmas_of_range,
-)
+from comfy_compat.sampling import KSAMPLER, NamedSampler, model_sigmas, ran, sigmas_of_range
 from comfy_compat.sampling import SamplerBase as Sampler  # noqa: F401
+from comfy_compat.sampling import ksampler as _named
 
 SAMPLER_NAMES = list(_SAMPLERS)
 SCHEDULER_NAMES = list(_SCHEDULERS)
 KSAMPLER_NAMES = [name for name in SAMPLER_NAMES if name not in ("ddim", "uni_pc", "uni_pc_bh2")]
 SCHEDULER_HANDLERS = dict.fromkeys(SCHEDULER_NAMES)
+
+
+def ksampler(sampler_name, extra_options={}, inpaint_options={}):
+    """A SAMPLER by name: the server's, or what a pack has put into `k_diffusion_sampling`."""
+    own = getattr(k_diffusion_sampling, f"sample_{sampler_name}", None)
+    if own is None or isinstance(own, NamedSampler):
+        return _named(sampler_name, extra_options, inpaint_options)
+    return KSAMPLER(own, extra_options, inpaint_options)
+
+
+def sampler_object(name):
+    return ksampler(name)
 
 
 def calculate_sigmas(model_sampling, scheduler_name, steps):
@@ -145,69 +153,8 @@ def sample(
     return ran(guider, latent, noise, sampler, sigmas, callback, seed)
 
 
-# -- inside of functions that run with a model -----------------------------------------------------
-
-
-def calc_cond_batch(model, conds, x_in, timestep, model_options):
-    """The denoised latent under each list of conditions, as functions of a model are handed them."""
-    return [_predicted(model, cond, x_in, timestep, model_options) for cond in conds]
-
-
 def calc_cond_uncond_batch(model, cond, uncond, x_in, timestep, model_options):
     return tuple(calc_cond_batch(model, [cond, uncond], x_in, timestep, model_options))
-
-
-def _predicted(model, cond, x, timestep, model_options):
-    if not cond:
-        return torch.zeros_like(x)
-    return model.predict(cond[0]["side"], x, timestep, model_options)
-
-
-def cfg_function(
-    model, cond_pred, uncond_pred, cond_scale, x, timestep, model_options={}, cond=None, uncond=None
-):
-    """Guidance, with the functions that the options hold."""
-    args = {
-        "cond_scale": cond_scale,
-        "timestep": timestep,
-        "input": x,
-        "sigma": timestep,
-        "cond_denoised": cond_pred,
-        "uncond_denoised": uncond_pred,
-        "model": model,
-        "model_options": model_options,
-        "input_cond": cond,
-        "input_uncond": uncond,
-    }
-    if "sampler_cfg_function" in model_options:
-        own = model_options["sampler_cfg_function"]
-        result = x - own({**args, "cond": x - cond_pred, "uncond": x - uncond_pred})
-    else:
-        result = uncond_pred + (cond_pred - uncond_pred) * cond_scale
-    for function in model_options.get("sampler_post_cfg_function", []):
-        result = function({**args, "denoised": result, "cond": cond, "uncond": uncond})
-    return result
-
-
-def sampling_function(model, x, timestep, uncond, cond, cond_scale, model_options={}, seed=None):
-    """The guided estimate under two lists of conditions."""
-    alone = cond_scale == 1.0 and not model_options.get("disable_cfg1_optimization", False)
-    conds = [cond, None if alone else uncond]
-    out = calc_cond_batch(model, conds, x, timestep, model_options)
-    for function in model_options.get("sampler_pre_cfg_function", []):
-        out = function(
-            {
-                "conds": conds,
-                "conds_out": out,
-                "cond_scale": cond_scale,
-                "timestep": timestep,
-                "input": x,
-                "sigma": timestep,
-                "model": model,
-                "model_options": model_options,
-            }
-        )
-    return cfg_function(model, out[0], out[1], cond_scale, x, timestep, model_options, cond, conds[1])
 
 
 def process_conds(model, noise, conds, device, latent_image=None, denoise_mask=None, seed=None, **kwargs):
@@ -218,16 +165,6 @@ def process_conds(model, noise, conds, device, latent_image=None, denoise_mask=N
 def get_area_and_mult(conds, x_in, timestep_in):
     """Areas are the engine's affair."""
     raise NotImplementedError("conditions' areas are resolved by the engine, before functions are called")
-
-
-class KSamplerX0Inpaint:
-    """What sampler functions call as their model."""
-
-    def __init__(self, model, sigmas):
-        self.inner_model, self.sigmas = model, sigmas
-
-    def __call__(self, x, sigma, denoise_mask=None, model_options={}, seed=None):
-        return self.inner_model(x, sigma, model_options=model_options, seed=seed)
 
 
 def cast_to_load_options(model_options, device=None, dtype=None):

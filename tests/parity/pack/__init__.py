@@ -5,6 +5,8 @@ bring them.
 import torch
 from safetensors.torch import load_file
 
+from . import functions
+
 
 class ParityConditioning:
     """A conditioning from the tensors of a file."""
@@ -39,4 +41,8 @@ class ParityLatent:
         return ({"samples": torch.full([int(size) for size in shape.split(",")], value)},)
 
 
-NODE_CLASS_MAPPINGS = {"ParityConditioning": ParityConditioning, "ParityLatent": ParityLatent}
+NODE_CLASS_MAPPINGS = {
+    "ParityConditioning": ParityConditioning,
+    "ParityLatent": ParityLatent,
+    **functions.NODES,
+}
