@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from comfy_compat.bridge import Bridge
+from comfy_compat.own_samplers import offer_own_samplers
 from comfy_compat.pack_files import NoNodes, Pack, find, import_pack, pack_name, prestart
 from comfy_compat.packing import by_value
 from comfy_compat.v1 import spec_of
@@ -28,6 +29,8 @@ async def load(paths: Iterable[Path], bridge: Bridge) -> list[Pack]:
     for pack in packs:
         failed = " (IMPORT FAILED)" if pack.error and not pack.nodes else ""
         log.info("%6.1f seconds%s: %s", pack.seconds, failed, pack.path)
+    if added := offer_own_samplers(bridge.registry):
+        log.info("samplers of node packs: %s", ", ".join(added))
     return packs
 
 

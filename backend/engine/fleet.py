@@ -130,6 +130,11 @@ class Fleet:
     def add(self, seat: Seat) -> None:
         self._seats[seat.id] = seat
 
+    def unload(self) -> None:
+        """Let every worker drop its weights."""
+        for seat in self:
+            seat.worker.unload()
+
     def busy(self, key: OpKey) -> bool:
         """Whether a device still holds this op, if only to drop it."""
         return key in self._where

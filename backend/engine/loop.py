@@ -313,8 +313,7 @@ class Engine:
     async def free(self, unload_models: bool, free_memory: bool) -> None:
         """Let workers drop their weights; free_memory also forgets every result that nobody waits for."""
         if unload_models or free_memory:
-            for seat in self._board.fleet:
-                seat.worker.unload()
+            self._board.fleet.unload()
         if free_memory:
             self._board.results.clear()
             self._board.forget_objects()

@@ -13,6 +13,7 @@ from backend.errors import TesseraError
 from backend.graph.frontier import LiveOp
 from backend.ops import Call
 from backend.types import DeviceId, JobKey, NodeId, OpKey
+from backend.worker.failure import OUT_OF_MEMORY
 from backend.worker.messages import (
     Ask,
     Asked,
@@ -63,6 +64,8 @@ class Reports:
                 self._board.fleet[device].deaths = 0
                 self._finished(report)
             case Failed(key):
+                if report.type in OUT_OF_MEMORY:
+                    self._board.fleet.unload()
                 if (live := self._board.failed(key)) is not None:
                     self._roster.fail_all(live, report)
             case OpCancelled(key):

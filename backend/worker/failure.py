@@ -9,6 +9,11 @@ from backend.types import OpKey
 from backend.worker.messages import Failed, Shown
 
 _LONGEST = 2000  # characters of one input's text
+OUT_OF_MEMORY = ("MemoryError", "torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError")
+_HINT = (
+    "Memory ran out, and the models that were loaded have been dropped. If this ran before, look for a batch "
+    "size or an image size that is larger than you meant."
+)
 
 
 def failed(
@@ -18,11 +23,11 @@ def failed(
 
     skip: source files whose outermost frames are ours, and say nothing.
     """
-    frames = _without(error.__traceback__, skip)
+    frames, kind = _without(error.__traceback__, skip), type_name(type(error))
     return Failed(
         key=key,
-        type=type_name(type(error)),
-        message=str(error),
+        type=kind,
+        message=f"{error}\n{_HINT}" if kind in OUT_OF_MEMORY else str(error),
         traceback=tuple(traceback.format_tb(frames)),
         inputs={name: tuple(map(shown, items)) for name, items in inputs.items()},
     )

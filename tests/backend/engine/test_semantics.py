@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from backend.engine import events as ev
 from backend.graph.dynamic import DynamicPrompt
 from backend.node import InputSpec, Result
+from backend.worker.host import Host
 from tests.backend.engine.foreign import LAZY, Bench, a_bench, an_input, echo, foreign, n
 
 
@@ -158,3 +160,16 @@ async def test_a_node_object_lives_across_prompts(tmp_path: Path):
         assert "executed 1 ['2|1']" in bench.told
         await bench.run({"2": n("Count", v=5)})
         assert "executed 2 ['1|5']" in bench.told
+
+
+async def test_a_node_that_runs_out_of_memory_has_models_dropped(tmp_path: Path, monkeypatch):
+    def hungry() -> None:
+        raise MemoryError("no room for more")
+
+    dropped = []
+    monkeypatch.setattr(Host, "unload", lambda host: dropped.append(host))
+    async with a_bench(tmp_path, foreign("Hungry", hungry, output_node=True, outputs=())) as bench:
+        await bench.run({"1": n("Hungry")})
+        failed = next(e for e in bench.events if isinstance(e, ev.JobFailed))
+    assert len(dropped) == 1
+    assert failed.message.startswith("no room for more\nMemory ran out")
