@@ -62,6 +62,10 @@ class Header:
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
 
+    def has(self, *names: str) -> bool:
+        """Whether there are tensors of all these names."""
+        return all(name in self.tensors for name in names)
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor. Raises BadFile where there is none of that name."""
         if name not in self.tensors:

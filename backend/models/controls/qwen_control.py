@@ -70,7 +70,7 @@ def detect(header: Header) -> QwenControl | None:
         "img_in.weight",
         "transformer_blocks.0.attn.norm_q.weight",
     )
-    if any(name not in header for name in needed):
+    if not header.has(*needed):
         return None
     width, patched = header.shape("img_in.weight")
     (head,) = header.shape("transformer_blocks.0.attn.norm_q.weight")

@@ -81,7 +81,7 @@ def detect(header: Header) -> Sd3Control | None:
         "context_embedder.weight",
         "transformer_blocks.0.norm1_context.linear.weight",
     )
-    if any(name not in header for name in needed):
+    if not header.has(*needed):
         return None
     width, in_channels = header.shape("pos_embed.proj.weight")[:2]
     depth = header.count("transformer_blocks.{}.")

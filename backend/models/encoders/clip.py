@@ -82,7 +82,7 @@ def detect(part: str, header: Header) -> ClipLayout | None:
         first, layers = "text_model.encoder.layers.0.mlp.fc1.weight", "text_model.encoder.layers.{}."
         names = [name for name in ("text_projection.weight", "text_projection") if name in header]
         projection = header.shape(names[0])[0] if names else None
-    if any(name not in header for name in (tokens, positions, first)):
+    if not header.has(tokens, positions, first):
         return None
     (vocabulary, width), hidden = header.shape(tokens), header.shape(first)[0]
     projected = projection if part == "clip_g" else None  # nothing uses that of CLIP-L

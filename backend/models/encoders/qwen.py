@@ -46,7 +46,7 @@ def detect(header: Header) -> QwenLayout | None:
         f"{_LAYER}mlp.gate_proj.weight",
     )
     biased, normed = f"{_LAYER}self_attn.k_proj.bias" in header, f"{_LAYER}self_attn.q_norm.weight" in header
-    if any(name not in header for name in needed) or biased == normed:
+    if not header.has(*needed) or biased == normed:
         return None
     vocabulary, width = header.shape("model.embed_tokens.weight")
     inner, narrow = (header.shape(f"{_LAYER}self_attn.{x}_proj.weight")[0] for x in "qk")

@@ -49,7 +49,7 @@ def detect(header: Header) -> T5Layout | None:
         f"{_FIRST}relative_attention_bias.weight",
         "encoder.block.0.layer.1.DenseReluDense.wi_0.weight",
     )
-    if any(name not in header for name in needed):
+    if not header.has(*needed):
         return None
     vocabulary, width = header.shape("shared.weight")
     return T5Layout(

@@ -275,7 +275,7 @@ def detect(header: Header) -> Flux | None:
         "img_in.weight",
         "txt_in.weight",
     )
-    if any(name not in header for name in needed) or "distilled_guidance_layer.0.norms.0.scale" in header:
+    if not header.has(*needed) or "distilled_guidance_layer.0.norms.0.scale" in header:
         return None
     width, shown = header.shape("img_in.weight")
     (head,) = header.shape("double_blocks.0.img_attn.norm.key_norm.scale")

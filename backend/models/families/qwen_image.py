@@ -153,7 +153,7 @@ def detect_blocks(header: Header) -> QwenImage | None:
         "transformer_blocks.0.img_mod.1.weight",
         "transformer_blocks.0.attn.norm_q.weight",
     )
-    if any(name not in header for name in needed):
+    if not header.has(*needed):
         return None
     width, shown = header.shape("img_in.weight")
     (head,) = header.shape("transformer_blocks.0.attn.norm_q.weight")

@@ -209,7 +209,7 @@ def detect(header: Header) -> Sd3 | None:
         "pos_embed",
         "final_layer.linear.weight",
     )
-    if any(name not in header for name in needed):
+    if not header.has(*needed):
         return None
     width, in_channels = header.shape("x_embedder.proj.weight")[:2]
     depth = header.count("joint_blocks.{}.")

@@ -95,7 +95,7 @@ def read(header: Header) -> UnetLayout | None:
 def trunk(header: Header) -> UnetLayout | None:
     """The way down and the middle of a UNet, which is what ControlNets have of it."""
     names = next((names for names in (_ORIGINAL, _DIFFUSERS) if names.first in header), None)
-    if names is None or any(name not in header for name in (names.time, names.projection)):
+    if names is None or not header.has(names.time, names.projection):
         return None
     levels = levels_of(header) if names is _ORIGINAL else _diffusers_levels(header)
     crossed = next((name for name in sorted(header) if name.endswith(".attn2.to_k.weight")), None)

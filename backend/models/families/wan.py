@@ -170,7 +170,7 @@ def detect(header: Header) -> Wan | None:
         "blocks.0.ffn.0.weight",
     )
     others = ("img_emb.proj.0.bias", "vace_patch_embedding.weight", "control_adapter.conv.weight")
-    if any(name not in header for name in needed) or any(name in header for name in others):
+    if not header.has(*needed) or any(name in header for name in others):
         return None
     width, in_channels = header.shape("patch_embedding.weight")[:2]
     if in_channels != LATENT.channels:

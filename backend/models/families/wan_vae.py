@@ -112,7 +112,7 @@ def detect(header: Header) -> WanVaeLayout | None:
         "conv2.weight",
         "decoder.middle.0.residual.0.gamma",
     )
-    if any(name not in header for name in needed) or len(header.shape("encoder.conv1.weight")) != 5:
+    if not header.has(*needed) or len(header.shape("encoder.conv1.weight")) != 5:
         return None
     base, pixels = header.shape("encoder.conv1.weight")[:2]
     if pixels != 3:  # Wan 2.2's works on patches of pixels

@@ -150,7 +150,7 @@ def detect(header: Header) -> ZImage | None:
         "layers.0.attention.qkv.weight",
         "layers.0.feed_forward.w1.weight",
     )
-    if any(name not in header for name in needed):
+    if not header.has(*needed):
         return None
     width, shown = header.shape("x_embedder.weight")
     (head,) = header.shape("layers.0.attention.q_norm.weight")

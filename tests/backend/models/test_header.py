@@ -24,6 +24,8 @@ def test_names_shapes_dtypes_and_metadata_are_read(tmp_path: Path):
     assert dict(header.tensors) == {"a.b": TensorInfo("F16", (2, 3))}
     assert header.metadata == {"x": "y"}
     assert header.shape("a.b") == (2, 3)
+    assert header.has("a.b")
+    assert not header.has("a.b", "a.c")
 
 
 def test_the_tiny_checkpoint_has_a_header(tiny: Path):
