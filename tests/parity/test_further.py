@@ -9,7 +9,8 @@ from tests.parity.record import LIMIT, RECORDED, relative, run
 
 RESULTS = load_file(RECORDED)
 
-pytestmark = [pytest.mark.parity, pytest.mark.server]
+# the first one makes the model files that are not there yet
+pytestmark = [pytest.mark.parity, pytest.mark.server, pytest.mark.timeout(900)]
 
 
 def test_every_workflow_is_recorded():

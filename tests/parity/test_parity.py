@@ -9,7 +9,8 @@ from tests.parity.reference import ABSENT, Case, find_reference
 REFERENCE = find_reference()
 CASES = list(REFERENCE.cases.values()) if REFERENCE else []
 
-pytestmark = [pytest.mark.parity, pytest.mark.server]
+# the first one makes the model files that are not there yet
+pytestmark = [pytest.mark.parity, pytest.mark.server, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
