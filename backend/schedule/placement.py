@@ -34,11 +34,10 @@ def place(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
 
 def too_large(pool: Pool, op: ReadyOp) -> bool:
     """Whether the op's weights fit no device, even alone there. Guessed sizes prove nothing."""
-    if not op.components or not pool.devices.workers:
-        return False
-    if sum(map(pool.profile.nbytes, op.components)) <= pool.devices.largest:
-        return False
-    return all(map(pool.profile.exact, op.components))
+    total, profile = 0.0, pool.profile
+    for component in op.components:
+        total += profile.nbytes(component)
+    return total > pool.devices.largest > 0 and all(map(profile.exact, op.components))
 
 
 def admits(op: ReadyOp, device: Device, holds: Holds) -> bool:

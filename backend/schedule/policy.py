@@ -252,18 +252,15 @@ def _hold(state: _Plan, op: ReadyOp) -> None:
         candidates = [devices[op.home]]
     else:
         candidates = devices.holding(op.components[0], devices.workers) or devices.choice(devices.workers)
-    free = [device for device in candidates[:LOOK] if device.id not in state.holds]
-    for device in sorted(free, key=lambda d: (_left(state, d), d.id)):
-        if _could(state, op, device):
-            state.holds[device.id] = op
-            return
-
-
-def _left(state: _Plan, device: Device) -> Seconds:
-    left = state.lefts.get(device.id)
-    if left is None:
-        left = state.lefts[device.id] = device.left()
-    return left
+    free, lefts = list[tuple[Seconds, DeviceId]](), state.lefts
+    for device in candidates[:LOOK]:
+        if device.id not in state.holds:
+            if device.id not in lefts:
+                lefts[device.id] = device.left()
+            free.append((lefts[device.id], device.id))
+    suiting = (id for _, id in sorted(free) if _could(state, op, devices[id]))
+    if (first := next(suiting, None)) is not None:
+        state.holds[first] = op
 
 
 def _could(state: _Plan, op: ReadyOp, device: Device) -> bool:

@@ -144,22 +144,23 @@ class Queue:
         heap, found = lane.heap, lane.found
         while True:
             head = heap[0]
-            tier, place, entry, name = head
-            line = lane.lines.get(name)
-            if found.get(name) is not head:
+            name = head[3]
+            if found[name] is not head:
                 heapq.heappop(heap)  # it has moved forward since
-            elif line is None:
+                continue
+            line = lane.lines.get(name)
+            if line is None:
                 heapq.heappop(heap)
                 del found[name]
-            else:
-                user = self._users[name]
-                if line[0] is entry and (user.tier, user.place) == (tier, place):
-                    return head
-                now = self._head(name, user, line[0])
-                if now == head:
-                    return head
-                heapq.heapreplace(heap, now)
-                found[name] = now
+                continue
+            user = self._users[name]
+            if user.place == head[1] and line[0] is head[2] and user.tier == head[0]:
+                return head
+            now = self._head(name, user, line[0])
+            if now == head:
+                return head
+            heapq.heapreplace(heap, now)
+            found[name] = now
 
     def head(self, lane: Lane) -> ReadyOp:
         return self.ops[self.best(lane)[2][2]]
