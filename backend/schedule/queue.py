@@ -145,7 +145,7 @@ class Queue:
         while True:
             head = heap[0]
             name = head[3]
-            if found[name] is not head:
+            if found.get(name) is not head:
                 heapq.heappop(heap)  # it has moved forward since
                 continue
             line = lane.lines.get(name)

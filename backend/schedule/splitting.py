@@ -2,7 +2,8 @@
 
 Guidance's halves, and the images of a batch, are rows that know nothing of each other: dealt to several
 devices they end sooner, and on large denoisers cost no more. A helper is lent: what needs its device takes it
-back at the next step boundary.
+back at the next step boundary. One without the weights gets them where nobody else wants a device, and what
+the split will save is more than the loading takes.
 """
 
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ from itertools import islice
 
 from backend.schedule.crowding import remaining, steps
 from backend.schedule.devices import LOOK, Device, Running
-from backend.schedule.placement import Holds
-from backend.schedule.pool import Split, Unsplit
+from backend.schedule.placement import Holds, loading
+from backend.schedule.pool import Load, Split, Unsplit
 from backend.schedule.state import Pool
 from backend.types import ComponentId, OpKey, Seconds
 
@@ -19,7 +20,7 @@ _WORTH = 0.95  # a further helper must save a twentieth of a pass
 _LEAST = 2  # passes that must be left for a split to be worth its messages
 
 
-def lend(pool: Pool, holds: Holds, now: Seconds) -> Iterator[Split]:
+def lend(pool: Pool, holds: Holds, now: Seconds) -> Iterator[Split | Load]:
     """Give unused devices to the runs that have longest to go, one helper after the other."""
     if not pool.devices.unused or not pool.devices.dealt:
         return
@@ -31,6 +32,32 @@ def lend(pool: Pool, holds: Holds, now: Seconds) -> Iterator[Split]:
             count = len(running.helpers) + 1
             reason = f"it holds the weights and has nothing to do: each pass is dealt to {count} devices"
             yield Split(running.op.key, device.id, helper.id, reason)
+    if not pool.queue.lanes and not pool.cold and not holds:
+        for _, _, device, running in sorted(gains, key=lambda g: g[:2]):
+            yield from _equip(pool, device, running, now)
+
+
+def _equip(pool: Pool, device: Device, running: Running, now: Seconds) -> Iterator[Load]:
+    """Bring a run's weights to a further device that has nothing to do, where that pays within the run."""
+    components = running.op.components
+    there = pool.devices.holding(components[0], pool.devices.unused)
+    share = _pass(pool, running, 1) / max(1e-9, _pass(pool, running, 0))
+    if len(running.helpers) + 1 >= running.op.parts or share > _WORTH or any(d.helps is None for d in there):
+        return  # dealt as far as it goes, or the next helper is on its way
+    left, best = remaining(pool, device, running, now), None
+    for helper in pool.devices.choice(pool.devices.unused):
+        missing = helper.missing(components)
+        load, nbytes = loading(pool, missing), sum(map(pool.profile.nbytes, missing))
+        pays = (left - load) * (1 - share) > load and helper.channel <= now
+        if pays and 0 < nbytes <= helper.free and not helper.paused and (best is None or load < best[0]):
+            best = load, helper, missing
+    if best is None:
+        return
+    load, helper, missing = best
+    for component in missing:
+        pool.fetch(helper, component, pool.profile.nbytes(component), now)
+        reason = f"a run of {left:.3g} s will be split with it, and loading takes {load:.3g} s"
+        yield Load(component, helper.id, reason, "replicate")
 
 
 def release(pool: Pool, helper: Device, reason: str) -> Iterator[Unsplit]:
