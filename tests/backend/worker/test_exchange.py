@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backend.components import Component, Contents
 from backend.types import Cond, Latent
 from backend.worker import exchange
 from backend.worker.exchange import BadSegment, MemoryFull, Value
@@ -137,3 +138,9 @@ def test_sweeping_removes_what_dead_servers_left_and_nothing_else(monkeypatch, t
     assert foreign.exists()
     assert exchange.sweep_own() == 1
     assert not Path(own.path).exists()
+
+
+def test_what_a_model_file_holds_is_no_memory_of_the_result_that_says_so():
+    contents = Contents("digest", 10**12, (Component("vae", "digest", 10**11),))
+    value = Value.of(((contents,), (torch.zeros(3),)))
+    assert value.nbytes == 12
