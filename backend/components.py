@@ -100,6 +100,11 @@ class Weights:
         return replace(self, digest=f"{self.digest}+{format}", narrow=format)
 
     @property
+    def size(self) -> int:
+        """Bytes of its tensors, or of its files where that is unknown."""
+        return self.nbytes or sum(file.size for file in self.files)
+
+    @property
     def id(self) -> ComponentId:
         """Equal for equal weights: what residency, batching and content keys go by."""
         id = f"{self.kind}@{self.digest}"
@@ -117,6 +122,30 @@ class LoraUse:
     def file(self) -> File:
         """Where the LoRA can be read."""
         return self.weights.files[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA as a device holds it: its changes of the layers of one network, at any strength."""
+
+    lora: Weights
+    target: Weights
+
+    @property
+    def id(self) -> ComponentId:
+        return adapter_id(self.lora.id, self.target.id)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its file, whichever part of that is for the target."""
+        return self.lora.size
+
+
+Loadable: TypeAlias = Weights | Adapter
+
+
+def adapter_id(lora: ComponentId, target: ComponentId) -> ComponentId:
+    return ComponentId(f"{lora} on {target}")
 
 
 @dataclass(frozen=True, slots=True)

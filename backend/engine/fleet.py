@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from backend.components import Weights
+from backend.components import Loadable
 from backend.ops import Op
 from backend.schedule.pool import ReadyOp
 from backend.types import ComponentId, DeviceId, OpKey
@@ -48,7 +48,7 @@ class Worker(Runner, Protocol):
         """Drop the named resident components, or all."""
         ...
 
-    def load(self, weights: Weights) -> None:
+    def load(self, what: Loadable) -> None:
         """Bring in a component before an op asks for it."""
         ...
 

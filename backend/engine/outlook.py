@@ -1,10 +1,20 @@
 """What ops will need, what they cost, and how much is left of their jobs behind each."""
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 
-from backend.components import Weights
-from backend.engine.ready import Claim, controls_of, cost_of, first, guess_sizes, ready_op, weights_of
+from backend.components import Loadable, Weights
+from backend.engine.ready import (
+    Claim,
+    adapters_of,
+    controls_of,
+    cost_of,
+    first,
+    guess_sizes,
+    ready_op,
+    weights_of,
+)
 from backend.graph.frontier import LiveGraph, LiveOp
 from backend.ops import Call, Denoise, Op
 from backend.registry import Registry
@@ -17,15 +27,16 @@ _ROUND = 1 << 20
 
 
 class Outlook:
-    """Looks along the live graph. paths: seconds that are left of an op's job from it on, at best; weights:
-    of the components that unfinished ops need.
+    """Looks along the live graph. paths: seconds that are left of an op's job from it on, at best; loadable:
+    the components that unfinished ops need.
     """
 
     def __init__(self, registry: Registry, graph: LiveGraph, pool: Pool) -> None:
         self.paths: dict[OpKey, Seconds] = {}
-        self.weights: dict[ComponentId, Weights] = {}
+        self.loadable: dict[ComponentId, Loadable] = {}
         self._registry, self._graph, self._pool = registry, graph, pool
         self._controls: dict[OpKey, tuple[Weights, ...]] = {}  # that reach an op
+        self._uses: Counter[ComponentId] = Counter()  # unfinished ops that need a LoRA
         self._came = 0  # calls that were ready so far
 
     def look_ahead(self, new: list[LiveOp]) -> None:
@@ -40,11 +51,13 @@ class Outlook:
             return  # nothing to load, and nothing known to be long
         profile, successors = self._pool.profile, self._graph.graph.successors
         for live in reversed(new):
-            weights = self.needed(live)
+            weights, adapters = self.needed(live), adapters_of(live.op)
             if weights:
-                guess_sizes(weights, profile)
-                self.weights.update((w.id, w) for w in weights)
+                needed: list[Loadable] = [*weights, *adapters]
+                guess_sizes(needed, profile)
+                self.loadable.update((each.id, each) for each in needed)
                 self._pool.want(tuple(w.id for w in weights), 1)
+                self._uses.update(adapter.id for adapter in adapters)
             behind = max((self.paths.get(key, 0.0) for key in successors(live.key)), default=0.0)
             self.paths[live.key] = cost_of(live.op, profile) + behind
 
@@ -54,7 +67,12 @@ class Outlook:
         for weights in self.needed(live):
             self._pool.want((weights.id,), -1)
             if weights.id not in self._pool.demand:
-                self.weights.pop(weights.id, None)
+                self.loadable.pop(weights.id, None)
+        for adapter in adapters_of(live.op):
+            self._uses[adapter.id] -= 1
+            if not self._uses[adapter.id]:
+                del self._uses[adapter.id]
+                self.loadable.pop(adapter.id, None)
         self._controls.pop(live.key, None)
 
     def needed(self, live: LiveOp) -> list[Weights]:
@@ -67,9 +85,9 @@ class Outlook:
         """The op for `plan()`. claims: of the jobs that want it."""
         claim = first(claims, self._pool.shares)
         path = self.paths.get(live.key, 0.0) + self._turn(live)
-        ready = ready_op(live, claim, now, self._pool.profile, path)
-        if live.key in self._controls and isinstance(live.op, Denoise):
-            ready = replace(ready, components=tuple(w.id for w in self.needed(live)))
+        needed: list[Loadable] = [*self.needed(live), *adapters_of(live.op)]
+        ready = ready_op(live, tuple(each.id for each in needed), claim, now, self._pool.profile)
+        ready = replace(ready, path=path)
         return replace(ready, serial=True) if self.is_serial(live.op) else ready
 
     def _turn(self, live: LiveOp) -> Seconds:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from backend.components import Weights
+from backend.components import Adapter, Adjustment, Loadable, LoraUse, Weights
 from backend.graph.frontier import LiveOp
 from backend.guiders import CfgGuider, Schedule
 from backend.ops import Call, Denoise, EncodeText, Op
@@ -12,7 +12,7 @@ from backend.references import ClipVision, ControlNet, PatchNetwork, StyleModel,
 from backend.schedule.fairness import Shares
 from backend.schedule.pool import Order, ReadyOp
 from backend.schedule.profile import Profile, Role
-from backend.types import Seconds
+from backend.types import ComponentId, Seconds
 
 # References whose weights an op needs on its device.
 _HELD = (Vae, UpscaleModel, ClipVision, StyleModel, PatchNetwork)
@@ -43,10 +43,11 @@ def first(claims: Iterable[Claim], shares: Shares) -> Claim:
     return replace(best, deadline=min(deadlines, default=None))
 
 
-def ready_op(live: LiveOp, claim: Claim, now: Seconds, profile: Profile, path: Seconds) -> ReadyOp:
-    """path: seconds that are left of the job from this op on, at best."""
+def ready_op(
+    live: LiveOp, components: tuple[ComponentId, ...], claim: Claim, now: Seconds, profile: Profile
+) -> ReadyOp:
+    """components: what the op needs on its device, the network that it runs first."""
     op = live.op
-    components = tuple(w.id for w in weights_of(op))
     step = isinstance(op, Denoise)
     return ReadyOp(
         key=live.key,
@@ -59,7 +60,6 @@ def ready_op(live: LiveOp, claim: Claim, now: Seconds, profile: Profile, path: S
         user=claim.user,
         ahead=claim.ahead,
         cost=cost_of(op, profile),
-        path=path,
         deadline=claim.deadline,
         parts=rows_of(op) if isinstance(op, Denoise) else 1,
         adapted=isinstance(op, Denoise) and bool(op.guider.model.loras),
@@ -75,6 +75,18 @@ def weights_of(op: Op[object]) -> list[Weights]:
         return list(op.clip.weights)
     sources = (getattr(op, name, None) for name in ("vae", "model", "clip_vision", "style_model"))
     return [source.weights for source in sources if isinstance(source, _HELD)]
+
+
+def adapters_of(op: Op[object]) -> list[Adapter]:
+    """The LoRAs that running an op needs on its device, beside these."""
+    if isinstance(op, Denoise):
+        return _adapters(op.guider.model.loras, (op.guider.model.weights,))
+    return _adapters(op.clip.loras, op.clip.weights) if isinstance(op, EncodeText) else []
+
+
+def _adapters(uses: Iterable[Adjustment], targets: Iterable[Weights]) -> list[Adapter]:
+    loras = [use.weights for use in uses if isinstance(use, LoraUse)]
+    return [Adapter(lora, target) for target in targets for lora in loras]
 
 
 def _within(patch: ModelPatch) -> list[Weights]:
@@ -129,10 +141,10 @@ def controls_of(op: Op[object]) -> list[Weights]:
     return [item.weights for items in op.inputs.values() for item in items if isinstance(item, ControlNet)]
 
 
-def guess_sizes(needed: Iterable[Weights], profile: Profile) -> None:
+def guess_sizes(needed: Iterable[Loadable], profile: Profile) -> None:
     """Until a component was loaded once, it is taken to be as large as its files."""
-    for weights in needed:
-        profile.guess_size(weights.id, weights.nbytes or sum(file.size for file in weights.files))
+    for each in needed:
+        profile.guess_size(each.id, each.size)
 
 
 def _role(weights: Weights) -> Role:

@@ -140,7 +140,7 @@ class Starts:
             case Unsplit(key, device, helper):
                 self._board.workers[device].unsplit(key, helper)
             case Load(component, device):
-                self._board.workers[device].load(self._board.outlook.weights[component])
+                self._board.workers[device].load(self._board.outlook.loadable[component])
             case Evict(component, device):
                 self._board.workers[device].unload((component,))
             case Reject():

@@ -1,7 +1,7 @@
 """A diffusion model, loaded: one forward pass over rows that may belong to different users and LoRAs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -116,11 +116,14 @@ def load_denoiser(
     dtype: torch.dtype,
     copies: HostCopies | None = None,
     offloaded: bool = False,
+    fits: Callable[[int], bool] = lambda nbytes: True,
 ) -> Denoiser:
     """The diffusion model of a checkpoint, or of a file that holds nothing else.
 
     offloaded: its layers' weights stay on the host, mapped from the file where that has the right form, and
-    come to the device one layer at a time. Raises: UnknownFamily, BadFile (damaged, or tensors missing).
+    come to the device one layer at a time. fits: as `Copies` asks.
+
+    Raises: UnknownFamily, BadFile (damaged, or tensors missing).
     """
     file, family, layout = _opened(weights)
     if dtype is torch.float16 and family.half is torch.bfloat16 and _has_bfloat16(device):
@@ -132,7 +135,7 @@ def load_denoiser(
     host = torch.device("cpu") if offloaded else device
     nbytes = fill(module, file, layout.convert, host, form, copy, frugal=True, narrow=narrow)
     nbytes = offload(module, device) if offloaded else nbytes + fold_upsamplers(module)
-    merged = Copies(partial(own_weight, module), budget=0 if offloaded else nbytes)
+    merged = Copies(partial(own_weight, module), 0 if offloaded else nbytes, fits)
     return Denoiser(family, layout, module, sites, nbytes, merged, device, dtype)
 
 

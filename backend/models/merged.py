@@ -61,12 +61,13 @@ _Key: TypeAlias = tuple[tuple[weakref.ref[Lora], float], ...]
 class _Copy:
     """places: that have run with this stack, alone in their passes; asked: there will be many more;
     layers: (outputs, inputs) of each that changes, none where a copy of all would not fit, None as long as
-    nobody asked.
+    nobody asked; needed: bytes of them.
     """
 
     places: int = 0
     asked: bool = False
     layers: list[tuple[int, int]] | None = None
+    needed: int = 0
     weights: dict[str, Weight] = field(default_factory=dict)
 
     @property
@@ -75,10 +76,14 @@ class _Copy:
 
 
 class Copies:
-    """The copies of one component. own: a site's base weight; budget: bytes, for stacks not in use."""
+    """The copies of one component. own: a site's base weight; budget: bytes, for stacks not in use; fits:
+    whether the device has so many bytes left, which is asked before a copy takes them.
+    """
 
-    def __init__(self, own: Callable[[str], Weight], budget: int) -> None:
-        self._own, self._budget = own, budget
+    def __init__(
+        self, own: Callable[[str], Weight], budget: int, fits: Callable[[int], bool] = lambda nbytes: True
+    ) -> None:
+        self._own, self._budget, self._fits = own, budget, fits
         self._held: dict[_Key, _Copy] = {}  # the last is the most recently used
 
     @property
@@ -91,21 +96,23 @@ class Copies:
         copy = self._of(stack)
         copy.places += places
         if copy.layers is None:
-            copy.layers = self._layers(stack)
-        return bool(copy.layers) and (copy.asked or pays(copy.places, copy.layers))
+            copy.layers, copy.needed = self._layers(stack)
+        if not copy.layers or not (copy.asked or pays(copy.places, copy.layers)):
+            return False
+        return bool(copy.weights) or self._fits(copy.needed)
 
     def ask(self, stack: Stack) -> None:
         """Passes to come with this stack are known to be worth a copy."""
         self._of(tuple(patch for patch in stack if patch.strength != 0.0)).asked = True
 
-    def _layers(self, stack: Stack) -> list[tuple[int, int]]:
-        """(outputs, inputs) of each layer that changes; none where a copy of all would not fit."""
+    def _layers(self, stack: Stack) -> tuple[list[tuple[int, int]], int]:
+        """(outputs, inputs) of each layer that changes, and their bytes; none where the budget is less."""
         layers, total = [], 0
         for site in sites_changed(stack):
             weight = self._own(site).weight  # one at a time: those in another form are made whole for it
             layers.append((len(weight), weight[0].numel()))
             total += weight.nbytes
-        return layers if total <= self._budget else []
+        return (layers, total) if total <= self._budget else ([], 0)
 
     def weight(self, stack: Stack, site: str) -> Weight:
         """The site's weight with the stack in it."""

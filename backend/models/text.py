@@ -1,6 +1,6 @@
 """Text encoders: prompts -> conditioning, equal to ComfyUI's."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -50,10 +50,11 @@ def load_text_encoder(
     dtype: torch.dtype,
     copies: HostCopies | None = None,
     offloaded: bool = False,
+    fits: Callable[[int], bool] = lambda nbytes: True,
 ) -> TextEncoder:
     """A text encoder of a checkpoint, or of a file of its own.
 
-    offloaded: as `load_denoiser`.
+    offloaded, fits: as `load_denoiser`.
     Raises: UnknownFamily where the file has no such encoder of a known kind; BadFile.
     """
     file, place, layout = _opened(weights)
@@ -71,7 +72,7 @@ def load_text_encoder(
     nbytes = fill(module, part, convert, host, Form(dtype), copy, frugal=True)
     if offloaded:
         nbytes = offload(module, device)
-    merged = Copies(partial(own_weight, module), budget=0 if offloaded else nbytes)
+    merged = Copies(partial(own_weight, module), 0 if offloaded else nbytes, fits)
     tokenizer = ENCODERS[place.part].tokenizer(part)
     return TextEncoder(place.part, layout, module, tokenizer, sites, nbytes, merged, device, dtype)
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from backend.components import Weights
+from backend.components import Loadable
 from backend.errors import OutOfMemory
 from backend.models.hostcopy import host_copies
 from backend.ops import Denoise
@@ -129,8 +129,8 @@ class Worker:
                 self._merge(key)
             case Split() | Unsplit() | Evaluate() | Answer():
                 self._share(message)
-            case LoadComponent(weights=weights):
-                self._load(weights)
+            case LoadComponent(what=what):
+                self._load(what)
             case Unload(components=components):
                 self._residents.unload(components)
                 self._ladder.forget()
@@ -154,12 +154,12 @@ class Worker:
         if op is not None:
             self._residents.merge(op.guider.model)
 
-    def _load(self, weights: Weights) -> None:
+    def _load(self, what: Loadable) -> None:
         """Bring in a component that no op has asked for yet."""
         try:
-            self._residents.load(weights)
+            self._residents.load(what)
         except Exception as error:  # around an operation; the op that needs it will tell its user
-            _log.warning("a %s was not loaded ahead: %s", weights.kind, error)
+            _log.warning("%s was not loaded ahead: %s", what.id, error)
         self._tell()
 
     def _evict(self, shortage: int | None) -> int:

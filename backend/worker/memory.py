@@ -56,6 +56,11 @@ class Memory:
         if self.device.type == "cpu" and needed > (room := self.room):
             raise OutOfMemory(what, needed, room, self.limit)
 
+    def fits(self, needed: int) -> bool:
+        """Whether so many bytes may be taken by what can be done without."""
+        spare = SPARE if self.device.type == "cuda" else 0
+        return needed + spare <= self.room
+
     def require_spare(self, what: str, nbytes: int) -> None:
         """Once weights of so many bytes are on a GPU: what is computed with them needs room too.
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
-from backend.components import Weights
+from backend.components import Loadable
 from backend.ops import Call, Expanded, Needs, Op
 from backend.settings import Settings
 from backend.types import ClientId, ComponentId, DeviceId, NodeId, OpKey, Seconds
@@ -120,11 +120,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class LoadComponent:
-    """Bring a component in before an op asks for it; between two steps. `Loaded` answers, or nothing where it
-    is there already, can't be loaded, or has no room: nothing is dropped for it.
+    """Bring a component, or a LoRA for one that is there, in before an op asks for it; between two steps.
+    `Loaded` answers, or nothing where it is there already, can't be loaded, or has no room: nothing is
+    dropped for it.
     """
 
-    weights: Weights
+    what: Loadable
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, Pipe
 from queue import SimpleQueue
 from typing import IO
 
-from backend.components import Weights
+from backend.components import Loadable
 from backend.ops import Op
 from backend.settings import Settings
 from backend.types import ComponentId, DeviceId, OpKey
@@ -120,9 +120,9 @@ class WorkerProcess:
         """Drop the named resident components, or all."""
         self._outbox.put(Unload(None if components is None else tuple(components)))
 
-    def load(self, weights: Weights) -> None:
+    def load(self, what: Loadable) -> None:
         """Bring in a component before an op asks for it. Loaded tells."""
-        self._outbox.put(LoadComponent(weights))
+        self._outbox.put(LoadComponent(what))
 
     def pause(self, key: OpKey) -> None:
         """Stop a Denoise op after its current step and keep its state."""

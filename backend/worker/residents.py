@@ -10,7 +10,14 @@ from typing import Literal, TypeAlias, TypeVar
 
 import torch
 
-from backend.components import Adjustment, ComponentKind, LoraUse, Weights
+from backend.components import (
+    Adjustment,
+    ComponentKind,
+    Loadable,
+    LoraUse,
+    Weights,
+    adapter_id,
+)
 from backend.models.controlnet import ControlModel, load_controlnet
 from backend.models.denoiser import Denoiser, load_denoiser
 from backend.models.hostcopy import HostCopies
@@ -50,6 +57,12 @@ class _Held:
     def nbytes(self) -> int:
         return self.component.nbytes + sum(lora.nbytes for lora in self.loras.values())
 
+    def table(self, id: ComponentId) -> Iterator[Resident]:
+        copies = self.component.copies.nbytes if isinstance(self.component, Denoiser | TextEncoder) else 0
+        yield Resident(id, self.label, self.component.nbytes - copies)
+        for name, lora in self.loras.items():
+            yield Resident(adapter_id(name, id), f"lora {Path(lora.path).name} for {self.label}", lora.nbytes)
+
 
 class Residents:
     """Loads components when they are first asked for, and keeps them until they are unloaded or evicted.
@@ -76,12 +89,12 @@ class Residents:
 
         Raises: BadFile, UnknownFamily.
         """
-        load = partial(load_denoiser, offloaded=offloaded)
+        load = partial(load_denoiser, offloaded=offloaded, fits=self.memory.fits)
         return self._get(weights, Denoiser, load, offloaded)
 
     def text_encoder(self, weights: Weights, offloaded: bool = False) -> TextEncoder:
         """offloaded: as `denoiser`. Raises: BadFile, UnknownFamily."""
-        load = partial(load_text_encoder, offloaded=offloaded)
+        load = partial(load_text_encoder, offloaded=offloaded, fits=self.memory.fits)
         return self._get(weights, TextEncoder, load, offloaded)
 
     def vae(self, weights: Weights) -> VaeModel:
@@ -108,8 +121,17 @@ class Residents:
         """Raises: BadFile."""
         return self._get(weights, PatchModel, load_model_patch)
 
-    def load(self, weights: Weights) -> None:
-        """Have a component resident. Raises: BadFile, UnknownFamily, OutOfMemory."""
+    def load(self, what: Loadable) -> None:
+        """Have a component resident, or a LoRA for one that is.
+
+        Raises: BadFile, UnknownFamily, OutOfMemory.
+        """
+        if isinstance(what, Weights):
+            self._load(what)
+        elif (held := self._held.get(what.target.id)) is not None:
+            self._lora(held, what.target.id, LoraUse(what.lora, 1.0))
+
+    def _load(self, weights: Weights) -> None:
         match weights.kind:
             case "denoiser":
                 self.denoiser(weights)
@@ -130,7 +152,8 @@ class Residents:
 
     def patches(self, weights: Weights, uses: Sequence[Adjustment]) -> tuple[Patch, ...]:
         """LoRAs loaded for the component of `weights`, which must be resident. Raises: BadFile."""
-        return tuple(Patch(self._lora(self._held[weights.id], use), use.strength) for use in uses)
+        held = self._held[weights.id]
+        return tuple(Patch(self._lora(held, weights.id, use), use.strength) for use in uses)
 
     def merge(self, model: Model) -> None:
         """Have a model's LoRAs merged into a copy of its weights from the next pass on that only they run in.
@@ -142,10 +165,18 @@ class Residents:
             held.component.copies.ask(self.patches(model.weights, model.loras))
 
     def unload(self, components: Sequence[ComponentId] | None) -> None:
-        """Drop the named components, or all; running ops keep theirs until they end."""
+        """Drop the named components and LoRAs, or all; running ops keep theirs until they end."""
         for id in list(self._held) if components is None else components:
-            self._drop(id, "asked")
+            if id in self._held:
+                self._drop(id, "asked")
+            else:
+                self._drop_adapter(id)
         self.memory.trim()
+
+    def _drop_adapter(self, id: ComponentId) -> None:
+        for target, held in self._held.items():
+            for name in [name for name in held.loras if id == adapter_id(name, target)]:
+                del held.loras[name]
 
     def evict(self, shortage: int | None, keep: Collection[object]) -> int:
         """Make room: drop what is idle, the least recently used first, until `shortage` bytes are free (None:
@@ -175,7 +206,10 @@ class Residents:
         return gone
 
     def table(self) -> tuple[Resident, ...]:
-        return tuple(Resident(id, held.label, held.nbytes) for id, held in self._held.items())
+        """Components and their LoRAs. Copies made with these go before anything else where room is short, and
+        those that `plan()` asked for it counts itself.
+        """
+        return tuple(resident for id, held in self._held.items() for resident in held.table(id))
 
     def _nbytes(self) -> int:
         return sum(held.nbytes for held in self._held.values())
@@ -212,7 +246,7 @@ class Residents:
             raise TypeError(f"{held.label} is no {kind.__name__}")
         return held.component
 
-    def _lora(self, held: _Held, use: Adjustment) -> Lora:
+    def _lora(self, held: _Held, target: ComponentId, use: Adjustment) -> Lora:
         id = use.weights.id
         lora = held.loras.pop(id, None)
         if lora is None:
@@ -222,7 +256,11 @@ class Residents:
             if isinstance(use, LoraUse):
                 self.memory.claim(f"the LoRA {Path(use.file.path).name}", use.file.size)
             lora = lora_of(use, held.component)
-            self.load_seconds += perf_counter() - begun
+            seconds = perf_counter() - begun
+            self.load_seconds += seconds
+            if isinstance(use, LoraUse):
+                name = f"lora {Path(use.file.path).name} for {held.label}"
+                self._report(Loaded(adapter_id(id, target), name, lora.nbytes, seconds))
         held.loras[id] = lora  # the last is the most recently used
         while len(held.loras) > _MOST_LORAS:
             del held.loras[next(iter(held.loras))]

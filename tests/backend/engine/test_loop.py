@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.components import Weights
+from backend.components import Loadable
 from backend.engine.clock import Clock, SystemClock
 from backend.engine.events import (
     Event,
@@ -123,8 +123,8 @@ class FakeWorker:
     def unload(self, components: Sequence[ComponentId] | None = None) -> None:
         self.told.append(("unload", components))
 
-    def load(self, weights: Weights) -> None:
-        self.told.append(("load", weights.id))
+    def load(self, what: Loadable) -> None:
+        self.told.append(("load", what.id))
 
     def pause(self, key: OpKey) -> None:
         self.told.append(("pause", key))

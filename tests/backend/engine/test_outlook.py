@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import torch
 
-from backend.components import Weights
+from backend.components import Adapter, Weights
 from backend.engine.board import Board
 from backend.engine.clock import ManualClock
 from backend.engine.fleet import Seat
 from backend.engine.ready import Claim, weights_of
 from backend.engine.results import Results
 from backend.guiders import CfgGuider, Noise, Sampler, Schedule
-from backend.ops import Call, Denoise
+from backend.ops import Call, Denoise, EncodeText
 from backend.patches import BlockGuide, FreeU
-from backend.references import ControlNet, Model, PatchNetwork, Ref, Vae
+from backend.references import Clip, ControlNet, Model, PatchNetwork, Ref, Vae
 from backend.schedule.rules import Rules
 from backend.types import DeviceId, JobKey, NodeId, OpKey
 from backend.worker.messages import DeviceInfo
@@ -67,3 +67,27 @@ def test_a_run_needs_the_networks_of_its_models_patches():
     model = run.guider.model.with_patch(FreeU(1, 1, 1, 1, 2)).with_patch(guided)
     run = replace(run, guider=replace(run.guider, model=model))
     assert weights_of(run) == [model.weights, net.weights, vae.weights]
+
+
+def test_a_run_needs_its_loras_too_which_come_with_it_and_not_before():
+    board = a_board(1)
+    lora = Weights("lora", "style", (a_file("style"),), nbytes=3 * GIB)
+    run = a_run("sdxl", Ref(OpKey("text"), 0, 0))
+    model = run.guider.model.with_lora(lora, 0.5)
+    run = replace(run, guider=replace(run.guider, model=model))
+    clip = Clip((Weights("text_encoder", "clip", (a_file("clip"),)),)).with_lora(lora, 0.5)
+    ops = {
+        OpKey("latent"): Call("Empty", {}, NodeId("3")),
+        OpKey("text"): EncodeText(clip, "a"),
+        OpKey("run"): run,
+    }
+    board.want(JobKey(1), Claim((1.0, 1)), ops)
+    adapters = Adapter(lora, model.weights), Adapter(lora, clip.weights[0])
+    for op, adapter in zip(("run", "text"), adapters, strict=True):
+        ready = board._ready_op(board.graph[OpKey(op)], 0.0)
+        assert ready.components[1:] == (adapter.id,)
+        assert board.pool.profile.nbytes(adapter.id) == 3 * GIB
+        assert board.outlook.loadable[adapter.id] == adapter
+    assert not any(id.startswith("lora") for id in board.pool.cold)
+    board.drop(JobKey(1))
+    assert not board.outlook.loadable

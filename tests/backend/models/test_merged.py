@@ -103,3 +103,22 @@ def test_a_scaled_layer_is_scaled_with_what_was_added_before_and_not_with_what_c
     assert made.bias is not None
     assert torch.equal(made.bias, torch.full((4,), 0.5 * 3 + 2))
     assert biased(None, (Patch(scaled, 1.0),), "a") is None
+
+
+def test_a_copy_is_made_only_where_there_is_room_for_it_and_stays_where_there_is_none_left():
+    asked: list[int] = []
+    room = [EACH - 1]
+
+    def fits(nbytes: int) -> bool:
+        asked.append(nbytes)
+        return nbytes <= room[0]
+
+    held = Copies(OWN.__getitem__, 10 * EACH, fits)
+    stack = (Patch(a_lora("a"), 1.0),)
+    assert not held.whole(stack, 10**9)
+    room[0] = EACH
+    assert held.whole(stack, 1)
+    assert asked == [EACH, EACH]
+    held.weight(stack, "a")
+    room[0] = 0
+    assert held.whole(stack, 1)
