@@ -26,8 +26,8 @@ from backend.storage import Storage
 from backend.types import DeviceId
 from backend.worker.exchange import sweep, sweep_own
 from backend.worker.host import Host
-from backend.worker.nursery import Nursery, spawn
-from backend.worker.pool import WorkerProcess
+from backend.worker.nursery import Nursery
+from backend.worker.pool import WorkerProcess, idle_cpu
 from nodes.catalogue import builtin_registry
 from web.lock import FolderLock
 
@@ -72,16 +72,16 @@ class Assembly:
         count = self.settings.workers or max(1, gpus)
         name, rows = ("gpu", GPU_ROWS) if gpus else ("cpu", ROWS)
         forks = sys.platform == "linux" and not gpus
-        if forks:
-            self.nursery.start()
         for index in range(count):
             id = DeviceId(f"{name}{index}")
             self.engine.add_device(id, self._maker(id, index, count, forks), slots=1, max_rows=rows)
         self.host.warm()
 
     def _maker(self, id: DeviceId, index: int, count: int, forks: bool) -> Callable[[], Worker]:
-        start = self.nursery.fork if forks else spawn
-        return partial(WorkerProcess, id, self.settings, index, self.engine.report, count, start)
+        make = partial(WorkerProcess, id, self.settings, index, self.engine.report, count)
+        if not forks:
+            return make
+        return partial(make, start=self.nursery.fork, idle=idle_cpu(self.settings))
 
     async def close(self) -> None:
         """End every process and leave nothing behind but what is to stay."""

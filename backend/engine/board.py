@@ -61,6 +61,11 @@ class Board:
         self.workers[id] = make()
         self.fleet.add(Seat(id, self.workers[id], slots, max_rows))
 
+    def wake(self) -> None:
+        """Models are used, or will be soon: let the workers' processes start."""
+        for worker in self.workers.values():
+            worker.wake()
+
     def add_host(self, host: HostThreads, slots: int) -> None:
         self.host = host
         self.fleet.add(Seat(HOST, host, slots, 0))
@@ -80,6 +85,8 @@ class Board:
             for source in live.inputs:
                 self.results.pin(source)
         self.outlook.look_ahead(new)
+        if any(not isinstance(live.op, Call) for live in new):
+            self.wake()
         for live in ready:
             self._make_ready(live)
         for key in shared:

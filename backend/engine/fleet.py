@@ -48,6 +48,10 @@ class Worker(Runner, Protocol):
         """Drop the named resident components, or all."""
         ...
 
+    def wake(self) -> None:
+        """Make sure that its process is started: it will have work soon."""
+        ...
+
     def load(self, what: Loadable) -> None:
         """Bring in a component before an op asks for it."""
         ...

@@ -290,6 +290,10 @@ class Engine:
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         return self._roster.subscribe(listener)
 
+    def wake(self) -> None:
+        """Someone is about to use models: let the workers' processes start, if they have not."""
+        self._board.wake()
+
     def queue(self) -> tuple[list[JobRecord], list[JobRecord]]:
         """Running and pending jobs, each in the order in which they run."""
         jobs = sorted(self._roster.jobs.values(), key=lambda job: job.order)

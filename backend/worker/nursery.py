@@ -66,7 +66,7 @@ class Fork:
 
 
 class Nursery:
-    """Forks workers. Its process is started by `start`, and anew by the next `fork` where it has ended.
+    """Forks workers. Its process is started by the first `fork`, and anew by the next where it has ended.
 
     Where it ends, its children end with it. Safe to use from several threads.
     """
@@ -75,11 +75,6 @@ class Nursery:
         self._lock = threading.Lock()
         self._line: _Line | None = None
         self._stopped = False
-
-    def start(self) -> None:
-        """Begin to load what workers will need."""
-        with self._lock:
-            self._running()
 
     def fork(self, connection: int) -> Child:
         """Start a worker on its end of a connection. Waits while the nursery loads. Raises: OSError."""

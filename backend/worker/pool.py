@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection, Pipe
 from queue import SimpleQueue
 from typing import IO
 
+import psutil
+
 from backend.components import Loadable
 from backend.ops import Op
 from backend.settings import Settings
@@ -26,6 +28,7 @@ from backend.worker.failure import failed
 from backend.worker.messages import (
     Answer,
     CancelOp,
+    DeviceInfo,
     Done,
     Evaluate,
     Finished,
@@ -34,6 +37,7 @@ from backend.worker.messages import (
     Lost,
     Merge,
     Pause,
+    Ready,
     Report,
     Resume,
     RunOp,
@@ -67,8 +71,9 @@ class WorkerProcess:
     end.
 
     Lost does not follow `stop`, which alone waits. index, of `count` workers, chooses the device; start makes
-    the process on its end of the connection. Whether a lost worker is replaced is the engine's decision: by a
-    new WorkerProcess.
+    the process on its end of the connection: at once, or, where `idle` says what the device is before, when
+    there is work for it or `wake` says that there will be. Whether a lost worker is replaced is the engine's
+    decision: by a new WorkerProcess.
     """
 
     def __init__(
@@ -79,9 +84,11 @@ class WorkerProcess:
         report: Callable[[DeviceId, Report], None],
         count: int = 1,
         start: Callable[[int], Child] = spawn,
+        idle: DeviceInfo | None = None,
     ) -> None:
         self.id = id
-        self._report, self._make = report, start
+        self._report, self._make, self._idle = report, start, idle
+        self._awake = threading.Event()
         self._outbox: SimpleQueue[_ToRun | Setup | ToWorker | None] = SimpleQueue()
         self._outbox.put(Setup(settings, index, count, os.getpid()))
         self._lock = threading.Lock()
@@ -106,6 +113,7 @@ class WorkerProcess:
         preview_size: int = 512,
     ) -> None:
         """Start an op. inputs: the result of every op that it refers to; keep them until it has ended."""
+        self.wake()
         self._outbox.put(_ToRun(key, op, inputs, preview, preview_size))
 
     def cancel(self, key: OpKey) -> None:
@@ -118,10 +126,16 @@ class WorkerProcess:
 
     def unload(self, components: Sequence[ComponentId] | None = None) -> None:
         """Drop the named resident components, or all."""
-        self._outbox.put(Unload(None if components is None else tuple(components)))
+        if self._awake.is_set():
+            self._outbox.put(Unload(None if components is None else tuple(components)))
+
+    def wake(self) -> None:
+        """Start the process, if it was not: models will be used soon."""
+        self._awake.set()
 
     def load(self, what: Loadable) -> None:
         """Bring in a component before an op asks for it. Loaded tells."""
+        self.wake()
         self._outbox.put(LoadComponent(what))
 
     def pause(self, key: OpKey) -> None:
@@ -169,6 +183,7 @@ class WorkerProcess:
         """
         with self._lock:
             self._killed = True
+            self.wake()
             if self._process is not None:
                 self._process.kill()
 
@@ -178,6 +193,11 @@ class WorkerProcess:
 
     def _live(self) -> None:
         """The reader thread: the process from its start to its end."""
+        if self._idle is None:
+            self.wake()
+        else:
+            self._report(self.id, Ready(self._idle, 0))
+            self._awake.wait()
         try:
             connection, reason = self._start(), ""
         except OSError as error:
@@ -224,7 +244,7 @@ class WorkerProcess:
                     message.transfer,
                 )
                 self._report(self.id, finished)
-            else:
+            elif not isinstance(message, Ready) or self._idle is None:
                 self._report(self.id, message)
 
     def _send(self, connection: Connection) -> None:
@@ -271,6 +291,14 @@ class WorkerProcess:
             code = self._process.wait()
         self._listener.join(_GRACE)
         return "; ".join([_ending(code), *self._output])
+
+
+def idle_cpu(settings: Settings) -> DeviceInfo:
+    """A CPU before anything is computed on it. Equal to what its worker will say, without torch."""
+    memory = psutil.virtual_memory()
+    most = min(memory.total, settings.worker_memory or memory.total)
+    free = min(memory.available, most)
+    return DeviceInfo("cpu", "cpu", None, most, free, most, free)
 
 
 def _ending(code: int) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Protocol
 
+from backend.models.lean import without_extras
 from backend.worker.mailbox import Mailbox
 from backend.worker.messages import Setup
 from backend.worker.nursery import BORN, DIED, NEWS
@@ -32,8 +33,14 @@ def main(descriptor: int) -> None:
         level=setup.settings.verbose, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     # torch loads here, with the mailbox open: a server that ends meanwhile takes this process along.
-    loop: _Loop = importlib.import_module("backend.worker.loop")
-    loop.run(mailbox, setup)
+    _loaded().run(mailbox, setup)
+
+
+def _loaded() -> _Loop:
+    """The worker's code, with torch and the models'."""
+    with without_extras():
+        loop: _Loop = importlib.import_module("backend.worker.loop")
+    return loop
 
 
 def nurse(descriptor: int) -> None:
@@ -45,7 +52,7 @@ def nurse(descriptor: int) -> None:
     server = socket.socket(fileno=descriptor)
     first = threading.Thread(target=_await_mail, args=(server,), daemon=True)
     first.start()
-    importlib.import_module("backend.worker.loop")
+    _loaded()
     first.join()  # no thread may be there when a process is forked
     gc.collect()
     gc.freeze()  # a collection in a child would write to every page that it shares

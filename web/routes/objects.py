@@ -10,8 +10,9 @@ from web.services import SERVICES
 
 
 async def all_classes(request: web.Request) -> web.Response:
-    """GET /object_info"""
+    """GET /object_info. A page that opens asks for it: its first prompt shall find the workers ready."""
     services = request.app[SERVICES]
+    services.engine.wake()
 
     def told() -> str:
         return wire.dumps(describe(services.registry, services.storage))

@@ -69,6 +69,7 @@ class FakeWorker:
     deaf: bool = False  # it does not hear of cancellations
     abandoned: list[OpKey] = field(default_factory=list)
     stopped: bool = False
+    awake: bool = False
     told: list[tuple[str, object]] = field(default_factory=list)
     last: FakeValue | None = None
 
@@ -125,6 +126,9 @@ class FakeWorker:
 
     def load(self, what: Loadable) -> None:
         self.told.append(("load", what.id))
+
+    def wake(self) -> None:
+        self.awake = True
 
     def pause(self, key: OpKey) -> None:
         self.told.append(("pause", key))
@@ -231,6 +235,14 @@ async def test_an_equal_prompt_runs_nothing_and_shows_the_same(bench):
     assert [e.nodes for e in bench.of(NodesCached, job)] == [("1", "2", "3", "4", "5", "6")]
     assert [e.node for e in bench.of(NodeExecuting, job)] == [None]
     assert [(e.node, e.ui) for e in bench.of(NodeExecuted, job)] == [("6", {"shown": ["DecodeLatent"]})]
+
+
+async def test_calls_leave_workers_asleep_and_the_first_work_for_models_wakes_them(bench):
+    await bench.submit(a_sum_prompt(1))
+    await bench.settle()
+    assert not bench.gpu.awake
+    await bench.submit(an_image_prompt())
+    assert bench.gpu.awake
 
 
 async def test_equal_work_of_two_users_runs_once_and_each_is_told_of_it(bench):

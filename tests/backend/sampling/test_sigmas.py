@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import scipy.special  # noqa: F401  # the beta schedule imports it: no example shall be timed with that
 import torch
 from hypothesis import given
 from hypothesis import strategies as st

@@ -7,11 +7,11 @@ from queue import Queue
 
 import pytest
 
-from backend.types import DeviceId
-from backend.worker.messages import Lost, Ready
+from backend.types import DeviceId, OpKey
+from backend.worker.messages import Failed, Lost, Ready, Started
 from backend.worker.nursery import Nursery
-from backend.worker.pool import WorkerProcess
-from tests.backend.worker.test_pool import gone
+from backend.worker.pool import WorkerProcess, idle_cpu
+from tests.backend.worker.test_pool import SIGMAS, gone
 
 pytestmark = pytest.mark.server
 
@@ -19,7 +19,6 @@ pytestmark = pytest.mark.server
 @pytest.fixture
 def nursery():
     made = Nursery()
-    made.start()
     yield made
     made.stop()
 
@@ -65,3 +64,32 @@ def test_a_server_that_ends_while_the_nursery_loads_waits_for_nothing(tiny_setti
     assert worker.pid is None
     with pytest.raises(OSError, match="ending"):
         nursery.fork(0)
+
+
+def test_an_idle_worker_is_ready_without_a_process_until_it_is_woken(tiny_settings, nursery):
+    reports, idle = Queue(), idle_cpu(tiny_settings)
+    worker = WorkerProcess(
+        DeviceId("w"), tiny_settings, 0, lambda _, report: reports.put(report), 1, nursery.fork, idle
+    )
+    assert reports.get(timeout=10) == Ready(idle, 0)
+    worker.unload()  # nothing is there to be dropped
+    time.sleep(0.2)
+    assert worker.pid is None
+    worker.run(OpKey("a"), SIGMAS, {})
+    assert isinstance(reports.get(timeout=60), Started)  # the process's own Ready is old news
+    assert isinstance(reports.get(timeout=10), Failed)
+    assert worker.pid is not None
+    worker.stop()
+
+
+def test_an_idle_worker_can_be_stopped(tiny_settings, nursery):
+    reports = Queue()
+    idle = idle_cpu(tiny_settings)
+    worker = WorkerProcess(
+        DeviceId("w"), tiny_settings, 0, lambda _, report: reports.put(report), 1, nursery.fork, idle
+    )
+    assert isinstance(reports.get(timeout=10), Ready)
+    worker.stop()
+    assert worker.wait(5)
+    assert worker.pid is None
+    assert reports.empty()
