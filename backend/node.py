@@ -179,13 +179,15 @@ class NodeSpec:
     extra: Mapping[str, object] = field(default_factory=dict)  # deprecated, experimental, search_aliases ...
     lazy_names: frozenset[str] = field(init=False, default=frozenset())  # of `inputs`
     raw_names: frozenset[str] = field(init=False, default=frozenset())
+    _by_name: Mapping[str, InputSpec] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_name", {i.name: i for i in reversed(self.inputs)})
         object.__setattr__(self, "lazy_names", frozenset(i.name for i in self.inputs if i.lazy))
         object.__setattr__(self, "raw_names", frozenset(i.name for i in self.inputs if i.raw_link))
 
     def input(self, name: str) -> InputSpec | None:
-        declared = next((i for i in self.inputs if i.name == name), None)
+        declared = self._by_name.get(name)
         if declared is None and self.open_inputs is not None:
             return self.open_inputs(name)
         return declared

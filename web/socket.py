@@ -27,6 +27,7 @@ SOFT_LIMIT = 64  # waiting frames, from which on replaceable ones replace each o
 HARD_LIMIT = 4096  # waiting frames at which a client is given up
 HARD_BYTES = 512 << 20  # only pictures that a node sends reach it
 BURST = 64 << 10  # bytes of frames that are sent in one piece
+COMPANY = 0.01  # seconds that a `status` waits for other frames
 LONGEST_HEARD = 1 << 20  # bytes of a client's message: they announce flags, nothing else
 SILENCE, PROBES, BETWEEN = 60, 4, 15  # seconds until a silent peer is probed, probes, seconds between them
 HOLD = 0.05  # seconds that a preview waits for its step's `progress`
@@ -37,13 +38,21 @@ log = logging.getLogger(__name__)
 FrameKind = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
 class Frame:
     """One message, encoded. replaces: frames of equal value stand for each other, the newest wins."""
 
-    data: bytes
-    binary: bool = False
-    replaces: FrameKind | None = None
+    __slots__ = ("_framed", "binary", "data", "replaces")
+
+    def __init__(self, data: bytes, binary: bool = False, replaces: FrameKind | None = None) -> None:
+        self.data, self.binary, self.replaces = data, binary, replaces
+        self._framed: bytes | None = None
+
+    @property
+    def framed(self) -> bytes:
+        """As a whole websocket frame, made once for all clients that get it."""
+        if self._framed is None:
+            self._framed = _framed(self.data, self.binary)
+        return self._framed
 
 
 @dataclass(slots=True, eq=False)
@@ -60,8 +69,11 @@ class Client:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     serial: "itertools.count[int]" = field(default_factory=itertools.count)
 
-    def put(self, frame: Frame) -> None:
-        """Queue a frame; never waits. Drops the client when it has let too much pile up."""
+    def put(self, frame: Frame, *, patient: bool = False) -> None:
+        """Queue a frame; never waits. Drops the client when it has let too much pile up.
+
+        patient: the frame goes with the next one that is not, or when the client is woken.
+        """
         key: int | FrameKind = next(self.serial)
         if frame.replaces is not None and len(self.waiting) >= SOFT_LIMIT:
             key = frame.replaces
@@ -75,7 +87,8 @@ class Client:
             self.waiting_bytes = 0
             if self.transport is not None:
                 self.transport.abort()  # type: ignore[attr-defined]  # every socket transport has it
-        self.wake.set()
+        if not patient:
+            self.wake.set()
 
     async def send_waiting(self) -> None:
         """Send whatever is queued, for as long as the socket is open."""
@@ -84,25 +97,23 @@ class Client:
             self.wake.clear()
             while self.waiting:
                 if not self._send_together():
-                    frame = self._next()
+                    frame = self.waiting.pop(next(iter(self.waiting)))
+                    self.waiting_bytes -= len(frame.data)
                     kind = WSMsgType.BINARY if frame.binary else WSMsgType.TEXT
                     await self.socket.send_frame(frame.data, kind)  # waits where the client is slow
-
-    def _next(self) -> Frame:
-        frame = self.waiting.pop(next(iter(self.waiting)))
-        self.waiting_bytes -= len(frame.data)
-        return frame
 
     def _send_together(self) -> bool:
         """Send all that waits in one piece, where it is little and the client keeps up: events come in
         bursts, and each write of its own costs as much as making the event did.
         """
         transport = self.transport
-        if len(self.waiting) < 2 or self.waiting_bytes > BURST or self.socket.closed:
+        if self.waiting_bytes > BURST or self.socket.closed:
             return False
         if not isinstance(transport, asyncio.WriteTransport) or transport.get_write_buffer_size():
             return False
-        transport.write(b"".join([_framed(self._next()) for _ in range(len(self.waiting))]))
+        transport.write(b"".join([frame.framed for frame in self.waiting.values()]))
+        self.waiting.clear()
+        self.waiting_bytes = 0
         return True
 
 
@@ -122,6 +133,7 @@ class Sockets:
         self._log_readers: set[ClientId] = set()
         self._shown: dict[JobId, ev.StateChanged] = {}  # the last one of each running job
         self._held: dict[JobId, tuple[ev.PreviewImage, asyncio.TimerHandle]] = {}
+        self._company: asyncio.TimerHandle | None = None
 
     # -- connections -----------------------------------------------------------------------------
 
@@ -218,14 +230,14 @@ class Sockets:
     def on_event(self, event: ev.Event) -> None:
         """Translate an event and queue it for those who may see it. Never waits."""
         match event:
-            case ev.QueueChanged():
-                _put(self._to(None), _text("status", wire.status(event.remaining), ("status",)))
             case ev.StateChanged():
                 self._show_last_preview(event)
                 self._shown[event.job] = event
                 if targets := self._to(event.client):
                     data = wire.progress_state(event)
                     _put(targets, _text("progress_state", data, ("progress_state", event.job)))
+            case ev.QueueChanged():
+                self._tell_status(event.remaining)
             case ev.PreviewImage():
                 self._hold(event)
             case ev.StepProgress():
@@ -242,6 +254,22 @@ class Sockets:
             case _:
                 self._show_held(event.job)
                 self._private(event)
+
+    def _tell_status(self, remaining: int) -> None:
+        """To everybody, soon: each write costs, and what the queue's change brings comes right behind."""
+        if not self._clients:
+            return
+        frame = _text("status", wire.status(remaining), ("status",))
+        for client in self._clients.values():
+            client.put(frame, patient=True)
+        if self._company is None:
+            self._company = asyncio.get_running_loop().call_later(COMPANY, self._wake)
+
+    def _wake(self) -> None:
+        self._company = None
+        for client in self._clients.values():
+            if client.waiting:
+                client.wake.set()
 
     def _step(self, event: ev.StepProgress) -> None:
         """`progress`, between the two forms of a preview."""
@@ -270,12 +298,12 @@ class Sockets:
         if client is None:
             return
         match event:
+            case ev.NodeExecuting():
+                client.put(_text("executing", wire.executing(event)))
             case ev.JobStarted():
                 client.put(_text("execution_start", wire.execution_start(event)))
             case ev.NodesCached():
                 client.put(_text("execution_cached", wire.execution_cached(event)))
-            case ev.NodeExecuting():
-                client.put(_text("executing", wire.executing(event)))
             case ev.NodeExecuted():
                 client.put(_text("executed", wire.executed(event)))
             case ev.NodeBlocked():
@@ -289,9 +317,11 @@ class Sockets:
 
     def _show_last_preview(self, event: ev.StateChanged) -> None:
         """A preview that waits for a node's step comes before the node's end."""
-        held = self._held.get(event.job)
+        held = self._held.get(event.job) if self._held else None
+        if held is None:
+            return
         ended = (n.node for n in event.nodes if n.state == "finished")
-        if held is not None and held[0].node in ended:
+        if held[0].node in ended:
             self._show_held(event.job)
 
     def _hold(self, event: ev.PreviewImage) -> None:
@@ -352,14 +382,14 @@ def _text(event: str, data: object, replaces: FrameKind | None = None) -> Frame:
     return Frame(dump({"type": event, "data": data}), replaces=replaces)
 
 
-def _framed(frame: Frame) -> bytes:
+def _framed(data: bytes, binary: bool) -> bytes:
     """A whole message as a websocket frame: final, unmasked, uncompressed. Source: RFC 6455, 5.2."""
-    opcode, size = 0x82 if frame.binary else 0x81, len(frame.data)
+    opcode, size = 0x82 if binary else 0x81, len(data)
     if size < 126:
-        return struct.pack("!BB", opcode, size) + frame.data
+        return struct.pack("!BB", opcode, size) + data
     if size < 1 << 16:
-        return struct.pack("!BBH", opcode, 126, size) + frame.data
-    return struct.pack("!BBQ", opcode, 127, size) + frame.data
+        return struct.pack("!BBH", opcode, 126, size) + data
+    return struct.pack("!BBQ", opcode, 127, size) + data
 
 
 def _put(clients: Iterable[Client], frame: Frame) -> None:

@@ -68,6 +68,8 @@ def ready_op(
 
 def weights_of(op: Op[object]) -> list[Weights]:
     """The components that running an op needs on its device."""
+    if isinstance(op, Call):
+        return []
     if isinstance(op, Denoise):
         model = op.guider.model
         return [model.weights, *(net for patch in model.patches for net in _within(patch))]

@@ -14,10 +14,11 @@ from backend.worker.messages import Stored
 
 _ENTRY = 2048  # bytes that an entry costs beside its tensors
 _CLIENTS = 1024  # whose last prompts are remembered
-# Results that are made at more bytes a second than this are cheap (an inverted image, an empty latent): many
-# of them are not worth their memory. Some stay, for the next prompt's sake.
-_CHEAP_RATE = 0.5e9
-_CHEAP_BYTES = 128 << 20
+# Results that are made in a moment, or at more bytes a second than this, are cheap (an inverted image, an
+# empty latent): many of them are not worth their memory. Some stay, for the next prompt's sake.
+_MOMENT = 0.005  # seconds
+_CHEAP_RATE = 0.25e9
+_CHEAP_BYTES = 64 << 20
 
 
 @dataclass(slots=True)
@@ -95,7 +96,7 @@ class Results:
         self._entries[key] = result
         result.nbytes = result.value.nbytes + _ENTRY
         self._used += result.nbytes
-        if result.nbytes > _ENTRY and result.seconds * _CHEAP_RATE < result.nbytes:
+        if result.nbytes > _ENTRY and result.seconds < max(_MOMENT, result.nbytes / _CHEAP_RATE):
             self._cheap[key] = None
             self._cheap_used += result.nbytes
         self._renew(key, result)
@@ -144,12 +145,15 @@ class Results:
 
     def _drop_cheap(self) -> list[OpKey]:
         """Of what is made anew in no time only the most recently used stays."""
-        gone: list[OpKey] = []
-        if self._cheap_used > _CHEAP_BYTES:
-            loose = [key for key in self._cheap if not self._entries[key].pins]
-            while self._cheap_used > _CHEAP_BYTES and len(gone) < len(loose):
-                gone.append(loose[len(gone)])
-                self._drop(gone[-1], shelve=False)
+        gone, excess = list[OpKey](), self._cheap_used - _CHEAP_BYTES
+        for key in self._cheap:
+            if excess <= 0:
+                break
+            if not self._entries[key].pins:
+                gone.append(key)
+                excess -= self._entries[key].nbytes
+        for key in gone:
+            self._drop(key, shelve=False)
         return gone
 
     def _drop_cheapest(self, budget: int) -> list[OpKey]:

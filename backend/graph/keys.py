@@ -49,6 +49,8 @@ def _write(value: object, parts: list[str]) -> None:
         parts.append(f"s{len(value)}:{value}")  # type: ignore[arg-type]  # a str
     elif kind is int or kind is bool:
         parts.append(f"{kind.__name__[0]}{value}")
+    elif kind is tuple or kind is list:
+        _write_all(f"l{len(value)}", value, parts)  # type: ignore[arg-type]  # one of these
     elif isinstance(value, Ref):
         parts.append(f"r{value.key}.{value.slot}.{value.item}")
     else:

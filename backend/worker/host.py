@@ -32,8 +32,8 @@ T = TypeVar("T")
 
 
 class Host:
-    """Runs calls and reports on each: Started, then Finished, Failed, Unfinished or Stopped; OpCancelled
-    where it never started, stopped when it was told to, or was abandoned.
+    """Runs calls and reports on each: Started (left out where its end is reported with it), then Finished,
+    Failed, Unfinished or Stopped; OpCancelled where it never started, stopped when told to, or was abandoned.
 
     services: what nodes may ask for by parameter type. report is called from the host's threads.
     """
@@ -163,6 +163,8 @@ class Host:
             end = _driven(self._calls.answer(call.key, call.op, {**call.inputs, **made}, turn, self._say))
             if not self._ended(call.key, turn, end):
                 return
+            if isinstance(end, Finished) and held and isinstance(held[-1], Started):
+                held.pop()  # nobody need hear of a beginning when the end is known
             held.append(end)
             broken = not isinstance(end, Finished)
             if isinstance(end, Finished):

@@ -13,7 +13,7 @@ from backend.engine import events as ev
 from backend.types import ClientId, JobId, NodeId
 from tests.web.conftest import House, a_failing_prompt, a_held_prompt, a_prompt, recorded
 from web.services import SERVICES
-from web.socket import HARD_LIMIT, LONGEST_HEARD, SOFT_LIMIT, Client, Frame, Sockets, _framed
+from web.socket import HARD_LIMIT, LONGEST_HEARD, SOFT_LIMIT, Client, Frame, Sockets
 
 FLAGS = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
 
@@ -308,6 +308,15 @@ async def test_a_slow_client_keeps_the_newest_of_what_replaces_itself():
     assert client.waiting_bytes == sum(len(f.data) for f in client.waiting.values())
 
 
+async def test_a_patient_frame_goes_with_the_next_one_that_is_not_and_in_its_place():
+    client = a_client(Transport())
+    client.put(Frame(b"status"), patient=True)
+    assert not client.wake.is_set()
+    client.put(Frame(b"start"))
+    assert client.wake.is_set()
+    assert [f.data for f in client.waiting.values()] == [b"status", b"start"]
+
+
 async def test_a_client_that_never_reads_is_dropped():
     transport = Transport()
     client = a_client(transport)
@@ -336,7 +345,7 @@ async def test_a_client_that_does_not_read_delays_nobody(house: House):
 
 @given(st.binary(max_size=70_000), st.booleans())
 def test_a_frame_of_ours_reads_as_the_message_it_carries(data, binary):
-    framed = _framed(Frame(data, binary))
+    framed = Frame(data, binary).framed
     assert framed[0] == (0x82 if binary else 0x81)
     size, start = framed[1], 2
     if size == 126:

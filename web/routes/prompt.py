@@ -31,7 +31,7 @@ async def submit(request: web.Request) -> web.Response:
         return web.json_response(told, status=429, headers={"Retry-After": str(full.retry_after)})
     except Refused as refusal:
         return web.json_response(wire.refused(refusal), status=400)
-    return web.json_response(wire.accepted(answer))
+    return web.json_response(wire.accepted(answer), dumps=wire.dumps)
 
 
 def _handled(handler: OnPrompt, body: object) -> object:

@@ -152,12 +152,20 @@ def test_of_what_is_made_anew_in_no_time_only_the_latest_stays_however_large_the
     results = Results(4 << 30)
     results.put(OpKey("dear"), a_result(mib=12, seconds=1.0))
     for i in range(40):
-        results.put(OpKey(f"cheap {i}"), a_result(mib=12, seconds=0.005))
+        results.put(OpKey(f"cheap {i}"), a_result(mib=12, seconds=0.04))
     results.pin(OpKey("cheap 0"))
     gone = results.shrink()
-    assert results.nbytes < (12 + 128 + 1) << 20
+    assert results.nbytes < (12 + 64 + 1) << 20
     assert OpKey("cheap 39") in results
     assert OpKey("cheap 1") in gone
     assert OpKey("cheap 0") in results  # someone is about to read it
     assert OpKey("dear") in results
     assert results.shrink() == []
+
+
+def test_small_results_of_a_moments_work_are_not_collected_without_end_either():
+    results = Results(4 << 30)
+    for i in range(2000):
+        results.put(OpKey(f"quick {i}"), a_result(mib=0.05, seconds=0.004))
+    results.shrink()
+    assert results.nbytes <= 64 << 20
