@@ -140,7 +140,8 @@ class Board:
         live_op = self.graph.get(key)
         op = live_op.op if live_op is not None else None
         kept = op.result or key if isinstance(op, Call) else key
-        self.results.put(kept, Result(done.value, done.lengths, done.seconds, done.ui))
+        cost = done.seconds if done.effort is None else done.effort
+        self.results.put(kept, Result(done.value, done.lengths, cost, done.ui))
         if key not in self.graph:
             self.trace.finished(done, ())
             return None

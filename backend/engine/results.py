@@ -23,7 +23,8 @@ _CHEAP_BYTES = 64 << 20
 
 @dataclass(slots=True)
 class Result:
-    """A finished op. lengths: items per output; ui: what its node shows; pins: unfinished readers.
+    """A finished op. lengths: items per output; seconds: what making it again costs; ui: what its node shows;
+    pins: unfinished readers.
 
     nbytes: what it counted for when it was put, set by `Results`.
     """

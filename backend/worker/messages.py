@@ -354,7 +354,8 @@ class Stored(Protocol):
 class Finished:
     """`Done` as the engine sees it: what the server-side end of a worker, or the host, reports.
 
-    blocked: messages of blockers that the node met.
+    blocked: messages of blockers that the node met. effort: CPU seconds of the thread that ran it, which
+    other work on the machine does not lengthen; None where several share the thread.
     """
 
     key: OpKey
@@ -365,6 +366,7 @@ class Finished:
     load: Seconds = 0.0
     transfer: Seconds = 0.0
     blocked: tuple[str, ...] = ()
+    effort: Seconds | None = None
 
 
 # -- from the host alone -------------------------------------------------------------------------

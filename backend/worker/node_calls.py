@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import isawaitable
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import TypeAlias
 
 from backend.calling import CALL, CallContext
@@ -133,7 +133,7 @@ class NodeCalls:
         self, key: OpKey, calls: _Calls, inputs: Mapping[str, Sequence[object]], started: float
     ) -> Finished | Unfinished:
         """Raises: what the node raises."""
-        spec = calls.spec
+        spec, busy = calls.spec, thread_time()
         each = arguments(spec, inputs)
         if spec.check_lazy is not None:
             names = await calls.ask(each)
@@ -147,8 +147,9 @@ class NodeCalls:
             expanded = Expanded(calls.op.node_id, tuple(answers.rows), await self._inner(calls.op, answers))
             return Unfinished(key, expanded, perf_counter() - started, ui, blocked)
         made = outputs(spec, answers.rows)
-        seconds = perf_counter() - started
-        return Finished(key, Value.of(made), tuple(map(len, made)), seconds, ui, blocked=blocked)
+        seconds, effort = perf_counter() - started, None if spec.serial else thread_time() - busy
+        lengths = tuple(map(len, made))
+        return Finished(key, Value.of(made), lengths, seconds, ui, blocked=blocked, effort=effort)
 
     async def _inner(self, op: Call, answers: Answers) -> dict[str, object]:
         """The fingerprints of the nodes that an expansion brings."""

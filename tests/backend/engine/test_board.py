@@ -5,15 +5,18 @@ from dataclasses import replace
 
 import pytest
 
+from backend.engine.board import Board
 from backend.engine.clock import ManualClock
 from backend.engine.events import JobFailed, JobSucceeded
 from backend.engine.jobs import Submission
 from backend.engine.loop import Engine, Limits
+from backend.engine.results import Results
 from backend.engine.store import Store
 from backend.errors import QueueFull
-from backend.types import ComponentId, DeviceId
-from backend.worker.messages import DeviceInfo, Loaded, Progress, Ready, Resident, Table
+from backend.types import ComponentId, DeviceId, OpKey
+from backend.worker.messages import DeviceInfo, Finished, Loaded, Progress, Ready, Resident, Table
 from tests.backend.engine.test_loop import GPU, HOST, Bench, FakeWorker
+from tests.backend.engine.test_results import FakeValue
 from tests.backend.graph.toys import a_registry, an_image_prompt
 
 GIB = 1 << 30
@@ -76,6 +79,13 @@ def add_worker(bench: Pool, id: DeviceId, rows: int) -> None:
 
 def decided(bench: Pool, kind: str) -> list:
     return [d for d in bench.engine.pool_view().decisions if d.kind == kind]
+
+
+def test_what_took_long_beside_other_work_is_worth_no_more_than_its_own_effort():
+    board = Board(a_registry(), ManualClock(), Results(4 * GIB))
+    for key, effort in (("waited", 0.001), ("worked", None)):
+        board.finished(Finished(OpKey(key), FakeValue(GIB), (1,), 60.0, effort=effort))
+    assert board.results.shrink() == ["waited"]
 
 
 async def test_a_denoiser_is_loaded_ahead_by_a_device_that_has_nothing_to_do(pool):

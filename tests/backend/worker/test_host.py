@@ -79,6 +79,19 @@ def test_the_beginning_of_a_call_is_told_until_its_class_is_known_to_be_quick(be
     pytest.fail("every call was told to begin")
 
 
+def test_the_effort_of_a_call_leaves_out_what_it_waited_for():
+    @node("Nap", category="test")
+    def nap(*, value: int = 0) -> int:
+        time.sleep(0.1)
+        return value
+
+    bench = Bench(nap)
+    bench.run("Nap", {"value": [1]})
+    (end,) = bench.ends(1)
+    assert end.seconds >= 0.1 > 2 * end.effort
+    bench.host.stop()
+
+
 def test_serial_nodes_run_one_at_a_time_and_others_meanwhile():
     running, most, lock, together = [], [0], threading.Lock(), threading.Barrier(2)
 
