@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from sqlalchemy import Connection, Delete, Engine, Insert, Update, delete, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError, StatementError
 
 from backend.engine.tables import (
     COUNT,
@@ -73,20 +73,28 @@ class Write:
 
 
 class Compiled:
-    """A statement turned into SQL once: SQLAlchemy's way to it costs more than SQLite's execution."""
+    """A statement turned into SQL once, and given to the driver as it is: SQLAlchemy's way to it, and its
+    context around each execution, cost more than SQLite's execution.
+    """
 
     def __init__(self, statement: Insert | Update | Delete, engine: Engine) -> None:
         compiled = statement.compile(engine)
+        self._errors = engine.dialect.loaded_dbapi.Error
         self._sql = str(compiled)
         self._order = tuple(compiled.positiontup or ()) if compiled.positional else None
         self._constants = {name: value for name, value in compiled.params.items() if value is not None}
 
     def __call__(self, connection: Connection, rows: Iterable[Mapping[str, object]]) -> None:
         full = [{**self._constants, **row} for row in rows]
-        if self._order is None:
-            connection.exec_driver_sql(self._sql, full)
-        else:
-            connection.exec_driver_sql(self._sql, [tuple(row[name] for name in self._order) for row in full])
+        order = self._order
+        given = full if order is None else [tuple([row[name] for name in order]) for row in full]
+        cursor = connection.connection.cursor()
+        try:
+            cursor.executemany(self._sql, given)
+        except self._errors as error:
+            raise StatementError(str(error), self._sql, None, error) from error
+        finally:
+            cursor.close()
 
 
 class Writer:
