@@ -44,7 +44,7 @@ class Server:
     def log(self) -> str:
         return (self.base / "server.log").read_text(errors="replace")
 
-    def start(self, timeout: float = 60.0) -> Self:
+    def start(self, timeout: float = 200.0) -> Self:
         """Start the process and wait until it answers."""
         self.base.mkdir(parents=True, exist_ok=True)
         command = [

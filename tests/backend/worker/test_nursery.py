@@ -30,7 +30,7 @@ def a_worker(settings, nursery, reports):
 def test_a_killed_worker_is_replaced_at_once_and_the_nursery_itself_when_it_dies(tiny_settings, nursery):
     reports = Queue()
     worker = a_worker(tiny_settings, nursery, reports)
-    first = reports.get(timeout=60)
+    first = reports.get(timeout=200)
     assert isinstance(first, Ready)
     assert first.pid == worker.pid
     worker.kill()
@@ -47,7 +47,7 @@ def test_a_killed_worker_is_replaced_at_once_and_the_nursery_itself_when_it_dies
     os.kill(parent, signal.SIGKILL)
     assert isinstance(reports.get(timeout=10), Lost)  # no worker lives on without the process it came from
     last = a_worker(tiny_settings, nursery, reports)
-    assert isinstance(reports.get(timeout=60), Ready)
+    assert isinstance(reports.get(timeout=200), Ready)
     last.stop()
     assert gone(last.pid)
     assert again.wait(10)

@@ -36,7 +36,7 @@ class Worker:
             DeviceId("w"), settings, 0, lambda device, report: self.reports.put(report)
         )
 
-    def next(self, kind, within=60):
+    def next(self, kind, within=200):
         """The next report of that kind; others on the way are dropped."""
         end = time.monotonic() + within
         while True:
@@ -144,7 +144,7 @@ def test_the_process_speaks_for_itself_when_it_cannot_start(tmp_path):
     reports = Queue()
     settings = Settings(base_directory=tmp_path, cpu=True, verbose="NO SUCH LEVEL")
     WorkerProcess(DeviceId("w"), settings, 0, lambda device, report: reports.put(report))
-    lost = reports.get(timeout=60)
+    lost = reports.get(timeout=200)
     assert isinstance(lost, Lost)
     assert "exit code 1" in lost.reason
     assert "NO SUCH LEVEL" in lost.reason
