@@ -253,14 +253,17 @@ class WorkerProcess:
             try:
                 message = self._packed(item) if isinstance(item, _ToRun) else item
                 # Not `send`: its pickler leaves tensors to torch's sharing server, and there is none.
-                connection.send_bytes(pickle.dumps(message, protocol=5))
-            except (BrokenPipeError, ConnectionError):
-                return  # the reader reports the loss, of this op too
+                data = pickle.dumps(message, protocol=5)
             except Exception as error:  # around an operation: a value that can't be packed fails its op alone
                 if not isinstance(item, _ToRun):
                     raise
                 _log.warning("op %s can't be sent to worker %s", item.key, self.id, exc_info=error)
                 self._report(self.id, failed(item.key, error, {}, (__file__,)))
+                continue
+            try:
+                connection.send_bytes(data)
+            except OSError:  # the process closed it, or `stop` did
+                return  # the reader reports the loss, of this op too
 
     def _packed(self, item: _ToRun) -> RunOp:
         segments = {key: value.segment() for key, value in item.inputs.items()}

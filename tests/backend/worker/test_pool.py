@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import Pipe
 from queue import Empty, Queue
 
 import pytest
@@ -117,6 +118,15 @@ def test_a_worker_may_be_stopped_before_it_is_up(tiny_settings):
     assert time.monotonic() - started < 8
     assert worker.process.pid is None or gone(worker.process.pid)
     assert worker.reports.empty()
+
+
+def test_a_message_that_meets_a_closed_connection_ends_the_sender_quietly():
+    worker, (ours, theirs) = WorkerProcess.__new__(WorkerProcess), Pipe()
+    worker._outbox = Queue()
+    worker._outbox.put("a message on its way while the worker is stopped")
+    ours.close()
+    theirs.close()
+    worker._send(ours)
 
 
 def test_a_worker_ends_when_its_server_is_killed_even_while_it_starts(tmp_path):
