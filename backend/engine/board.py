@@ -252,7 +252,7 @@ class Board:
         self.loans.lost(seat.id)
         given_up: list[tuple[LiveOp, TesseraError]] = []
         if not seat.condemned:
-            self._deaths.add(key for key in running if key in self.graph)
+            self._deaths.add((key for key in running if key in self.graph), self._clock.now())
         for key in running:
             self.trace.gone(key, "lost", self.graph[key].jobs if key in self.graph else ())
             if not self._deaths.convicts(key):

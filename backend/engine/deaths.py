@@ -4,18 +4,20 @@ An op that ends its worker is there whenever one dies. Where workers are killed 
 system or by hand, many ops see deaths, and each of them sees others that it had no part in.
 """
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from backend.types import OpKey
+from backend.types import OpKey, Seconds
 
 DEATHS = 3  # workers that an op may take down before it is given up
 MOST = 9  # the same where workers die without it as often as with it
+SPAN = 600.0  # seconds of deaths before an op's first that speak for it
 
 
 @dataclass(slots=True)
 class _Record:
-    """before: deaths of workers, in all, before the first that this op saw."""
+    """before: deaths of workers, in all, until `SPAN` before the first that this op saw."""
 
     seen: int
     before: int
@@ -26,13 +28,18 @@ class Deaths:
 
     def __init__(self) -> None:
         self._all = 0
+        self._recent: deque[Seconds] = deque()
         self._records: dict[OpKey, _Record] = {}
 
-    def add(self, running: Iterable[OpKey]) -> None:
+    def add(self, running: Iterable[OpKey], now: Seconds) -> None:
         """A worker died with these ops on it."""
+        while self._recent and self._recent[0] < now - SPAN:
+            self._recent.popleft()
+        before = self._all - len(self._recent)
         for key in running:
-            self._records.setdefault(key, _Record(0, self._all)).seen += 1
+            self._records.setdefault(key, _Record(0, before)).seen += 1
         self._all += 1
+        self._recent.append(now)
 
     def seen_by(self, key: OpKey) -> int:
         """Deaths that the op was there for; 0 for one that is not suspected of any."""
