@@ -167,9 +167,10 @@ def open_inputs_of(declared: Declared) -> Callable[[str], InputSpec | None] | No
 
 
 def wires_of(declared: Declared) -> dict[str, object]:
-    """The declared type of each input."""
+    """The declared type of each input; packs' wildcards, which are equal to everything, as the plain text."""
     sections = (declared.get(section, {}).items() for section in ("required", "optional"))
-    return {name: config_of(config)[0] for section in sections for name, config in section}
+    types = {name: config_of(config)[0] for section in sections for name, config in section}
+    return {name: str(type_) if isinstance(type_, str) else type_ for name, type_ in types.items()}
 
 
 def outputs_of(node: Any) -> Iterator[OutputSpec]:
@@ -244,7 +245,7 @@ def _taken(value: object, output: OutputSpec) -> object:
     if output.is_list and isinstance(value, (list, tuple)):
         one = OutputSpec(output.type, output.name)
         return [_taken(item, one) for item in value]
-    return take_in(value, output.type)
+    return take_in(value, str(output.type) if isinstance(output.type, str) else output.type)
 
 
 def handled(validator: Callable[..., object]) -> tuple[tuple[str, ...], bool]:

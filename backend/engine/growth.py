@@ -54,6 +54,8 @@ class Growth:
         """Returns: whether it is to be done again. Raises: NodeRaised."""
         first = not job.lowering.nodes
         lowered = job.lowering.advance(self._known, self._lengths)
+        for composed in job.lowering.composed:  # first: what has its result now need not run again
+            self._keep_composed(job, composed)
         want = wanted(job.lowering.targets, job.lowering.ops, self._board.results.__contains__)
         for node in lowered:
             pending = {key for key in node.ops if key in want or key in job.lowering.composing}
@@ -61,8 +63,6 @@ class Growth:
         for key in want if not first else ():
             job.expect_again(key)
         self._board.want(job.key, job.claim, job.lowering.ordered(want))
-        for composed in job.lowering.composed:
-            self._keep_composed(job, composed)
         return bool(job.lowering.composed)
 
     def _sort(self, job: Job, node: LoweredNode, pending: set[OpKey], first: bool) -> None:

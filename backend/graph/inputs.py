@@ -212,14 +212,15 @@ def _matches(wants: InputSpec, choices: Sequence[str], got: Types) -> bool:
 
 
 def _coerced(node: PromptNode, wants: InputSpec, value: Input, around: Surroundings) -> object:
-    cast = _CASTS.get(wants.type)
+    kind = str(wants.type)  # packs' wildcards may have no hash
+    cast = _CASTS.get(kind)
     try:
         if cast is not None:
             value = cast(given := value)
             if isinstance(value, float) and not math.isfinite(value):
                 value = given
                 raise ValueError("not a finite number")
-        elif value is not None and wants.type in _NO_WIDGET:
+        elif value is not None and kind in _NO_WIDGET:
             raise TypeError("connect the output of a node")
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise _problem(
@@ -227,7 +228,7 @@ def _coerced(node: PromptNode, wants: InputSpec, value: Input, around: Surroundi
             wants,
             around,
             "invalid_input_type",
-            f"Failed to convert an input value to a {wants.type} value",
+            f"Failed to convert an input value to a {kind} value",
             f"{wants.name}, {value}, {error}",
             received_value=value,
             exception_message=str(error),

@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from backend.graph.parse import parse_prompt
+from backend.graph.validate import validate
+from backend.registry import Registry
 from backend.types import Blocked, Cond, Latent
 from comfy_compat.graphs import ExecutionBlocker
 from comfy_compat.v1 import BadClass, spec_of
@@ -47,6 +50,26 @@ def test_the_options_of_a_combo_are_those_of_the_moment():
     spec = spec_of("P", a_class(INPUT_TYPES=declared), "p")
     among.append("two")
     assert spec.input("x").choice.now(None) == ["one", "two"]
+
+
+class Anything(str):
+    """A wildcard as packs write it: equal to all, and without a hash."""
+
+    def __eq__(self, _):
+        return True
+
+    def __ne__(self, _):
+        return False
+
+
+def test_a_wildcard_without_a_hash_takes_literals_and_leaves_them_what_they_are():
+    any_ = Anything("*")
+    declared = declaring(required={"x": (any_, {"default": 0})})
+    spec = spec_of("P", a_class(INPUT_TYPES=declared, RETURN_TYPES=(any_,), OUTPUT_NODE=True), "p")
+    prompt = {"1": {"class_type": "P", "inputs": {"x": 3}}}
+    checked = validate(parse_prompt(prompt), Registry([spec]), {})
+    assert checked.errors == {}
+    assert run(spec, x=[]).values == ([],)
 
 
 def test_combos_of_both_forms_are_read():

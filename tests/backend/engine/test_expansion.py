@@ -38,6 +38,18 @@ async def test_a_cached_expansion_shows_nothing_of_its_inside(bench: Bench):
     assert set(record.outputs) == {"8"}
 
 
+async def test_an_output_node_that_expands_runs_once(tmp_path: Path):
+    def inner(unique_id: str) -> Result:
+        return Result(([f"{unique_id}.1", 0],), expand={f"{unique_id}.1": n("Int", v=3)})
+
+    spec = foreign("Outer", inner, (), ["INT"], hidden={"unique_id": "UNIQUE_ID"}, output_node=True)
+    async with a_bench(tmp_path, spec) as bench:
+        await bench.run({"1": n("Outer"), "2": n("Echo", a=["1", 0])})
+        assert bench.told[1:] == [
+            *("executing 1", "executing 1.1 on 1", "executing 2", "executed 2 ['3|None']", "success", "end")
+        ]
+
+
 async def test_a_circle_made_by_expansion_is_the_expanding_nodes_error(bench: Bench):
     await bench.run(an_expansion(cycle=True))
     assert bench.told[1:] == [
