@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, ClassVar, NewType, TypeAlias
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NewType, TypeAlias
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +20,7 @@ DeviceId = NewType("DeviceId", str)
 ComponentId = NewType("ComponentId", str)
 ClientId = NewType("ClientId", str)
 Seconds: TypeAlias = float
+Part: TypeAlias = Literal["calls", "controls"]  # of a sampling run, that another device computes
 
 
 @dataclass(frozen=True, slots=True)

@@ -297,6 +297,8 @@ class Board:
 
     def loaded(self, report: Loaded) -> None:
         self.pool.profile.observe_load(report.component, report.seconds)
+        if report.late:
+            self.pool.late.add(report.component)
 
     def next_room(self, jobs: int) -> int:
         """Whole seconds, at least one, in which one of so many jobs is likely to end."""

@@ -7,7 +7,7 @@ from typing import Protocol
 from backend.components import Loadable
 from backend.ops import Op
 from backend.schedule.pool import ReadyOp
-from backend.types import ComponentId, DeviceId, OpKey
+from backend.types import ComponentId, DeviceId, OpKey, Part
 from backend.worker.messages import DeviceInfo, HostCall, Segment, Stored, Table
 
 HOST = DeviceId("host")
@@ -66,8 +66,10 @@ class Worker(Runner, Protocol):
         """Make a copy of the weights with the LoRAs of a Denoise op that was started in them."""
         ...
 
-    def split(self, key: OpKey, helper: DeviceId) -> None:
-        """Let another device compute a share of a Denoise op's calls, from its next step on."""
+    def split(self, key: OpKey, helper: DeviceId, part: Part) -> None:
+        """Let another device compute a share of a Denoise op's calls, or its ControlNets, from its next step
+        on.
+        """
         ...
 
     def unsplit(self, key: OpKey, helper: DeviceId) -> None:

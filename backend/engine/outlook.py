@@ -59,7 +59,7 @@ class Outlook:
                 self._pool.want(tuple(w.id for w in weights), 1)
                 self._uses.update(adapter.id for adapter in adapters)
             behind = max((self.paths.get(key, 0.0) for key in successors(live.key)), default=0.0)
-            self.paths[live.key] = cost_of(live.op, profile) + behind
+            self.paths[live.key] = cost_of(live.op, profile, self._controls.get(live.key, ())) + behind
 
     def leave(self, live: LiveOp) -> None:
         """An op is out of the graph, and needs nothing any more."""
@@ -88,6 +88,10 @@ class Outlook:
         needed: list[Loadable] = [*self.needed(live), *adapters_of(live.op)]
         ready = ready_op(live, tuple(each.id for each in needed), claim, now, self._pool.profile)
         ready = replace(ready, path=path)
+        if live.key in self._controls and isinstance(live.op, Denoise):
+            controls = self._controls[live.key]
+            cost = cost_of(live.op, self._pool.profile, controls)
+            ready = replace(ready, controls=tuple(w.id for w in controls), cost=cost)
         return replace(ready, serial=True) if self.is_serial(live.op) else ready
 
     def _turn(self, live: LiveOp) -> Seconds:

@@ -1,6 +1,6 @@
 """An op as the scheduler sees it: what it needs, what it costs, and whose turn it is."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from backend.components import Adapter, Adjustment, Loadable, LoraUse, Weights
@@ -107,13 +107,16 @@ def rows_of(op: Denoise) -> int:
     return 2 if isinstance(op.guider, CfgGuider) and op.guider.cfg != 1 else 1
 
 
-def cost_of(op: Op[object], profile: Profile) -> Seconds:
-    """What an op is expected to take, alone on a device that holds its weights."""
+def cost_of(op: Op[object], profile: Profile, controls: Sequence[Weights] = ()) -> Seconds:
+    """What an op is expected to take, alone on a device that holds its weights.
+
+    controls: of a run's conditions.
+    """
     if isinstance(op, Call):
         return profile.op(name_of_cost(op), "other", None)
     weights = weights_of(op)
     if isinstance(op, Denoise):
-        return steps_of(op) * profile.step(weights[0].id, rows_of(op))
+        return steps_of(op) * sum(profile.step(w.id, rows_of(op)) for w in (weights[0], *controls))
     if not weights:
         return profile.op(name_of_cost(op), "other", None)
     largest = max(weights, key=lambda w: profile.nbytes(w.id))

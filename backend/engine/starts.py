@@ -135,8 +135,8 @@ class Starts:
                 self._board.workers[device].resume(key)
             case Preempt(key, device):
                 self._board.workers[device].pause(key)
-            case Split(key, device, helper):
-                self._board.workers[device].split(key, helper)
+            case Split(key, device, helper, _, part):
+                self._board.workers[device].split(key, helper, part)
             case Unsplit(key, device, helper):
                 self._board.workers[device].unsplit(key, helper)
             case Load(component, device):

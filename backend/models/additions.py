@@ -171,10 +171,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Additions:
-    """Beside a pass of R rows. rows: R of them, or () where none is altered."""
+    """Beside a pass of R rows. rows: R of them, or () where none is altered; late: what is added behind a
+    UNet's way down, asked for when the pass has come there.
+    """
 
     residuals: Residuals | None = None
     rows: tuple[Row, ...] = ()
+    late: Callable[[], Residuals] | None = None
 
     def perturbed(self) -> list[int]:
         """The rows without self-attention in the middle block."""
@@ -232,10 +235,13 @@ class Additions:
 NO_ADDITIONS = Additions()
 
 
-def additions_of(rows: Sequence[Row], residuals: Residuals | None) -> Additions:
+def additions_of(
+    rows: Sequence[Row], residuals: Residuals | None, late: Callable[[], Residuals] | None = None
+) -> Additions:
     """Beside a pass of these rows."""
     altered = any(row.alteration != UNALTERED or row.alteration.watcher for row in rows)
-    return Additions(residuals, tuple(rows)) if altered or residuals is not None else NO_ADDITIONS
+    plain = not altered and residuals is None and late is None
+    return NO_ADDITIONS if plain else Additions(residuals, tuple(rows), late)
 
 
 def _guided(members: Sequence[tuple[int, Row, Guide]]) -> Guided:

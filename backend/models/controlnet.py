@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from backend.components import File, Weights
 from backend.errors import BadFile
-from backend.models.adapters import adapt
+from backend.models.adapters import adapt, applied
 from backend.models.additions import Residuals
 from backend.models.control_layout import ControlInputs, ControlLayout, HintFormat
 from backend.models.controls import (
@@ -41,8 +42,9 @@ _UNET = ("model.diffusion_model.", "")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ControlModel:
-    """nbytes: of its weights."""
+    """weights: what it was loaded from; nbytes: of its weights."""
 
+    weights: Weights
     layout: ControlLayout
     module: nn.Module
     nbytes: int
@@ -52,6 +54,15 @@ class ControlModel:
     @property
     def hint(self) -> HintFormat:
         return self.layout.hint
+
+    @property
+    def late(self) -> bool:
+        """Whether what it adds is needed behind the way down of the denoiser, and not before."""
+        return isinstance(self.layout, unet_control.UnetControl)
+
+    def begin(self, given: ControlInputs) -> Callable[[], Residuals]:
+        """What is to be added, computed when it is asked for."""
+        return partial(self.forward, given)
 
     def forward(self, given: ControlInputs) -> Residuals:
         """What is to be added to the pass of some rows.
@@ -66,7 +77,7 @@ class ControlModel:
             {name: self._placed(value) for name, value in given.extra.items()},
             given.kind,
         )
-        with torch.no_grad():
+        with torch.no_grad(), applied({}):  # the pass that it is for may have LoRAs, it has none
             return self.layout.call(self.module, placed)
 
     def _map(self, value: Tensor) -> Tensor:
@@ -107,7 +118,7 @@ def load_controlnet(
     adapt(module)
     form = Form(dtype, channels_last=True)
     nbytes = fill(module, part, layout.convert, device, form, copies.of(weights) if copies else None)
-    return ControlModel(layout, module, nbytes, device, dtype)
+    return ControlModel(weights, layout, module, nbytes, device, dtype)
 
 
 def _opened(files: Sequence[File]) -> tuple[ModelFile, ControlLayout]:

@@ -9,7 +9,7 @@ from math import inf
 from typing import Literal
 
 from backend.schedule.pool import ReadyOp
-from backend.types import ComponentId, DeviceId, OpKey, Seconds
+from backend.types import ComponentId, DeviceId, OpKey, Part, Seconds
 
 LOOK = 16  # devices that one question looks at: enough choice, and a bound on its cost
 
@@ -31,8 +31,9 @@ class Running:
     """An op on a device.
 
     charged: seconds charged to its user since it started or resumed; paid: before that. begun, done: the
-    fractions of it that were over then, and are now. helpers: devices that compute parts of its passes.
-    mark: when `done` was last known. copy: of the weights with its LoRAs in them, as the device holds it.
+    fractions of it that were over then, and are now. helpers: devices that compute parts of its passes;
+    aside: one that computes its ControlNets. mark: when `done` was last known. copy: of the weights with its
+    LoRAs in them, as the device holds it.
     """
 
     op: ReadyOp
@@ -44,6 +45,12 @@ class Running:
     helpers: list[DeviceId] = field(default_factory=list)
     mark: Seconds = 0.0
     copy: ComponentId | None = None
+    aside: DeviceId | None = None
+
+    @property
+    def lent(self) -> list[DeviceId]:
+        """All devices that compute for it."""
+        return [*self.helpers, *([] if self.aside is None else [self.aside])]
 
     @property
     def left(self) -> Seconds:
@@ -167,46 +174,54 @@ class Devices:
     def start(self, device: Device, running: Running) -> None:
         old = device.batch
         device.running[running.op.key] = running
-        if running.op.parts > 1:
+        if running.op.parts > 1 or running.op.controls:
             self.dealt[running.op.key] = device.id
-        self.pin(device, running.op)
+        self.pin(device, running.op.components)
         self._count(device, running.op, 1, old)
 
     def stop(self, device: Device, key: OpKey, *, keep: bool = False) -> Running:
         """An op leaves the running ones. keep: it is preempted, and its weights stay in use."""
         running, old = device.running.pop(key), device.batch
         self.dealt.pop(key, None)
-        for id in list(running.helpers):
+        for id in running.lent:
             self.unhelp(self.all[id])
         if keep:
             device.paused[key] = running
         else:
-            self.unpin(device, running.op)
+            self.unpin(device, running.op.components)
         self._count(device, running.op, -1, old)
         return running
 
-    def help(self, helper: Device, running: Running) -> None:
+    def help(self, helper: Device, running: Running, part: Part = "calls") -> None:
         """A device with nothing to do computes parts of what another runs."""
-        running.helpers.append(helper.id)
+        if part == "controls":
+            running.aside = helper.id
+        else:
+            running.helpers.append(helper.id)
         helper.helps = running
-        self.pin(helper, running.op)
+        self.pin(helper, running.op.controls if part == "controls" else running.op.components)
         self._sort(helper)
 
     def unhelp(self, helper: Device) -> Running | None:
         """Returns: what the device helped with."""
         running, helper.helps = helper.helps, None
-        if running is not None:
+        if running is None:
+            return None
+        if running.aside == helper.id:
+            running.aside = None
+            self.unpin(helper, running.op.controls)
+        else:
             running.helpers.remove(helper.id)
-            self.unpin(helper, running.op)
-            self._sort(helper)
+            self.unpin(helper, running.op.components)
+        self._sort(helper)
         return running
 
-    def pin(self, device: Device, op: ReadyOp) -> None:
-        for component in op.components:
+    def pin(self, device: Device, components: Iterable[ComponentId]) -> None:
+        for component in components:
             device.pins[component] += 1
 
-    def unpin(self, device: Device, op: ReadyOp) -> None:
-        for component in op.components:
+    def unpin(self, device: Device, components: Iterable[ComponentId]) -> None:
+        for component in components:
             device.pins[component] -= 1
             if not device.pins[component]:
                 del device.pins[component]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from backend.types import ComponentId, DeviceId, OpKey, Seconds
+from backend.types import ComponentId, DeviceId, OpKey, Part, Seconds
 
 Order: TypeAlias = tuple[float, float]  # a job's number and its arrival: ComfyUI's order of the queue
 
@@ -21,7 +21,8 @@ class ReadyOp:
     seconds that are left of its job from here, at best. deadline: when its job must be over. home: the device
     that holds its unfinished run, for an op that was preempted. parts: into how many equal parts the rows of
     each of its passes may be dealt to several devices: the halves of guidance, the images of a batch.
-    adapted: LoRAs change the weights that it runs with.
+    adapted: LoRAs change the weights that it runs with. controls: its ControlNets, of the
+    components.
     """
 
     key: OpKey
@@ -41,6 +42,7 @@ class ReadyOp:
     home: DeviceId | None = None
     parts: int = 1
     adapted: bool = False
+    controls: tuple[ComponentId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +78,15 @@ class Preempt:
 @dataclass(frozen=True, slots=True)
 class Split:
     """From its next step on, `helper` computes a part of each pass of an op that runs on `device`: it holds
-    the op's components and has nothing else to do. An op's rows are dealt out evenly to it and its helpers.
+    what that needs and has nothing else to do. part: "calls": an op's rows are dealt out evenly to its device
+    and such helpers; "controls": what its ControlNets add to the rows that its device computes.
     """
 
     key: OpKey
     device: DeviceId
     helper: DeviceId
     reason: str
+    part: Part = "calls"
 
 
 @dataclass(frozen=True, slots=True)

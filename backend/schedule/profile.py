@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 from backend.types import ComponentId, Seconds
 
 Measure: TypeAlias = Literal["load", "step", "op", "size"]
-Role: TypeAlias = Literal["denoiser", "text_encoder", "vae", "other"]
+Role: TypeAlias = Literal["denoiser", "text_encoder", "vae", "other"]  # other: ControlNets and the like
 _GIB = float(1 << 30)
 _FASTER, _SLOWER = 0.5, 0.1  # weight of a new value: what delayed one measurement says little of the next
 _LOAD_RATE = (
@@ -169,8 +169,9 @@ class Profile:
         return self.step(component, rows + more) <= _GAIN * apart
 
     def _curve(self, component: ComponentId) -> tuple[tuple[int, Seconds], ...]:
-        """Seconds of a denoiser's pass by rows, as far as they are known without measuring."""
-        curve = self._published("denoiser", component).seconds
+        """Seconds of a denoiser's or ControlNet's pass by rows, as far as known without measuring."""
+        role: Role = "other" if component.startswith("controlnet@") else "denoiser"
+        curve = self._published(role, component).seconds
         if not self.on_cpu:
             return curve
         alone = _at(curve, 1)

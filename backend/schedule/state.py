@@ -25,6 +25,7 @@ class Pool:
     `plan()` enters what it decides; whoever carries that out reports what becomes of it. demand: ops that
     will need a component; cold: needed, and on no device; over: devices that hold more than they should;
     free_in: until devices have ended what they run, as far as `plan()` has worked that out in this call.
+    late: ControlNets whose additions a pass needs in its middle only, as far as they were loaded once.
     """
 
     def __init__(self, profile: Profile | None = None, rules: Rules | None = None) -> None:
@@ -38,6 +39,7 @@ class Pool:
         self.cold: dict[ComponentId, None] = {}
         self.over: dict[DeviceId, None] = {}
         self.free_in: dict[DeviceId, Seconds] = {}
+        self.late: set[ComponentId] = set()
         self._where: dict[OpKey, DeviceId] = {}
         self._live: Counter[str] = Counter()
 
@@ -112,7 +114,7 @@ class Pool:
         device = self.devices[id]
         if key in device.paused:
             running = device.paused.pop(key)
-            self.devices.unpin(device, running.op)
+            self.devices.unpin(device, running.op.components)
             self.remove(key)
             unserved = 0.0
         else:
@@ -190,7 +192,7 @@ class Pool:
                 held.used = now
         before = device.paused.pop(op.key, None)
         if before is not None:
-            self.devices.unpin(device, before.op)
+            self.devices.unpin(device, before.op.components)
             running = Running(op, now, op.cost, before.done, before.done, before.paid, copy=before.copy)
             self._gone(op.user)  # as one that waits
         else:  # what counted as waiting counts as running

@@ -5,12 +5,15 @@ Pure but for the model: calls in, raw outputs back, in the same order.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial, reduce
 from math import lcm
+from time import perf_counter
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from backend.components import Weights
 from backend.models.additions import (
     NO_ADDITIONS,
     UNALTERED,
@@ -23,7 +26,7 @@ from backend.models.additions import (
 from backend.models.control_layout import ControlInputs, HintFormat
 from backend.models.controlnet import scaled
 from backend.models.lora import Patch
-from backend.types import OpKey
+from backend.types import ComponentId, OpKey
 
 _MOST_REPEATS = 4  # of the shortest tokens to reach the common length; ComfyUI's limit too
 
@@ -50,9 +53,53 @@ class ControlNetwork(Protocol):
     """What a step loop needs of a control model (`models/controlnet.py`)."""
 
     @property
+    def weights(self) -> Weights: ...
+
+    @property
     def hint(self) -> HintFormat: ...
 
-    def forward(self, given: ControlInputs) -> Residuals: ...
+    @property
+    def late(self) -> bool:
+        """Whether what it adds is needed behind the way down of the denoiser, and not before."""
+        ...
+
+    def begin(self, given: ControlInputs) -> Callable[[], Residuals]:
+        """See to it that what it adds is there when it is asked for, or is computed then."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Elsewhere:
+    """A control model that another device asks; what that does not bring back is computed here.
+
+    ask: sends the inputs of some rows. Returns: what waits for the answer, None where there is none.
+    """
+
+    network: ControlNetwork
+    ask: Callable[[Weights, ControlInputs], Callable[[], Residuals | None]]
+
+    @property
+    def weights(self) -> Weights:
+        return self.network.weights
+
+    @property
+    def hint(self) -> HintFormat:
+        return self.network.hint
+
+    @property
+    def late(self) -> bool:
+        return self.network.late
+
+    def begin(self, given: ControlInputs) -> Callable[[], Residuals]:
+        answer = self.ask(self.weights, given)
+
+        def made() -> Residuals:
+            found = answer()
+            if found is None:
+                return self.network.begin(given)()
+            return found.each(lambda value: value.to(given.x.device))
+
+        return made
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,11 +141,22 @@ class ModelCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """What a pass spent on a control model: computing so many rows, or (here=False) waiting for them."""
+
+    component: ComponentId
+    rows: int
+    seconds: float
+    here: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Pass:
-    """One forward pass as the counters see it: how many rows, of how many ops."""
+    """One forward pass as the counters see it: how many rows, of how many ops, and its control models."""
 
     rows: int
     ops: int
+    beside: tuple[Beside, ...] = ()
 
 
 def groups(calls: Sequence[ModelCall]) -> list[list[int]]:
@@ -147,9 +205,11 @@ def run(
         given = {name: value[rows] for name, value in extra.items()}
         network = calls[0].network
         claim(calls[0], len(mine))
-        beside = _additions(mine, numbers[rows], _Rows(x[rows], timesteps[rows], tokens[rows], given))
+        spent = list[Beside]()
+        parts = _Rows(x[rows], timesteps[rows], tokens[rows], given)
+        beside = _additions(mine, numbers[rows], parts, spent.append)
         outputs.append(network.forward(x[rows], timesteps[rows], tokens[rows], given, adapters, beside))
-        passes.append(Pass(len(mine), len({call.op for call in mine})))
+        passes.append(Pass(len(mine), len({call.op for call in mine}), tuple(spent)))
     sizes = [len(call.x) for call in calls]
     return list(torch.split(torch.cat(outputs), sizes)), passes
 
@@ -172,30 +232,37 @@ class _Rows:
     extra: Mapping[str, Tensor]
 
 
-def _additions(calls: Sequence[ModelCall], numbers: Sequence[int], pass_rows: _Rows) -> Additions:
-    """Beside a pass of rows that belong to these calls, each under its number within its call."""
+def _additions(
+    calls: Sequence[ModelCall], numbers: Sequence[int], pass_rows: _Rows, spent: Callable[[Beside], None]
+) -> Additions:
+    """Beside a pass of rows that belong to these calls, each under its number within its call.
+
+    spent: told of each control model that has been asked.
+    """
     uses: dict[object, list[tuple[int, Control]]] = {}
     for row, call in enumerate(calls):
         for control in call.controls:
             own = 0 if control.tokens is None else control.tokens.shape[1]
             alike = (id(control.network), control.average, own, tuple(control.hint.shape[1:]), control.kind)
             uses.setdefault(alike, []).append((row, control))
-    total: Residuals | None = None
+    soon, late = list[Callable[[], Residuals]](), list[Callable[[], Residuals]]()
     for used in uses.values():
         for rows, controls in _once_each(used):
-            made = _controlled(rows, controls, numbers, pass_rows)
-            strengths = torch.tensor([control.strength for control in controls])
-            index = torch.tensor(rows, device=pass_rows.x.device)
-            part = scaled(made, strengths, controls[0].average).spread(index, len(pass_rows.x))
-            total = part if total is None else total.plus(part)
+            part = _controlled(rows, controls, numbers, pass_rows)
+            (late if controls[0].network.late else soon).append(partial(part, spent))
     rows_of_pass = [Row(call.alteration, number) for call, number in zip(calls, numbers, strict=True)]
-    return additions_of(rows_of_pass, total)
+    residuals = _summed(soon) if soon else None
+    return additions_of(rows_of_pass, residuals, partial(_summed, late) if late else None)
+
+
+def _summed(parts: Sequence[Callable[[], Residuals]]) -> Residuals:
+    return reduce(Residuals.plus, (part() for part in parts))
 
 
 def _controlled(
     rows: Sequence[int], controls: Sequence[Control], numbers: Sequence[int], pass_rows: _Rows
-) -> Residuals:
-    """One pass of the network that these controls share, for their rows."""
+) -> Callable[[Callable[[Beside], None]], Residuals]:
+    """One pass of the network that these controls share, for their rows: begun, and its end."""
     index = torch.tensor(rows, device=pass_rows.x.device)
     chosen = list(zip(rows, controls, strict=True))
     own = [pass_rows.tokens[row] if c.tokens is None else c.tokens[numbers[row]] for row, c in chosen]
@@ -207,7 +274,17 @@ def _controlled(
         {name: value[index] for name, value in pass_rows.extra.items()},
         controls[0].kind,
     )
-    return controls[0].network.forward(inputs)
+    network, begun = controls[0].network, controls[0].network.begin(inputs)
+
+    def end(spent: Callable[[Beside], None]) -> Residuals:
+        started = perf_counter()
+        made = begun()
+        here = not isinstance(network, Elsewhere)
+        spent(Beside(network.weights.id, len(rows), perf_counter() - started, here))
+        strengths = torch.tensor([control.strength for control in controls])
+        return scaled(made, strengths, controls[0].average).spread(index, len(pass_rows.x))
+
+    return end
 
 
 def _once_each(used: Sequence[tuple[int, Control]]) -> Iterator[tuple[list[int], list[Control]]]:

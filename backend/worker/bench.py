@@ -36,6 +36,10 @@ class Bench:
     ladder: Ladder
     find_embedding: Callable[[str], str | None]
 
+    def control(self, weights: Weights) -> ControlModel:
+        """A ControlNet, resident. Raises: BadFile, OutOfMemory."""
+        return self.ladder.attempt("loading a ControlNet", lambda: self.residents.controlnet(weights))
+
 
 @dataclass(frozen=True, slots=True)
 class RunNetworks:
@@ -79,8 +83,7 @@ class RunNetworks:
         if len(weights.files) == 1 and needs_model(weights.files[0]):
             both = f"{weights.digest}+{own.digest}"
             weights = Weights(weights.kind, both, (*weights.files, *own.files))
-        load = self.bench.residents.controlnet
-        return self.bench.ladder.attempt("loading a ControlNet", lambda: load(weights))
+        return self.bench.control(weights)
 
     def encode(self, vae: Vae, pixels: Tensor) -> Tensor:
         return encoded(EncodePixels(vae, pixels), self.bench).samples

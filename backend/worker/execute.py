@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from backend.components import Weights
-from backend.models.denoiser import Denoiser, describe
+from backend.models.denoiser import describe
 from backend.models.families.inpainting import CONCAT_IMAGE, CONCAT_MASK
-from backend.models.lora import Patch
 from backend.models.prompt import chunks_of_tokens
 from backend.models.style import styled
 from backend.models.text import Request, Working, encode_text
@@ -46,14 +45,12 @@ from backend.sampling.discretization import sigma_max, sigma_min
 from backend.sampling.noise import initial_noise
 from backend.sampling.sigmas import model_sigmas
 from backend.types import ClipVisionOutput, ComponentId, Cond, Latent, OpKey
-from backend.worker.batch import ModelCall
 from backend.worker.begin import begin, fitted, in_model_units
 from backend.worker.bench import Bench, RunNetworks, encoded, of_kind, sized
 from backend.worker.conditions import CONTROL_POOLED, CONTROL_TOKENS
 from backend.worker.denoise import Denoising
 from backend.worker.exchange import Outputs, Value
 from backend.worker.hooks import Encoding, encodings
-from backend.worker.lending import Loan
 from backend.worker.predictions import prediction_of
 
 T = TypeVar("T")
@@ -100,28 +97,6 @@ def start(key: OpKey, op: Denoise, bench: Bench) -> Denoising:
     networks = RunNetworks(op.guider.model, bench)
     target, layout = networks.target()
     return begin(key, op, target, layout, networks)
-
-
-def evaluate(loan: Loan, bench: Bench, max_rows: int) -> Tensor:
-    """The raw output of another device's model call: [B, ...]. Raises: as `start`, and OutOfMemory."""
-    residents, model = bench.residents, loan.model
-
-    def loaded(offloaded: bool) -> tuple[Denoiser, tuple[Patch, ...]]:
-        denoiser = residents.denoiser(model.weights, offloaded)
-        return denoiser, residents.patches(model.weights, model.loras)
-
-    network, patches = bench.ladder.loaded("loading a denoiser", loaded)
-    call = ModelCall(
-        OpKey("lent"),
-        network,
-        loan.x.to(network.device),
-        loan.timesteps.to(network.device),
-        loan.tokens.to(network.device),
-        {name: value.to(network.device) for name, value in loan.extra.items()},
-        patches,
-    )
-    (output,), _ = bench.ladder.passes([call], max_rows)
-    return output
 
 
 def _encode_text(op: EncodeText, bench: Bench) -> tuple[Cond, ...]:

@@ -1,8 +1,11 @@
-"""Calls of one run, computed by another device: the halves of CFG side by side (adaptive parallelism).
+"""Parts of one run, computed by another device: the halves of CFG side by side (adaptive parallelism), and
+ControlNets beside the denoiser.
 
 The device that runs the op (the lead) keeps its sampler, its conditions and its share of the calls; the rest
-goes to a device that holds the same denoiser (the helper) as a `Loan`, and comes back as raw outputs. The
-server passes both on. Where a loan does not come back, the lead computes it: nothing hangs on the helper.
+goes to a device that holds the same components (the helper) as a `Loan`, and comes back as raw outputs. A
+device that holds its ControlNets computes, as a `ControlLoan`, what these add to a pass, while the lead's
+denoiser is on its way down; the pass asks for it in its middle. The server passes all of it on. Where
+a loan does not come back, the lead computes it: nothing hangs on the helper.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,10 +14,24 @@ from math import ceil
 
 from torch import Tensor
 
+from backend.components import Weights
 from backend.models.additions import UNALTERED
+from backend.models.control_layout import ControlInputs
 from backend.references import Model
-from backend.types import DeviceId, OpKey
+from backend.types import DeviceId, OpKey, Part
 from backend.worker.batch import ModelCall
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LentControl:
+    """A control model's part in a call, whose network the other device looks up. Fields as of Control."""
+
+    weights: Weights
+    hint: Tensor
+    strength: float
+    average: bool
+    tokens: Tensor | None
+    kind: int | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +43,15 @@ class Loan:
     timesteps: Tensor
     tokens: Tensor
     extra: Mapping[str, Tensor]
+    controls: tuple[LentControl, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ControlLoan:
+    """A control model's rows for another device, which looks the network up by itself."""
+
+    weights: Weights
+    given: ControlInputs
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +71,7 @@ class Lending:
 
     def __init__(self) -> None:
         self._helpers: dict[OpKey, list[DeviceId]] = {}
+        self._aside: dict[OpKey, DeviceId] = {}  # who computes a run's control models
         self._rounds: dict[OpKey, Outstanding] = {}
         self._owners: dict[int, tuple[OpKey, DeviceId]] = {}  # whose a loan is, and who computes it
         self._next = 0
@@ -57,12 +84,28 @@ class Lending:
         """Whether the run waits for an answer."""
         return key in self._rounds
 
-    def split(self, key: OpKey, helper: DeviceId) -> None:
-        """Share a run's calls with `helper` too, from its next round on."""
-        self._helpers.setdefault(key, []).append(helper)
+    def split(self, key: OpKey, helper: DeviceId, part: Part) -> None:
+        """Share a run's calls with `helper` too, or have it compute its control models, from the next round
+        on.
+        """
+        if part == "controls":
+            self._aside[key] = helper
+        else:
+            self._helpers.setdefault(key, []).append(helper)
+
+    def aside(self, key: OpKey) -> DeviceId | None:
+        """Who computes a run's control models; None: its own device."""
+        return self._aside.get(key)
+
+    def number(self) -> int:
+        """Of a loan that the run's pass waits for by itself."""
+        self._next += 1
+        return self._next
 
     def unsplit(self, key: OpKey, helper: DeviceId) -> list[int]:
         """Do without a helper. Returns: the loans that it has not brought back."""
+        if self._aside.get(key) == helper:
+            del self._aside[key]
         left = [other for other in self._helpers.get(key, ()) if other != helper]
         if left:
             self._helpers[key] = left
@@ -73,6 +116,7 @@ class Lending:
     def forget(self, key: OpKey) -> None:
         """The run has ended, or waits no more: what comes back of it is dropped."""
         self._helpers.pop(key, None)
+        self._aside.pop(key, None)
         self.recall(key)
 
     def recall(self, key: OpKey) -> None:
@@ -92,10 +136,9 @@ class Lending:
         lent: list[tuple[int, DeviceId, int]] = []
         for place, call in enumerate(calls):
             if place >= share and lendable(call):
-                self._next += 1
-                helper = helpers[place // share - 1]
-                lent.append((self._next, helper, place))
-                self._owners[self._next] = key, helper
+                number, helper = self.number(), helpers[place // share - 1]
+                lent.append((number, helper, place))
+                self._owners[number] = key, helper
         if lent:
             self._rounds[key] = Outstanding(calls, missing={number: place for number, _, place in lent})
         return lent
@@ -125,12 +168,31 @@ class Lending:
 
 
 def lendable(call: ModelCall) -> bool:
-    """Whether another device can compute the call: no ControlNets, no LoRAs of its own, no altered blocks."""
+    """Whether another device can compute the call: no LoRAs of its own, no altered blocks."""
     plain = call.alteration == UNALTERED and call.alteration.watcher is None
-    return plain and not call.controls and not call.hooked
+    return plain and not call.hooked
 
 
 def loan_of(call: ModelCall, model: Model) -> Loan:
     """The call without its network, on the CPU."""
     extra = {name: value.cpu() for name, value in call.extra.items()}
-    return Loan(replace(model, patches=()), call.x.cpu(), call.timesteps.cpu(), call.tokens.cpu(), extra)
+    controls = tuple(
+        LentControl(
+            control.network.weights,
+            control.hint.cpu(),
+            control.strength,
+            control.average,
+            None if control.tokens is None else control.tokens.cpu(),
+            control.kind,
+        )
+        for control in call.controls
+    )
+    plain = replace(model, patches=())
+    return Loan(plain, call.x.cpu(), call.timesteps.cpu(), call.tokens.cpu(), extra, controls)
+
+
+def control_loan_of(weights: Weights, given: ControlInputs) -> ControlLoan:
+    """A control model's rows, on the CPU."""
+    extra = {name: value.cpu() for name, value in given.extra.items()}
+    tensors = (given.x.cpu(), given.hint.cpu(), given.timesteps.cpu(), given.tokens.cpu())
+    return ControlLoan(weights, ControlInputs(*tensors, extra, given.kind))

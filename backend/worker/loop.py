@@ -4,24 +4,25 @@ import logging
 from collections import deque
 from dataclasses import dataclass, replace
 from time import monotonic, perf_counter
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from backend.components import Loadable
 from backend.errors import OutOfMemory
+from backend.models.additions import Residuals
 from backend.models.hostcopy import host_copies
 from backend.ops import Denoise
 from backend.storage import Storage
-from backend.types import OpKey
+from backend.types import DeviceId, OpKey
 from backend.worker import device
 from backend.worker.bench import Bench
+from backend.worker.borrowed import evaluate, evaluate_control
 from backend.worker.exchange import Outputs, Value, prefix, read, remove, write
-from backend.worker.execute import concrete, evaluate, execute, needs, start
+from backend.worker.execute import concrete, execute, needs, start
 from backend.worker.failure import failed, type_name
 from backend.worker.ladder import Ladder
-from backend.worker.lending import Loan
+from backend.worker.lending import ControlLoan, Loan
 from backend.worker.mailbox import Mailbox
 from backend.worker.messages import (
     Answer,
@@ -55,7 +56,6 @@ from backend.worker.steploop import Ended, Lent, StepLoop, described
 
 _TABLE_EVERY = 0.5  # seconds between tables while only counters change
 _log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 def run(mailbox: Mailbox, setup: Setup) -> None:
@@ -85,7 +85,9 @@ class Worker:
         self._ladder = Ladder(self._residents.memory, self._evict)
         self._bench = Bench(self._residents, self._ladder, lambda name: find_embedding(storage, name))
         self._previews = Previews(storage, self._device)
-        self._steps = StepLoop(device.max_rows(self._device), self._report, self._ladder.passes)
+        rows = device.max_rows(self._device)
+        self._steps = StepLoop(rows, self._report, self._ladder.passes, self._wait)
+        self._kept: deque[ToWorker] = deque()  # mail that came while something else was waited for
         self._now: object = None  # what is being started, run whole, or loaded
         self._whole: deque[RunOp] = deque()
         self._spent: dict[OpKey, _Spent] = {}  # what running Denoise ops cost before their first step
@@ -108,6 +110,8 @@ class Worker:
     def _take_mail(self) -> None:
         """All mail that is there; where there is nothing to do, wait for some."""
         inbox = self._mailbox.inbox
+        while self._kept:
+            self._obey(self._kept.popleft())
         while not (inbox.empty() and (self._whole or len(self._steps))):
             self._obey(inbox.get())
             if inbox.empty():
@@ -139,14 +143,31 @@ class Worker:
     def _share(self, message: Split | Unsplit | Evaluate | Answer) -> None:
         """What devices compute for each other."""
         match message:
-            case Split(key=key, helper=helper):
-                self._steps.split(key, helper)
+            case Split(key=key, helper=helper, part=part):
+                self._steps.split(key, helper, part)
             case Unsplit(key=key, helper=helper):
                 self._steps.unsplit(key, helper)
             case Evaluate(number=number, lead=lead, loan=loan):
                 self._mailbox.send(Evaluated(number, lead, self._evaluated(loan)))
             case Answer(number=number, output=output):
-                self._steps.answer(number, None if output is None else _only(Tensor, output))
+                answer = None if output is None else _only(output)
+                if answer is None or isinstance(answer, Tensor):  # nobody waits for a ControlNet's any more
+                    self._steps.answer(number, answer)
+
+    def _wait(self, number: int, helper: DeviceId) -> Residuals | None:
+        """What a helper makes of a control loan; None where it can't, or is needed elsewhere. Other mail has
+        its turn later.
+        """
+        while True:
+            match message := self._mailbox.inbox.get():
+                case Answer(number=answered, output=output) if answered == number:
+                    answer = None if output is None else _only(output)
+                    return answer if isinstance(answer, Residuals) else None
+                case Unsplit(helper=gone) if gone == helper:
+                    self._kept.append(message)
+                    return None
+                case _:
+                    self._kept.append(message)
 
     def _merge(self, key: OpKey) -> None:
         """Let a run have its LoRAs in a copy of the weights, where it is alone in its passes."""
@@ -211,8 +232,11 @@ class Worker:
     def _evaluated(self, segment: Segment) -> Segment | None:
         """The raw output of another device's call, packed; None where it can't be computed here."""
         try:
-            loan = _only(Loan, segment)
-            self._now = loan
+            loan = self._now = _only(segment)
+            if isinstance(loan, ControlLoan):
+                made = evaluate_control(loan, self._bench)
+                return write(((made.each(Tensor.cpu),),), self._owner)
+            assert isinstance(loan, Loan)
             output = evaluate(loan, self._bench, device.max_rows(self._device))
             return write(((output.cpu(),),), self._owner)
         except Exception as error:  # around an operation: its own device computes it instead
@@ -285,14 +309,12 @@ def find_embedding(storage: Storage, name: str) -> str | None:
     return None if found is None else str(storage.find("embeddings", found))
 
 
-def _only(kind: type[T], segment: Segment) -> T:
-    """The one value of a segment that is read once. Raises: BadSegment; TypeError for another kind."""
+def _only(segment: Segment) -> object:
+    """The one value of a segment that is read once. Raises: BadSegment."""
     try:
         ((value,),) = read(segment)
     finally:
         remove(segment)
-    if not isinstance(value, kind):
-        raise TypeError(f"a {kind.__name__} was expected, and a {type(value).__name__} came")
     return value
 
 

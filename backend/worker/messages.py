@@ -11,7 +11,7 @@ from typing import Literal, Protocol, TypeAlias
 from backend.components import Loadable
 from backend.ops import Call, Expanded, Needs, Op
 from backend.settings import Settings
-from backend.types import ClientId, ComponentId, DeviceId, NodeId, OpKey, Seconds
+from backend.types import ClientId, ComponentId, DeviceId, NodeId, OpKey, Part, Seconds
 
 PictureFormat = Literal["JPEG", "PNG"]
 
@@ -85,12 +85,13 @@ class Merge:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Let another device compute a share of a Denoise op's model calls from its next step on. It should hold
-    the denoiser: it loads it otherwise.
+    """Let another device compute a share of a Denoise op's model calls, or its ControlNets, from its next
+    step on. It should hold the components: it loads them otherwise.
     """
 
     key: OpKey
     helper: DeviceId
+    part: Part = "calls"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class Unsplit:
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Compute a call (`lending.Loan`, packed) for the device `lead`; `Evaluated` answers."""
+    """Compute a call (`lending.Loan` or `ControlLoan`, packed) for the device `lead`; `Evaluated` answers."""
 
     number: int
     lead: DeviceId
@@ -112,7 +113,7 @@ class Evaluate:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A lent call's raw output, packed; None where the helper could not."""
+    """A lent call's raw output, or what a ControlNet adds, packed; None where the helper could not."""
 
     number: int
     output: Segment | None
@@ -218,7 +219,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A call that `helper` is to compute for this device (`lending.Loan`, packed)."""
+    """A call that `helper` is to compute for this device (`lending.Loan` or `ControlLoan`, packed)."""
 
     number: int
     helper: DeviceId
@@ -276,12 +277,13 @@ class OpCancelled:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A component was brought in. seconds: what that took."""
+    """A component was brought in. seconds: what that took; late: a pass needs it in its middle only."""
 
     component: ComponentId
     label: str
     nbytes: int
     seconds: Seconds
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ import psutil
 from backend.components import Loadable
 from backend.ops import Op
 from backend.settings import Settings
-from backend.types import ComponentId, DeviceId, OpKey
+from backend.types import ComponentId, DeviceId, OpKey, Part
 from backend.worker.exchange import Value
 from backend.worker.failure import failed
 from backend.worker.messages import (
@@ -150,9 +150,9 @@ class WorkerProcess:
         """Make a copy of the weights with a Denoise op's LoRAs in them."""
         self._outbox.put(Merge(key))
 
-    def split(self, key: OpKey, helper: DeviceId) -> None:
-        """Let another device compute a share of a Denoise op's calls. Ask tells of each."""
-        self._outbox.put(Split(key, helper))
+    def split(self, key: OpKey, helper: DeviceId, part: Part) -> None:
+        """Let another device compute a share of a Denoise op's calls, or its ControlNets. Ask tells."""
+        self._outbox.put(Split(key, helper, part))
 
     def unsplit(self, key: OpKey, helper: DeviceId) -> None:
         """Go on without that helper."""

@@ -240,7 +240,8 @@ class Residents:
             seconds = perf_counter() - begun
             self.load_seconds, self.loads = self.load_seconds + seconds, self.loads + 1
             _log.info("loaded %s: %.0f MB in %.2f s", name, held.nbytes / 2**20, seconds)
-            self._report(Loaded(weights.id, name, held.nbytes, seconds))
+            late = isinstance(held.component, ControlModel) and held.component.late
+            self._report(Loaded(weights.id, name, held.nbytes, seconds, late))
         self._held[weights.id] = held
         if not isinstance(held.component, kind):
             raise TypeError(f"{held.label} is no {kind.__name__}")

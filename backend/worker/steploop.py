@@ -3,17 +3,21 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from time import monotonic, perf_counter
 
 from torch import Tensor
 
+from backend.components import Weights
+from backend.models.additions import Residuals
+from backend.models.control_layout import ControlInputs
 from backend.ops import Denoise
-from backend.types import ComponentId, DeviceId, Latent, OpKey
-from backend.worker.batch import ModelCall, Pass, groups, run
+from backend.types import ComponentId, DeviceId, Latent, OpKey, Part
+from backend.worker.batch import Control, Elsewhere, ModelCall, Pass, groups, run
 from backend.worker.denoise import Denoising
 from backend.worker.failure import failed
-from backend.worker.lending import Lending, Loan, loan_of
+from backend.worker.lending import ControlLoan, Lending, Loan, control_loan_of, loan_of
 from backend.worker.messages import Failed, Preview, Progress
 from backend.worker.preview import Shown, jpeg
 
@@ -65,23 +69,33 @@ class Ended:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lent:
-    """A call for another device to compute; `StepLoop.answer` takes what comes back under its number."""
+    """A call for another device to compute; `StepLoop.answer` takes what comes back under its number. What it
+    makes of a control loan, the pass waits for.
+    """
 
     number: int
     helper: DeviceId
-    loan: Loan
+    loan: Loan | ControlLoan
+
+
+def _unanswered(number: int, helper: DeviceId) -> Residuals | None:
+    """The `wait` of who has nobody to ask."""
+    return None
 
 
 class StepLoop:
-    """The running Denoise ops. report is told of progress, previews, failures, ends and of calls to lend."""
+    """The running Denoise ops. report is told of progress, previews, failures, ends and of calls to lend;
+    wait: for what a helper makes of a control loan, None where that will not come.
+    """
 
     def __init__(
         self,
         max_rows: int,
         report: Callable[[Progress | Preview | Failed | Ended | Lent], None],
         run: Callable[[Sequence[ModelCall], int], tuple[list[Tensor], list[Pass]]] = run,
+        wait: Callable[[int, DeviceId], Residuals | None] = _unanswered,
     ) -> None:
-        self._max_rows, self._report, self._run = max_rows, report, run
+        self._max_rows, self._report, self._run, self._wait = max_rows, report, run, wait
         self._running: dict[OpKey, _Running] = {}
         self._paused: dict[OpKey, _Running] = {}
         self._lending = Lending()
@@ -122,10 +136,10 @@ class StepLoop:
             self._lending.recall(key)
             self._paused[key] = self._running.pop(key)
 
-    def split(self, key: OpKey, helper: DeviceId) -> None:
-        """Let `helper` compute a share of a run's calls."""
+    def split(self, key: OpKey, helper: DeviceId, part: Part = "calls") -> None:
+        """Let `helper` compute a share of a run's calls, or its control models."""
         if key in self._running or key in self._paused:
-            self._lending.split(key, helper)
+            self._lending.split(key, helper, part)
 
     def unsplit(self, key: OpKey, helper: DeviceId) -> None:
         """Do without `helper`, which is needed elsewhere: what it has not brought back is computed here."""
@@ -202,7 +216,7 @@ class StepLoop:
             return
         started = perf_counter()
         try:
-            results, passes = self._run(list(mine.values()), self._max_rows)
+            results, passes = self._run(self._aside(list(mine.values())), self._max_rows)
         except Exception as error:  # around an operation
             if len(ops) == 1:
                 self._fail(ops[0], error)
@@ -217,11 +231,36 @@ class StepLoop:
         for done in passes:
             self.counters = self.counters.plus(done.rows, done.ops)
         if len(passes) == 1:
-            component = self._running[ops[0]].op.guider.model.weights.id
-            self._times[component, passes[0].rows] = seconds
+            component, beside = self._running[ops[0]].op.guider.model.weights.id, passes[0].beside
+            self._times[component, passes[0].rows] = seconds - sum(each.seconds for each in beside)
+            self._times.update(((each.component, each.rows), each.seconds) for each in beside if each.here)
         outputs.update(zip(mine, results, strict=True))
         for op in ops:
             self._running[op].seconds += seconds / len(ops)
+
+    def _aside(self, calls: list[ModelCall]) -> list[ModelCall]:
+        """The calls of a pass, their control models' rows sent to who computes these."""
+        helper = self._lending.aside(calls[0].op)
+        if helper is None or any(call.op != calls[0].op for call in calls):
+            return calls
+        there = {
+            id(control.network): Elsewhere(control.network, partial(self._ask, helper))
+            for call in calls
+            for control in call.controls
+            if control.network.late
+        }
+
+        def moved(control: Control) -> Control:
+            return replace(control, network=there.get(id(control.network), control.network))
+
+        return [replace(call, controls=tuple(map(moved, call.controls))) for call in calls]
+
+    def _ask(
+        self, helper: DeviceId, weights: Weights, given: ControlInputs
+    ) -> Callable[[], Residuals | None]:
+        number = self._lending.number()
+        self._report(Lent(number, helper, control_loan_of(weights, given)))
+        return partial(self._wait, number, helper)
 
     def _resume(self, key: OpKey, parts: list[Tensor]) -> None:
         running = self._running[key]

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
-from tests.build import a_prompt
+from tests.build import a_node, a_prompt
+from tests.control_files import control_tensors
 from tests.serving import Server, succeeded
 from tests.workflows.conftest import a_base
 
@@ -47,6 +49,38 @@ def decisions(server: Server) -> set[str]:
     return {d["kind"] for d in server.get("/tessera/pool")["decisions"]}
 
 
+def reasons(server: Server) -> str:
+    return " ".join(d["reason"] for d in server.get("/tessera/pool")["decisions"])
+
+
+def controlled(**options):
+    """A run without guidance, so that nothing but its ControlNet can be dealt out; large enough to be worth
+    it.
+    """
+    prompt = a_prompt(size=256, more={"cfg": 1.0, "positive": ["12", 0]}, **options)
+    applied = {"positive": ["6", 0], "negative": ["7", 0], "control_net": ["10", 0], "image": ["11", 0]}
+    prompt["10"] = a_node("ControlNetLoader", control_net_name="control.safetensors")
+    prompt["11"] = a_node("LoadImage", image="hint.png")
+    times = {"strength": 0.7, "start_percent": 0.0, "end_percent": 1.0}
+    prompt["12"] = a_node("ControlNetApplyAdvanced", **applied, **times)
+    return prompt
+
+
+def lead_and_helper(server: Server) -> tuple[str, str]:
+    """The device that runs the op, and the other one, once it runs."""
+    while True:
+        devices = [d for d in server.get("/tessera/pool")["devices"] if d["id"] != "host"]
+        lead = next((d["id"] for d in devices if d["running"]), None)
+        if lead is not None:
+            return lead, next(d["id"] for d in devices if d["id"] != lead)
+
+
+def kill(server: Server, device: str) -> None:
+    victims = [p for p in server.workers() if p.is_running()]
+    names = sorted(d["id"] for d in server.get("/tessera/pool")["devices"] if d["id"] != "host")
+    os.kill(victims[names.index(device)].pid, signal.SIGKILL)
+
+
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[Server]:
     base = a_base(tmp_path_factory.mktemp("two-workers"), checkpoint)
@@ -67,12 +101,39 @@ def test_an_idle_worker_computes_half_of_anothers_passes_and_the_picture_is_the_
 def test_a_run_goes_on_where_its_helper_dies(two_workers: Server):
     both_hold_the_model(two_workers)
     job = two_workers.submit(a_prompt(seed=2, steps=200))
-    lead = None
-    while lead is None:  # the one that runs the op
-        devices = two_workers.get("/tessera/pool")["devices"]
-        lead = next((d["id"] for d in devices if d["id"] != "host" and d["running"]), None)
-    victims = [p for p in two_workers.workers() if p.is_running()]
-    names = sorted(d["id"] for d in devices if d["id"] != "host")
-    helper = victims[1 - names.index(lead)]
-    os.kill(helper.pid, signal.SIGKILL)
+    kill(two_workers, lead_and_helper(two_workers)[1])
     assert succeeded(two_workers.finished(job))
+
+
+@pytest.fixture
+def with_control(two_workers: Server, checkpoint: Path) -> Server:
+    folder = two_workers.base / "models" / "controlnet"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(control_tensors(checkpoint), folder / "control.safetensors")
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(two_workers.base / "input" / "hint.png")
+    for job in [two_workers.submit(controlled(seed=100 + i, steps=4)) for i in range(6)]:
+        assert succeeded(two_workers.finished(job))
+    return two_workers
+
+
+def test_an_idle_worker_asks_the_controlnet_of_anothers_run_and_the_picture_is_the_same(with_control: Server):
+    aside = image(with_control, with_control.run(controlled(seed=1, steps=8)))
+    assert "it asks them while a pass begins" in reasons(with_control)
+    with_control.stop()
+    with_control.flags += ("--no-split",)
+    with_control.start()
+    home = image(with_control, with_control.run(controlled(seed=1, steps=8)))
+    assert "split" not in decisions(with_control)
+    plain = image(with_control, with_control.run(a_prompt(size=256, seed=1, steps=8, more={"cfg": 1.0})))
+    assert np.abs(aside - home).max() <= 1
+    assert np.abs(home - plain).max() > 5
+
+
+def test_a_run_goes_on_where_who_asks_its_controlnet_dies(with_control: Server):
+    job = with_control.submit(controlled(seed=2, steps=60))
+    helper = lead_and_helper(with_control)[1]
+    while with_control.get("/tessera/pool")["decisions"][-1]["kind"] != "split":
+        continue
+    kill(with_control, helper)
+    assert succeeded(with_control.finished(job))

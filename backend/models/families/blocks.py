@@ -77,6 +77,8 @@ def preceded(text: Tensor, additions: Additions) -> Tensor:
 def added_of(additions: Additions) -> tuple[tuple[Tensor | None, ...], tuple[Tensor | None, ...]]:
     """What ControlNets add behind blocks of two streams, and of one. Raises: UnsupportedOption."""
     residuals = additions.residuals
+    if additions.late is not None:
+        _refuse("additions to the blocks of a UNet")
     if residuals is None:
         return (), ()
     if residuals.skips or residuals.inputs or residuals.middle is not None:

@@ -43,6 +43,8 @@ def forward(
     h, skips = _down(module, module.conv_in(x), context, blocks)
     blocks.enter("middle", 0)
     h = _middle(module, h, context)
+    if additions.late is not None:
+        residuals = residuals.plus(additions.late())
     skips = _controlled(skips, residuals.skips, blocks.shrinks)
     (h,) = _controlled([h], [residuals.middle], blocks.shrinks)
     h = _up(module, h, skips, context, blocks)

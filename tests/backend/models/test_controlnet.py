@@ -1,6 +1,5 @@
 """ControlNets from files of both namings, and what they add to a pass."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,32 +14,7 @@ from backend.models.controlnet import load_controlnet, scaled
 from backend.models.controls.unet_control import UnetControl
 from backend.models.denoiser import load_denoiser
 from tests.backend.models.conftest import CPU, file_of, relative, weights_of
-
-ROOT = "control_model."
-
-
-def control_tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """A ControlNet for a checkpoint's UNet, by the original names: its input side, and new convolutions."""
-    rng = torch.Generator().manual_seed(5)
-
-    def conv(name: str, into: int, out: int, kernel: int) -> None:
-        kept[f"{ROOT}{name}.weight"] = torch.randn(out, into, kernel, kernel, generator=rng) * 0.1
-        kept[f"{ROOT}{name}.bias"] = torch.randn(out, generator=rng) * 0.1
-
-    unet = "model.diffusion_model."
-    kept = {
-        ROOT + name.removeprefix(unet): value.float()
-        for name, value in load_file(checkpoint).items()
-        if name.startswith(tuple(unet + part for part in ("time_embed", "input_blocks", "middle_block")))
-    }
-    widths = [32, 32, 32, 64]  # what each input block of the tiny UNet hands on
-    for number, width in enumerate(widths):
-        conv(f"zero_convs.{number}.0", width, width, 1)
-    conv("middle_block_out.0", 64, 64, 1)
-    hint = [3, 16, 16, 32, 32, 96, 96, 256, 32]
-    for number, (into, out) in enumerate(pairwise(hint)):
-        conv(f"input_hint_block.{2 * number}", into, out, 3)
-    return kept
+from tests.control_files import ROOT, control_tensors
 
 
 @pytest.fixture(scope="module")

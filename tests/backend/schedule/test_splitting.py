@@ -1,5 +1,7 @@
 """Idle devices are lent to what runs, and taken back by what needs them."""
 
+from dataclasses import replace
+
 import pytest
 
 from backend.schedule.policy import plan
@@ -140,3 +142,59 @@ def test_a_whole_op_needs_its_device_alone():
     wait(pool, a_step("a", parts=2))
     decisions = wait(pool, a_whole("decode"))
     assert any(isinstance(d, Unsplit) for d in decisions) == (decisions[-1].device == "gpu1")
+
+
+def a_controlled(key="a", **more):
+    """A run of one row with a ControlNet that costs half of it."""
+    controls = (ComponentId("control"),)
+    return a_step(key, rows=1, components=(ComponentId("sd15"), *controls), controls=controls, **more)
+
+
+def a_pool_with_controls(*held, late=True):
+    profile = a_profile(pays=False, control=1.0)
+    for rows in range(1, 9):
+        profile.observe_step(ComponentId("control"), rows, 0.025 * rows)
+    pool = a_pool(2, profile=profile, rules=Rules(split=True))
+    holds(pool, "gpu0", "sd15", "control")
+    holds(pool, "gpu1", *held)
+    if late:
+        pool.late.add(ComponentId("control"))
+    return pool
+
+
+def test_an_idle_device_asks_the_controlnets_of_a_run_and_needs_no_denoiser_for_that():
+    (split,) = of(Split, wait(a_pool_with_controls("control"), a_controlled()))
+    assert (split.device, split.helper, split.part) == ("gpu0", "gpu1", "controls")
+    assert "ControlNets" in split.reason
+
+
+def test_it_does_not_where_a_pass_needs_them_at_once():
+    assert of(Split, wait(a_pool_with_controls("control", late=False), a_controlled())) == []
+    assert of(Load, wait(a_pool_with_controls(late=False), a_controlled(cost=60.0))) == []
+
+
+def test_an_idle_device_gets_the_controlnets_of_a_run_that_is_long_enough_for_it():
+    assert of(Load, wait(a_pool_with_controls(), a_controlled(cost=1.0))) == []
+    pool = a_pool_with_controls()
+    (load,) = of(Load, wait(pool, a_controlled(cost=60.0)))
+    assert (load.component, load.device) == ("control", "gpu1")
+    assert plan(pool, 0.1) == []  # it is on its way
+    holds(pool, "gpu1", "control")
+    (split,) = plan(pool, 2.0)
+    assert (split.helper, split.part) == ("gpu1", "controls")
+
+
+def test_guidances_halves_go_first_and_take_their_controlnets_along():
+    pool = a_pool_with_controls("sd15", "control")
+    (split,) = of(Split, wait(pool, replace(a_controlled(parts=2), rows=2)))
+    assert split.part == "calls"
+
+
+def test_who_asks_the_controlnets_is_taken_back_too():
+    pool = a_pool_with_controls("control", "vae")
+    wait(pool, a_controlled())
+    assert pool.devices["gpu1"].pins == {"control": 1}
+    decisions = wait(pool, replace(a_controlled("b", order=1), components=(ComponentId("control"),)))
+    unsplit = of(Unsplit, decisions)
+    assert [(u.key, u.device, u.helper) for u in unsplit] == [("a", "gpu0", "gpu1")]
+    assert pool.devices["gpu0"].running["a"].aside is None

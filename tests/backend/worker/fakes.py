@@ -1,6 +1,7 @@
 """A network that is a formula, and samplers over it: for tests of the step loop."""
 
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -43,8 +44,8 @@ class Formula:
             raise FloatingPointError("tokens are not numbers")
         strength = torch.tensor([sum(patches) for patches in adapters] or [0.0] * len(x))
         shape = (-1, *[1] * (x.ndim - 1))
-        if additions is not None and additions.residuals is not None:
-            strength = strength + additions.residuals.middle.mean((1, 2, 3))
+        for added in parts_of(additions):
+            strength = strength + added.middle.mean((1, 2, 3))
         for i in additions.perturbed() if additions is not None else ():
             strength[i] += 0.5
         return (
@@ -55,13 +56,25 @@ class Formula:
         )
 
 
+def parts_of(additions):
+    """What control models add, at once and late."""
+    if additions is None:
+        return []
+    late = [] if additions.late is None else [additions.late()]
+    return late if additions.residuals is None else [additions.residuals, *late]
+
+
 class ControlFormula:
     """A ControlNet whose residual is the mean of each row's hint; counts its rows."""
 
     hint = HintFormat()
+    weights = Weights("controlnet", "c", ())
 
-    def __init__(self):
-        self.rows = []
+    def __init__(self, late=False):
+        self.rows, self.late = [], late
+
+    def begin(self, given):
+        return partial(self.forward, given)
 
     def forward(self, given):
         self.rows.append(len(given.x))

@@ -3,12 +3,14 @@
 import pytest
 import torch
 
+from backend.references import ControlNet, ControlUse
 from backend.types import DeviceId, OpKey
 from backend.worker.messages import Failed, Progress
 from backend.worker.steploop import Ended, Lent, StepLoop
-from tests.backend.worker.fakes import Formula, a_cond, a_run, an_op, steered
+from tests.backend.worker.fakes import ControlFormula, Formula, a_cond, a_run, an_op, steered
 
 HELPER, OTHER = DeviceId("helper"), DeviceId("other")
+NET = ControlNet(ControlFormula.weights)
 
 
 class Lead:
@@ -131,3 +133,74 @@ def test_a_call_that_fails_at_home_ends_the_run_and_its_loans():
     assert [type(report) for report in lead.reports] == [Failed]
     lead.loop.answer(loan.number, None)
     assert len(lead.reports) == 1
+
+
+def controlled(cfg=1.0):
+    """Conditions of which the first has a ControlNet."""
+    hint = torch.linspace(0, 1, 64 * 64 * 3).reshape(1, 64, 64, 3)
+    first = a_cond(1.0, control=(ControlUse(NET, hint, 0.8, 0.0, 1.0),))
+    return steered((first,), (a_cond(-1.0),), cfg=cfg)
+
+
+class Aside(Lead):
+    """A step loop whose ControlNets a helper asks. answers: what comes back of each loan; None: nothing."""
+
+    def __init__(self, answers, late=True):
+        self.control, self.answers = ControlFormula(late), answers
+        super().__init__()
+        self.loop = StepLoop(64, self.reports.append, wait=self.wait)
+
+    def wait(self, number, helper):
+        (lent,) = self.lent()
+        assert (lent.number, lent.helper) == (number, HELPER)
+        return self.answers(lent.loan)
+
+    def result(self, split=True):
+        self.add(steering=controlled(), nets={NET: self.control})
+        if split:
+            self.loop.split(OpKey("op"), HELPER, "controls")
+        self.helped(None)
+        return self.samples()
+
+
+def test_a_helper_asks_the_controlnet_and_the_run_ends_as_it_does_alone():
+    there = ControlFormula()
+    lead = Aside(lambda loan: there.forward(loan.given))
+    assert torch.allclose(lead.result(), Aside(None).result(split=False), atol=1e-5)
+    assert (there.rows, lead.control.rows) == ([1] * 4, [])
+
+
+def test_a_controlnet_that_a_helper_does_not_ask_is_asked_at_home():
+    lead = Aside(lambda loan: None)
+    assert torch.allclose(lead.result(), Aside(None).result(split=False), atol=1e-5)
+    assert lead.control.rows == [1] * 4
+
+
+def test_what_a_pass_needs_from_its_beginning_is_computed_at_home():
+    lead = Aside(None, late=False)
+    lead.result()
+    assert lead.control.rows == [1] * 4
+
+
+def test_a_helper_is_asked_no_more_once_it_is_needed_elsewhere():
+    asked = []
+    lead = Aside(asked.append)
+    lead.add(steering=controlled(), nets={NET: lead.control})
+    lead.loop.split(OpKey("op"), HELPER, "controls")
+    lead.loop.turn()
+    lead.loop.unsplit(OpKey("op"), HELPER)
+    lead.helped(None)
+    assert len(asked) == 1
+
+
+def test_a_call_goes_to_a_helper_with_its_controlnet():
+    lead, control = Lead(), ControlFormula()
+    lead.add(steering=controlled(cfg=3.0), nets={NET: control})
+    lead.loop.split(OpKey("op"), HELPER)
+    lead.loop.turn()
+    calls = [lent.loan for lent in lead.lent()]
+    kept = 2 - len(calls)
+    assert len(calls) == 1
+    assert (len(calls[0].controls), len(control.rows)) in ((1, 0), (0, kept))
+    for lent in calls[0].controls:
+        assert (lent.weights, lent.strength) == (NET.weights, 0.8)

@@ -3,21 +3,25 @@ give.
 """
 
 import warnings
+from pathlib import Path
 
 import diffusers
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from backend.errors import UnsupportedOption
 from backend.models.additions import Additions, Residuals
 from backend.models.control_layout import ControlInputs, ControlLayout
-from backend.models.controlnet import CONTROLS
+from backend.models.controlnet import CONTROLS, ControlModel, load_controlnet
 from backend.models.controls.flux_control import FluxControl
 from backend.models.controls.qwen_control import QwenControl
 from backend.models.controls.sd3_control import Sd3Control
 from backend.models.families import flux, qwen_image, sd3
+from backend.models.families.blocks import added_of, controlled
 from backend.models.header import Header, TensorInfo
-from tests.backend.models.conftest import relative
+from tests.backend.models.conftest import CPU, relative, weights_of
 from tests.backend.models.families.originals import FLUX, QWEN, SD3
 from tests.backend.models.families.test_transformers import (
     TOKENS,
@@ -49,9 +53,11 @@ def state_of(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def filled(module: nn.Module) -> nn.Module:
-    module.load_state_dict(state_of(module), assign=True)
-    return module.eval()
+def saved(layout: ControlLayout, folder: Path) -> tuple[ControlModel, dict[str, Tensor]]:
+    """A control model from a file of its own, and what the file holds."""
+    path, state = folder / "control.safetensors", state_of(layout.build())
+    save_file(state, path)
+    return load_controlnet(weights_of(path, "controlnet"), CPU, torch.float32), state
 
 
 def inputs(*shape: int, channels: int = 16, kind: int | None = None) -> ControlInputs:
@@ -74,9 +80,10 @@ def test_a_layout_is_read_back_from_its_own_file_which_is_of_no_other_kind(kind:
 
 
 @pytest.mark.parametrize("kind", [None, 2])
-def test_flux(kind: int | None):
+def test_flux(kind: int | None, tmp_path: Path):
     layout = FLUX_PLAIN if kind is None else FLUX_UNION
-    module, given = filled(layout.build()), inputs(HEIGHT, WIDTH, kind=kind)
+    control, state = saved(layout, tmp_path)
+    given = inputs(HEIGHT, WIDTH, kind=kind)
     guided, own = layout.flux.guided, layout.flux
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of diffusers about its own parts
@@ -92,9 +99,9 @@ def test_flux(kind: int | None):
             axes_dims_rope=list(flux.rope_axes(own.head)),
             num_mode=layout.modes or None,
         )
-    original.load_state_dict(state_of(module))
+    original.load_state_dict(state)
+    made = control.forward(given)
     with torch.no_grad():
-        made = layout.call(module, given)
         doubles, singles = original(
             tokens_of(given.x),
             tokens_of(given.hint),
@@ -109,17 +116,21 @@ def test_flux(kind: int | None):
             return_dict=False,
         )
     assert len(made.blocks) == 19  # each for several blocks of the whole model
+    assert control.hint.latent is not None
+    assert not control.hint.masked
     picked = [made.blocks[0], made.blocks[18], *(made.singles[i] for i in ((0, 37) if own.single else ()))]
     for ours, theirs in zip(picked, (*doubles, *doubles, *(singles or ())), strict=True):
         assert ours is not None
         assert relative(ours, theirs) < 1e-5
 
 
-def test_sd3_with_a_mask_behind_its_hint():
-    module, given = filled(SD3_CONTROL.build()), inputs(HEIGHT, WIDTH, channels=17)
+def test_sd3_with_a_mask_behind_its_hint(tmp_path: Path):
+    control, _ = saved(SD3_CONTROL, tmp_path)
+    given = inputs(HEIGHT, WIDTH, channels=17)
+    made = control.forward(given)
+    assert control.hint.masked
     with torch.no_grad():
-        made = SD3_CONTROL.call(module, given)
-        (theirs,) = module(
+        (theirs,) = control.module(
             given.x,
             given.hint,
             1.0,
@@ -134,8 +145,9 @@ def test_sd3_with_a_mask_behind_its_hint():
         assert relative(ours, wanted) < 1e-5
 
 
-def test_qwen_image():
-    module, given = filled(QWEN_CONTROL.build()), inputs(1, HEIGHT, WIDTH)
+def test_qwen_image(tmp_path: Path):
+    control, state = saved(QWEN_CONTROL, tmp_path)
+    given = inputs(1, HEIGHT, WIDTH)
     theirs = diffusers.QwenImageControlNetModel(
         in_channels=64,
         num_layers=1,
@@ -144,9 +156,9 @@ def test_qwen_image():
         joint_attention_dim=24,
         axes_dims_rope=flux.rope_axes(32),
     )
-    theirs.load_state_dict(state_of(module))
+    theirs.load_state_dict(state)
+    made = control.forward(given)
     with torch.no_grad():
-        made = QWEN_CONTROL.call(module, given)
         wanted = theirs.eval()(
             tokens_of(given.x[:, :, 0]),
             tokens_of(given.hint[:, :, 0]),
@@ -225,3 +237,20 @@ def test_sd3s_pass_takes_what_is_added_behind_its_blocks():
     assert relative(first, plain) > 1e-2
     assert relative(second, plain) > 1e-2
     assert relative(first, second) > 1e-2
+
+
+def test_a_block_adds_to_the_picture_that_is_made_and_to_no_reference_behind_it():
+    picture = torch.ones(1, 3, 4)
+    added, singles = added_of(Additions(Residuals(blocks=(None, torch.ones(1, 2, 4)))))
+    assert singles == ()
+    assert torch.equal(controlled(picture, added, 0), picture)
+    assert controlled(picture, added, 1)[0, :, 0].tolist() == [2.0, 2.0, 1.0]
+    assert torch.equal(controlled(picture, added, 2), picture)
+
+
+def test_additions_to_another_kind_of_network_are_refused():
+    for additions in (Additions(Residuals(middle=torch.zeros(1, 4, 2, 2))), Additions(late=Residuals)):
+        with pytest.raises(UnsupportedOption, match="made for this model"):
+            added_of(additions)
+    with pytest.raises(UnsupportedOption, match="made for this model"):
+        controlled(torch.ones(1, 3, 4), (torch.zeros(1, 3, 8),), 0)
