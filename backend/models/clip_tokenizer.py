@@ -2,6 +2,7 @@
 
 import gzip
 import unicodedata
+from functools import cache
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, pre_tokenizers
@@ -44,6 +45,12 @@ class ClipTokenizer:
     def ids(self, text: str) -> list[int]:
         """The ids of a text, without the marks at start and end; a mark written out in it is that mark."""
         return list(self._bpe.encode(clean(text), add_special_tokens=False).ids)
+
+
+@cache
+def shared_tokenizer() -> ClipTokenizer:
+    """The one that all encoders have."""
+    return ClipTokenizer()
 
 
 def clean(text: str) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backend.errors import BadFile
 from backend.models.clip_network import ClipNetwork, ClipSizes
-from backend.models.clip_tokenizer import END, START, ClipTokenizer
+from backend.models.clip_tokenizer import END, START, shared_tokenizer
 from backend.models.embeddings import load_embedding
 from backend.models.header import Header
 from backend.models.prompt import Chunk, Marks, empty_chunk, tokenize
@@ -95,7 +95,7 @@ def detect(part: str, header: Header) -> ClipLayout | None:
 
 def kind(part: str) -> EncoderKind:
     """clip_l or clip_g."""
-    return EncoderKind(partial(detect, part), lambda file: ClipTokenizer())
+    return EncoderKind(partial(detect, part), lambda file: shared_tokenizer())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

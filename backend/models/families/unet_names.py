@@ -1,7 +1,8 @@
 """Names of the layers of the UNets of SD 1.x and SDXL: the original checkpoints' and diffusers'."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 _FIXED = {
     "time_embed.0": "time_embedding.linear_1",
@@ -34,7 +35,8 @@ class Level:
     depth: int
 
 
-def parts(levels: Sequence[Level]) -> dict[str, str]:
+@cache
+def parts(levels: tuple[Level, ...]) -> Mapping[str, str]:
     """Checkpoint name -> diffusers name of each part of a UNet: residual block, transformer, resampler ..."""
     table = dict(_FIXED)
     number = 1
