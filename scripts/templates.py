@@ -35,6 +35,7 @@ OURS = re.compile(
 OTHERS = re.compile(r"flux2|flux-2|wan2|ltx|hunyuan|hidream|chroma|svd|anima|minimax", re.I)
 VIRTUAL = {"Note", "MarkdownNote", "PrimitiveNode", "Reroute"}
 SIDE, STEPS, PIXELS = 128, 2, 128 * 128 / 1e6
+PATIENCE = 600  # seconds for one of them
 READY = """() => {
   const app = window.comfyAPI?.app?.app
   return app?.rootGraph && app.extensionManager?.workflow?.activeWorkflow
@@ -151,7 +152,12 @@ def attempt(template: Template, known: set[str], unknown: Sequence[str], server:
     status, answer = server.post("/prompt", {"prompt": prompt, "extra_data": extra})
     if status != 200:
         return f"refused: {json.dumps(answer)[:600]}"
-    entry = server.finished(answer["prompt_id"], timeout=600)
+    try:
+        entry = server.finished(answer["prompt_id"], timeout=PATIENCE)
+    except TimeoutError:
+        server.post("/queue", {"delete": [answer["prompt_id"]]})
+        server.post("/interrupt", {"prompt_id": answer["prompt_id"]})
+        return f"not over within {PATIENCE} s"
     if fault := error_of(entry):
         return f"failed at {fault['node_type']}: {fault['exception_message'].strip()[:400]}"
     images = [path for path in server.outputs(entry) if path.is_file()]
