@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
+from itertools import islice
 
 from backend.components import Loadable, Weights
 from backend.engine.ready import (
@@ -24,6 +25,7 @@ from backend.types import ComponentId, OpKey, Seconds
 
 _INSTANT = 1e-6  # seconds
 _ROUND = 1 << 20
+_KEPT = 4096  # ops whose ControlNets are remembered
 
 
 class Outlook:
@@ -35,7 +37,7 @@ class Outlook:
         self.paths: dict[OpKey, Seconds] = {}
         self.loadable: dict[ComponentId, Loadable] = {}
         self._registry, self._graph, self._pool = registry, graph, pool
-        self._controls: dict[OpKey, tuple[Weights, ...]] = {}  # that reach an op
+        self._controls: dict[OpKey, tuple[Weights, ...]] = {}  # that reach an op, or once did
         self._uses: Counter[ComponentId] = Counter()  # unfinished ops that need a LoRA
         self._came = 0  # calls that were ready so far
 
@@ -47,6 +49,9 @@ class Outlook:
                 controls.update(dict.fromkeys(self._controls.get(source, ())))
             if controls:
                 self._controls[live.key] = tuple(controls)
+        for key in list(islice(self._controls, max(0, len(self._controls) - _KEPT))):
+            if key not in self._graph:
+                del self._controls[key]
         if all(isinstance(live.op, Call) for live in new):
             return  # nothing to load, and nothing known to be long
         profile, successors = self._pool.profile, self._graph.graph.successors
@@ -73,7 +78,8 @@ class Outlook:
             if not self._uses[adapter.id]:
                 del self._uses[adapter.id]
                 self.loadable.pop(adapter.id, None)
-        self._controls.pop(live.key, None)
+        if isinstance(live.op, Denoise):  # what others made may be read again from their kept results
+            self._controls.pop(live.key, None)
 
     def needed(self, live: LiveOp) -> list[Weights]:
         """What an op needs on its device: for a sampling run also the ControlNets of its conditions."""

@@ -3,8 +3,8 @@
 Guidance's halves, and the images of a batch, are rows that know nothing of each other: dealt to several
 devices they end sooner, and on large denoisers cost no more. What ControlNets add is not needed before a UNet
 has come to its middle: another device may compute it meanwhile. A helper is lent: what needs its device takes
-it back at the next step boundary. One without the weights gets them where nobody else wants a device, and what
-the split will save is more than the loading takes.
+it back at the next step boundary. One without the weights gets them where nobody else wants a device, and
+what the split will save is more than the loading takes.
 """
 
 from collections.abc import Iterator
@@ -78,8 +78,8 @@ def _aside(
         reason = "it holds the ControlNets and has nothing to do: it asks them while a pass begins"
         yield Split(op.key, device.id, helper.id, reason, "controls")
         return
-    if pool.queue.lanes or pool.cold or holds:
-        return
+    if pool.queue.lanes or pool.cold or holds or len(running.helpers) + 1 < op.parts:
+        return  # whole calls would be dealt out first
     unused = pool.devices.choice(pool.devices.unused)
     passes = remaining(pool, device, running, now) / max(1e-9, _pass(pool, running, 0))
     if any(not d.missing(op.controls) for d in unused) or saved * passes <= loading(pool, op.controls):
@@ -88,9 +88,7 @@ def _aside(
     for helper in sorted(roomy, key=lambda d: (len(d.missing(op.controls)), d.channel, d.id))[:1]:
         for component in helper.missing(op.controls):
             pool.fetch(helper, component, pool.profile.nbytes(component), now)
-            reason = (
-                "a run will be over sooner with its ControlNets here too, and the device has nothing to do"
-            )
+            reason = "a run is over sooner with its ControlNets here too, and the device has nothing to do"
             yield Load(component, helper.id, reason, "replicate")
 
 

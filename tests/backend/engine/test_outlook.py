@@ -1,6 +1,7 @@
 """What the schedule is told that an op needs."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import torch
 
@@ -9,7 +10,7 @@ from backend.engine.board import Board
 from backend.engine.clock import ManualClock
 from backend.engine.fleet import Seat
 from backend.engine.ready import Claim, weights_of
-from backend.engine.results import Results
+from backend.engine.results import Result, Results
 from backend.guiders import CfgGuider, Noise, Sampler, Schedule
 from backend.ops import Call, Denoise, EncodeText
 from backend.patches import BlockGuide, FreeU
@@ -55,8 +56,13 @@ def test_a_run_needs_the_controlnets_that_reach_its_conditions_through_other_nod
     assert board.pool.demand[net.id] == 1
     ready = board._ready_op(board.graph[OpKey("run")], 0.0)
     assert ready.components == (run.guider.model.weights.id, net.id)
+    assert ready.controls == (net.id,)
     board.drop(JobKey(1))
     assert not board.pool.demand
+    for key in ("combine", "latent"):  # made once, kept, and read again
+        board.results.put(OpKey(key), Result(SimpleNamespace(nbytes=1, close=lambda: None), (1,), 0.1))
+    board.want(JobKey(2), Claim((2.0, 2)), {OpKey("again"): replace(run, noise=Noise(1))})
+    assert board._ready_op(board.graph[OpKey("again")], 0.0).controls == (net.id,)
 
 
 def test_a_run_needs_the_networks_of_its_models_patches():
