@@ -105,35 +105,36 @@ def test_a_run_goes_on_where_its_helper_dies(two_workers: Server):
     assert succeeded(two_workers.finished(job))
 
 
-@pytest.fixture
-def with_control(two_workers: Server, checkpoint: Path) -> Server:
-    folder = two_workers.base / "models" / "controlnet"
+def with_control(server: Server, checkpoint: Path) -> Server:
+    """What `controlled` asks for is there."""
+    folder = server.base / "models" / "controlnet"
     folder.mkdir(parents=True, exist_ok=True)
     save_file(control_tensors(checkpoint), folder / "control.safetensors")
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(two_workers.base / "input" / "hint.png")
-    for job in [two_workers.submit(controlled(seed=100 + i, steps=4)) for i in range(2)]:
-        assert succeeded(two_workers.finished(job))
-    return two_workers
+    Image.fromarray(pixels).save(server.base / "input" / "hint.png")
+    return server
 
 
-def test_an_idle_worker_asks_the_controlnet_of_anothers_run_and_the_picture_is_the_same(with_control: Server):
-    aside = image(with_control, with_control.run(controlled(seed=1, steps=8)))
-    assert "it asks them while a pass begins" in reasons(with_control)
-    with_control.stop()
-    with_control.flags += ("--no-split",)
-    with_control.start()
-    home = image(with_control, with_control.run(controlled(seed=1, steps=8)))
-    assert "split" not in decisions(with_control)
-    plain = image(with_control, with_control.run(a_prompt(size=256, seed=1, steps=8, more={"cfg": 1.0})))
+def test_an_idle_worker_asks_the_controlnet_of_anothers_run_and_the_picture_is_the_same(
+    two_workers: Server, server: Server, checkpoint: Path
+):
+    one, two = with_control(server, checkpoint), with_control(two_workers, checkpoint)
+    assert succeeded(two.run(controlled(seed=100)))  # what a ControlNet is like is known once it was loaded
+    aside = image(two, two.run(controlled(seed=1, steps=12)))
+    assert "it asks them while a pass begins" in reasons(two)
+    home = image(one, one.run(controlled(seed=1, steps=12)))
+    plain = image(one, one.run(a_prompt(size=256, seed=1, steps=12, more={"cfg": 1.0})))
     assert np.abs(aside - home).max() <= 1
     assert np.abs(home - plain).max() > 5
 
 
-def test_a_run_goes_on_where_who_asks_its_controlnet_dies(with_control: Server):
-    job = with_control.submit(controlled(seed=2, steps=60))
-    helper = lead_and_helper(with_control)[1]
-    while with_control.get("/tessera/pool")["decisions"][-1]["kind"] != "split":
+def test_a_run_goes_on_where_who_asks_its_controlnet_dies(own_server: Server, checkpoint: Path):
+    own_server.flags = ("--cpu", "--force-fp32", "--workers", "2")
+    server = with_control(own_server.start(), checkpoint)
+    assert succeeded(server.run(controlled(seed=100)))
+    job = server.submit(controlled(seed=2, steps=60))
+    helper = lead_and_helper(server)[1]
+    while server.get("/tessera/pool")["decisions"][-1]["kind"] != "split":
         continue
-    kill(with_control, helper)
-    assert succeeded(with_control.finished(job))
+    kill(server, helper)
+    assert succeeded(server.finished(job))
