@@ -11,6 +11,7 @@ from backend.schedule.pool import ReadyOp
 from backend.schedule.state import Pool
 from backend.types import ComponentId, DeviceId, Seconds
 
+_WITH = "it holds the network, and what else the op needs comes soonest there"
 Holds = Mapping[DeviceId, ReadyOp]  # devices that are kept for an op that could not start yet
 
 
@@ -196,9 +197,10 @@ def _cold(
     patience None: than the wait for a device that has them.
     """
     devices, options = pool.devices, list[tuple[float, DeviceId, Place]]()
-    replica = op.components[0] in devices.has
+    elsewhere = op.components[0] in devices.has
     within = devices.idle if op.kind == "step" else devices.open
-    for device in devices.choice(within) if within else ():
+    for device in _likely(pool, op, within) if within else ():
+        replica = elsewhere and op.components[0] not in device.held
         found = cleared(pool, op, device, now) if admits(op, device, holds) else None
         if found is None:
             continue
@@ -210,12 +212,23 @@ def _cold(
             patience = _wait(pool, op, now)
         if seconds >= patience or (replica and too_late(op, now + seconds)):
             continue
-        seen = Place(device, _why(seconds, patience, replica), sizes, tuple(victims), replica)
-        if not victims and not device.stepping:
+        here = elsewhere and not replica
+        reason = _WITH if here else _why(seconds, patience, replica)
+        seen = Place(device, reason, sizes, tuple(victims), replica)
+        if not victims and not device.stepping and (not replica or all(o[2].replica for o in options)):
             return seen
         weight = seconds + loading(pool, victims)
         options.append((weight, device.id, seen))
     return min(options, key=lambda o: o[:2])[2] if options else None
+
+
+def _likely(pool: Pool, op: ReadyOp, within: Mapping[DeviceId, object]) -> Iterable[Device]:
+    """Devices to look at: first those that hold the op's network and lack what comes with it, its LoRAs."""
+    some = pool.devices.choice(within)
+    if len(op.components) == 1:
+        return some
+    near = [d for d in pool.devices.holding(op.components[0], within) if d.missing(op.components)]
+    return dict.fromkeys([*near, *some])
 
 
 def too_late(op: ReadyOp, begun: Seconds) -> bool:

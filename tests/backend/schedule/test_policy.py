@@ -268,3 +268,24 @@ def test_a_cancelled_op_leaves_no_trace_in_the_queue_even_if_it_was_preempted():
     device = pool.devices[DeviceId("gpu0")]
     assert not device.paused
     assert set(device.running) == {"short"}
+
+
+@pytest.mark.parametrize("kind", [a_step, a_whole])
+def test_a_lora_comes_to_a_device_that_holds_its_network_and_not_the_network_to_another(kind):
+    pool = a_pool(3, profile=a_profile(style=0.1))
+    holds(pool, "gpu1", "sd15")
+    op = kind("a", "sd15", components=(ComponentId("sd15"), ComponentId("style")))
+    (run,) = wait(pool, op)
+    assert isinstance(run, Run)
+    assert run.device == "gpu1"
+    assert "holds the network" in run.reason
+    assert "style" in pool.devices[DeviceId("gpu1")].held
+
+
+def test_a_lora_comes_to_its_network_even_where_something_must_go_for_it():
+    pool = a_pool(2, gib=3, profile=a_profile(style=1.0))
+    pool.profile.observe_load(ComponentId("sd15"), 20.0)  # worth more than what must go
+    holds(pool, "gpu1", "sd15", "sdxl", "vae")
+    op = a_step("a", "sd15", components=(ComponentId("sd15"), ComponentId("style")))
+    evict, run = wait(pool, op)
+    assert (evict.device, run.device) == ("gpu1", "gpu1")
