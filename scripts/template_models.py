@@ -228,7 +228,7 @@ def qwen_control(channels: int) -> Shapes:
         name: shape for name, shape in qwen_image().items() if not name.startswith(("norm_out", "proj_out"))
     }
     added = _linear("controlnet_x_embedder", 4 * channels, 256)
-    for number in range(2):
+    for number in range(sum(name.endswith(".attn.norm_q.weight") for name in trunk)):
         added |= _linear(f"controlnet_blocks.{number}", 256, 256)
     return trunk | added
 

@@ -127,8 +127,8 @@ def run(chosen: Sequence[Template], base: Path) -> list[tuple[str, str]]:
             executable_path=browser_path, args=["--headless", "--no-sandbox"]
         )
         page = browser.new_page()
-        page.goto(server.url)
-        page.wait_for_function(READY, timeout=90_000)
+        page.goto(server.url, timeout=120_000)
+        page.wait_for_function(READY, timeout=180_000)
         for template in chosen:
             begun = time.monotonic()
             result = attempt(template, known, unknown[template.name], server, page)
@@ -174,6 +174,8 @@ def cut(node: dict[str, Any], base: Path) -> dict[str, Any]:
             continue
         if name in ("width", "height") and isinstance(value, (int, float)) and value > SIDE:
             inputs[name] = SIDE
+        elif name in ("x", "y") and node["class_type"] == "ConditioningSetArea":
+            inputs[name] = 0  # within what was cut down
         elif name == "steps" and node["class_type"] != "ConditioningSetTimestepRange":
             inputs[name] = min(int(value), STEPS)
         elif name == "megapixels":

@@ -142,9 +142,9 @@ def _opened(files: Sequence[File]) -> tuple[ModelFile, ControlLayout]:
 
 
 def _base(files: Sequence[File], remedy: str) -> ModelFile:
-    """The UNet in the second file. Raises: BadFile where there is none."""
+    """The diffusion model in the second file. Raises: BadFile where there is none."""
     if len(files) < 2:
-        raise BadFile(files[0].path, "it holds the difference to a model only", remedy)
+        raise BadFile(files[0].path, "it is a ControlNet only together with a model", remedy)
     base = open_file(files[1])
     prefix = next(p for p in _UNET if p == "" or any(name.startswith(p) for name in base.header))
     return base.under(prefix)
