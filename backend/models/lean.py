@@ -18,7 +18,9 @@ _COMPILER = "torch._dynamo"  # this one it takes for granted, to mark what must 
 
 @contextmanager
 def without_extras() -> Iterator[None]:
-    """While the block imports modules of diffusers; afterwards all can be imported as ever.
+    """While the block imports modules of diffusers; afterwards all can be imported as ever. Only for torch's
+    compiler something stands in, until more than a mark is asked of it: torch asks for one where a module is
+    made on the meta device.
 
     What was imported before stays what it is. Other threads must not import any of them meanwhile.
     """
@@ -29,18 +31,24 @@ def without_extras() -> Iterator[None]:
     try:
         yield
     finally:
+        marks.hidden.discard("__path__")
         for name in absent:
             del sys.modules[name]
-        if sys.modules.get(_COMPILER) is marks:
-            del sys.modules[_COMPILER]
 
 
 class _Marks(ModuleType):
-    """The compiler's decorators where nothing is compiled. Whatever else is asked for is the compiler's."""
+    """The compiler's decorators where nothing is compiled. Whatever else is asked for is the compiler's.
+
+    hidden: what it is said not to have; `__path__` is asked for by imports from it, and of modules in it.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.hidden = {"__path__"}
 
     @staticmethod
     def disable(
-        function: Function | None = None, recursive: bool = True, *, reason: str | None = None
+        function: Function | None = None, recursive: bool = True, **_: object
     ) -> Function | Callable[[Function], Function]:
         return _unchanged if function is None else function
 
@@ -49,7 +57,7 @@ class _Marks(ModuleType):
         return function
 
     def __getattr__(self, name: str) -> object:
-        if name.startswith("__"):
+        if name in self.hidden or (name.startswith("__") and name != "__path__"):
             raise AttributeError(name)
         if sys.modules.get(_COMPILER) is self:
             del sys.modules[_COMPILER]
