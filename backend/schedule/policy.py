@@ -134,7 +134,7 @@ def _start_ops(state: _Plan) -> None:
         lane = queue.lanes.get(name)
         if lane is None:
             continue
-        if state.decisions and (best := queue.best(lane)) is not head:
+        if (best := queue.best(lane)) is not head:
             heapq.heappush(heap, (best, turn, name))
             continue
         if _begin(state, queue.ops[head[2][2]]):
@@ -147,8 +147,9 @@ def _start_ops(state: _Plan) -> None:
 
 
 def _heads(state: _Plan, blocked: set[object]) -> list[tuple[Head, int, object]]:
-    lanes, best = state.pool.queue.lanes.items(), state.pool.queue.best
-    heap = [(best(lane), i, name) for i, (name, lane) in enumerate(lanes) if name not in blocked]
+    """Lanes by their best ops, or what these were once: each is looked at again when it comes up."""
+    lanes = state.pool.queue.lanes.items()
+    heap = [(lane.heap[0], i, name) for i, (name, lane) in enumerate(lanes) if name not in blocked]
     heapq.heapify(heap)
     return heap
 
