@@ -21,7 +21,7 @@ from backend.types import ComponentId, OpKey, Seconds
 
 _WORTH = 0.95  # a further helper must save a twentieth of a pass
 _LEAST = 2  # passes that must be left for a split to be worth its messages
-_EARLY = 0.4  # of a UNet's pass, before it asks for what ControlNets add: measured, see docs/splitting.md
+_EARLY = 0.32  # of a UNet's pass, before it asks for what ControlNets add: docs/splitting.md
 
 
 def lend(pool: Pool, holds: Holds, now: Seconds) -> Iterator[Split | Load]:
