@@ -4,7 +4,6 @@ Wherever a pack brings nothing of its own, the server's part stands: its sampler
 that does not override its prediction asks for it in passes that are shared with other runs.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +12,10 @@ from torch import Tensor
 
 from backend.errors import UnsupportedOption
 from backend.sampling.foreign import Asked, Conducted, Host, Setup
-from backend.sampling.noise import masked_noise
 from backend.sampling.request import DenoiseRequest
-from backend.sampling.samplers import make_sampler
 from comfy_compat.guidance import opaque, sampling_function
 from comfy_compat.run_model import RunHooks, RunModel, RunPatcher
+from comfy_compat.sampler_run import FunctionSampler, NamedSampler
 from comfy_compat.wrappers import listed, wrapped
 
 Options = dict[str, Any]
@@ -160,147 +158,6 @@ class PlainGuider(GuiderRun):
     """One of the server's, where a pack brings none."""
 
 
-class MaskedModel:
-    """What sampler functions call as their model: the guider, with the unmasked part of the latent kept."""
-
-    def __init__(self, model: Any, sigmas: Tensor) -> None:
-        self.inner_model, self.sigmas = model, sigmas
-        self.noise: Any = None
-        self.latent_image: Any = None
-
-    def __call__(
-        self,
-        x: Tensor,
-        sigma: Tensor,
-        denoise_mask: Tensor | None = None,
-        model_options: Options | None = None,
-        seed: Any = None,
-    ) -> Tensor:
-        options = {} if model_options is None else model_options
-        if denoise_mask is None:
-            plain: Tensor = self.inner_model(x, sigma, model_options=options, seed=seed)
-            return plain
-        mask = self._mask(sigma, denoise_mask, options)
-        kept: Tensor = self.inner_model.inner_model.scale_latent_inpaint(
-            x=x, sigma=sigma, noise=self.noise, latent_image=self.latent_image
-        )
-        x = x * mask + kept * (1.0 - mask)
-        made: Tensor = self.inner_model(x, sigma, model_options=options, seed=seed)
-        whole: Tensor = made * mask + self.latent_image * (1.0 - mask)
-        return whole
-
-    def _mask(self, sigma: Tensor, mask: Tensor, options: Options) -> Tensor:
-        function = options.get("denoise_mask_function")
-        if function is not None:
-            extra = {"model": self.inner_model, "sigmas": self.sigmas}
-            made: Tensor = function(sigma, mask, extra_options=extra)
-            return made
-        running = getattr(self.inner_model, "running", None)
-        shaded = None if running is None else running.setup.shaded
-        return mask if shaded is None else shaded(mask, sigma.reshape(-1)[0].float().cpu())
-
-
-def sample_with(
-    function: Callable[..., Tensor],
-    options: tuple[Mapping[str, Any], bool],
-    model_wrap: Any,
-    sigmas: Tensor,
-    extra_args: Options,
-    callback: Any,
-    noise: Tensor,
-    latent_image: Tensor | None,
-    denoise_mask: Tensor | None,
-    disable: bool,
-) -> Tensor:
-    """A sampler function's run, in the model's units. options: the function's, and whether the kept part of a
-    masked latent gets other noise than the run's.
-    """
-    more, random = options
-    model = MaskedModel(model_wrap, sigmas)
-    model.latent_image = latent_image
-    seed = extra_args.get("seed", 41)
-    model.noise = masked_noise(noise.shape, int(seed)).to(noise) if random else noise
-    sampling = model_wrap.inner_model.model_sampling
-    top, first = float(sampling.sigma_max), float(sigmas[0])
-    full = first > top or abs(top - first) <= 1e-5 * max(abs(top), abs(first))
-    x = sampling.noise_scaling(sigmas[0], noise, latent_image, full)
-    steps = len(sigmas) - 1
-
-    def told(at: Mapping[str, Any]) -> None:
-        callback(at["i"], at["denoised"], at["x"], steps)
-
-    samples = function(
-        model,
-        x,
-        sigmas,
-        extra_args={**extra_args, "denoise_mask": denoise_mask},
-        callback=None if callback is None else told,
-        disable=disable,
-        **more,
-    )
-    made: Tensor = sampling.inverse_noise_scaling(sigmas[-1], samples)
-    return made
-
-
-def drive(
-    name: str,
-    model: Any,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: Mapping[str, Any] | None = None,
-    callback: Any = None,
-    **options: Any,
-) -> Tensor:
-    """One of the server's samplers over whatever answers model(x, sigma, **extra_args).
-
-    Raises: UnsupportedOption for an option that it does not take.
-    """
-    extra, rows = dict(extra_args or {}), x.new_ones([len(x)])
-    prediction, seed = _inner(model).host.prediction, extra.get("seed") or 0
-    levels = sigmas.detach().float().cpu()
-    requests = make_sampler(
-        name, x, levels, prediction=prediction, seed=int(seed), options=tuple(options.items())
-    )
-    try:
-        request = next(requests)
-        while True:
-            reply = _answer(model, request, rows, extra)
-            if callback is not None and request.step is not None:
-                done = reply[0] if request.uncond else reply
-                at = {"x": request.x, "i": request.step, "denoised": done}
-                callback({**at, "sigma": request.sigma.to(x), "sigma_hat": request.sigma.to(x)})
-            request = requests.send(reply)
-    except StopIteration as end:
-        made: Tensor = end.value
-        return made
-
-
-def _answer(model: Any, request: DenoiseRequest, rows: Tensor, extra: Options) -> Tensor:
-    sigma = request.sigma.to(rows) * rows
-    if not request.uncond:
-        plain: Tensor = model(request.x, sigma, **extra)
-        return plain
-    seen: list[Tensor] = []
-
-    def watch(args: Mapping[str, Any]) -> Tensor:
-        seen[:] = [args["uncond_denoised"]]
-        denoised: Tensor = args["denoised"]
-        return denoised
-
-    options = dict(extra.get("model_options") or {})
-    options["sampler_post_cfg_function"] = [*options.get("sampler_post_cfg_function", ()), watch]
-    options["disable_cfg1_optimization"] = True
-    guided = model(request.x, sigma, **{**extra, "model_options": options})
-    return torch.stack([guided, seen[0]])
-
-
-def _inner(model: Any) -> RunModel:
-    """The run's model behind what a sampler function was given, wrapped or not."""
-    while not isinstance(model, RunModel):
-        model = model.inner_model
-    return model
-
-
 def conduct(
     host: Host, ask: Asked, setup: Setup, hooks: RunHooks, own: tuple[Any, bool], sampler: Any
 ) -> Conducted:
@@ -320,7 +177,7 @@ def conduct(
     samples = start(
         setup.noise,
         setup.latent,
-        _ServerSampler(setup) if sampler is None else sampler,
+        _server_sampler(setup) if sampler is None else sampler,
         setup.sigmas,
         setup.mask,
         lambda step, denoised, x, total: last.__setitem__(slice(None), [denoised]),
@@ -330,41 +187,10 @@ def conduct(
     return Conducted(samples, last[0] if last else None)
 
 
-class _ServerSampler:
+def _server_sampler(setup: Setup) -> FunctionSampler:
     """The server's sampler as a SAMPLER value."""
-
-    def __init__(self, setup: Setup) -> None:
-        self._setup = setup
-
-    def sample(
-        self,
-        model_wrap: Any,
-        sigmas: Tensor,
-        extra_args: Options,
-        callback: Any,
-        noise: Tensor,
-        latent_image: Tensor | None = None,
-        denoise_mask: Tensor | None = None,
-        disable_pbar: bool = False,
-    ) -> Tensor:
-        setup = self._setup
-
-        def function(*args: Any, disable: Any = None, **more: Any) -> Tensor:
-            return drive(setup.sampler, *args, **more)
-
-        options = dict(setup.options), setup.sampler == "ddim"
-        return sample_with(
-            function,
-            options,
-            model_wrap,
-            sigmas,
-            extra_args,
-            callback,
-            noise,
-            latent_image,
-            denoise_mask,
-            True,
-        )
+    random = {"random": setup.sampler == "ddim"}
+    return FunctionSampler(NamedSampler(setup.sampler), dict(setup.options), random)
 
 
 def deep(value: Any) -> Any:

@@ -22,10 +22,10 @@ from backend.sampling.noise import initial_noise
 from backend.sampling.samplers import SAMPLERS
 from backend.sampling.sigmas import schedule_sigmas
 from backend.types import Latent
-from comfy_compat.conducting import drive, sample_with
 from comfy_compat.engine import computed, outputs
 from comfy_compat.foreign import Part
 from comfy_compat.models import model_reference, owner, part_code, unpickled
+from comfy_compat.sampler_run import FunctionSampler, NamedSampler, starts_from_noise
 
 _SEED = "tessera_seed"  # where a noise tensor keeps what it was drawn from
 
@@ -47,21 +47,11 @@ class SamplerBase:
         return ForeignSampler(name, part_code(Part(sampler=self), f"The sampler {name}"), owner())
 
     def max_denoise(self, model_wrap: Any, sigmas: Tensor) -> bool:
-        top, first = float(model_wrap.inner_model.model_sampling.sigma_max), float(sigmas[0])
-        return first > top or abs(top - first) <= 1e-5 * max(abs(top), abs(first))
+        return starts_from_noise(model_wrap, sigmas)
 
 
-class KSAMPLER(SamplerBase):
+class KSAMPLER(FunctionSampler, SamplerBase):
     """A sampler by name with options, or a pack's own function."""
-
-    def __init__(
-        self,
-        sampler_function: Any,
-        extra_options: Mapping[str, Any] | None = None,
-        inpaint_options: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.sampler_function = sampler_function
-        self.extra_options, self.inpaint_options = dict(extra_options or {}), dict(inpaint_options or {})
 
     def reference(self) -> Sampler | ForeignSampler:
         """The server's sampler behind it, or the pack's function. Raises: Unpackable."""
@@ -69,53 +59,6 @@ class KSAMPLER(SamplerBase):
         if name is None or type(self).sample is not KSAMPLER.sample:
             return super().reference()
         return Sampler(name, tuple(sorted(self.extra_options.items())))
-
-    def sample(
-        self,
-        model_wrap: Any,
-        sigmas: Tensor,
-        extra_args: dict[str, Any],
-        callback: Any,
-        noise: Tensor,
-        latent_image: Tensor | None = None,
-        denoise_mask: Tensor | None = None,
-        disable_pbar: bool = False,
-    ) -> Tensor:
-        """A run of its function, where a guider has called it."""
-        options = self.extra_options, bool(self.inpaint_options.get("random"))
-        return sample_with(
-            self.sampler_function,
-            options,
-            model_wrap,
-            sigmas,
-            extra_args,
-            callback,
-            noise,
-            latent_image,
-            denoise_mask,
-            disable_pbar,
-        )
-
-
-class NamedSampler:
-    """Stands for one of the server's samplers where ComfyUI has a function."""
-
-    def __init__(self, name: str) -> None:
-        self.sampler = name
-        self.__name__ = f"sample_{name}"
-
-    def __call__(
-        self,
-        model: Any,
-        x: Tensor,
-        sigmas: Tensor,
-        extra_args: Mapping[str, Any] | None = None,
-        callback: Any = None,
-        disable: Any = None,
-        **options: Any,
-    ) -> Tensor:
-        """The sampler itself, over what a sampler function is given as its model."""
-        return drive(self.sampler, model, x, sigmas, extra_args, callback, **options)
 
 
 def sampler_object(name: str) -> KSAMPLER:

@@ -11,11 +11,12 @@ from backend.sampling.names import SCHEDULER_NAMES as _SCHEDULERS
 from backend.types import Latent
 from comfy.k_diffusion import sampling as k_diffusion_sampling
 from comfy_compat.conditions import conditioning_of
-from comfy_compat.conducting import MaskedModel as KSamplerX0Inpaint  # noqa: F401
 from comfy_compat.guidance import calc_cond_batch, cfg_function, sampling_function  # noqa: F401
 from comfy_compat.guiders import CFGGuider  # noqa: F401
 from comfy_compat.models import model_reference
-from comfy_compat.sampling import KSAMPLER, NamedSampler, model_sigmas, ran, sigmas_of_range
+from comfy_compat.sampler_run import MaskedModel as KSamplerX0Inpaint  # noqa: F401
+from comfy_compat.sampler_run import NamedSampler
+from comfy_compat.sampling import KSAMPLER, model_sigmas, ran, sigmas_of_range
 from comfy_compat.sampling import SamplerBase as Sampler  # noqa: F401
 from comfy_compat.sampling import ksampler as _named
 

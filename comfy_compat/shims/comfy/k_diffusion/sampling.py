@@ -7,7 +7,7 @@ import torchsde
 
 from backend.sampling.names import SAMPLER_NAMES
 from comfy.k_diffusion import utils
-from comfy_compat.sampling import NamedSampler
+from comfy_compat.sampler_run import NamedSampler
 
 append_dims = utils.append_dims
 
