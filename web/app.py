@@ -84,6 +84,7 @@ def build_app(
         packs={"tessera": OWN_PACK, **(packs or {})},
     )
     app.router.add_routes([*_twins([*TWINNED, web.get("/ws", sockets.handle)]), *ONCE, *static.ROUTES])
+    _refuse_get(app)
     app.router.add_routes([static.FALLBACK])
     app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(_listen)
@@ -95,6 +96,22 @@ def _twins(routes: list[web.RouteDef]) -> Iterator[web.RouteDef]:
     for route in routes:
         yield route
         yield web.RouteDef(route.method, "/api" + route.path, route.handler, route.kwargs)
+
+
+def _refuse_get(app: web.Application) -> None:
+    """405 where a path takes other methods only: the fallback would take a GET of it for a file's name."""
+    methods: dict[str, set[str]] = {}
+    for route in app.router.routes():
+        if route.resource is not None:
+            methods.setdefault(route.resource.canonical, set()).add(route.method)
+
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        resource = request.match_info.route.resource
+        raise web.HTTPMethodNotAllowed("GET", methods[resource.canonical] if resource else ())
+
+    for resource in app.router.resources():
+        if isinstance(resource, web.Resource) and "GET" not in methods[resource.canonical]:
+            resource.add_route("GET", refuse)
 
 
 async def _listen(app: web.Application) -> AsyncIterator[None]:

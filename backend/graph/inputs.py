@@ -37,7 +37,7 @@ class Fault:
 
     type: str
     text: str
-    traceback: tuple[str, ...] = ()
+    traceback: tuple[str, ...] = ()  # where `text` is ComfyUI's and tells a reader little: what it means
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Surroundings:
 def check(node: PromptNode, spec: NodeSpec, around: Surroundings) -> Checked:
     """Look at one node; nodes it is linked to are looked at on their own."""
     if node.bare:
-        fault = Fault("KeyError", "'inputs': the node has none; send {} where it takes none")
+        fault = Fault("KeyError", "'inputs'", ("The node has no `inputs`: send {} where it takes none.\n",))
         return Checked(node.inputs, faults=(fault,))
     inputs = dict(node.inputs)
     received: dict[str, Types] = {}
@@ -167,14 +167,14 @@ def _stray_links(node: PromptNode, spec: NodeSpec, around: Surroundings) -> list
 def _linked_type(name: str, link: Link, around: Surroundings) -> Types:
     spec = around.specs.get(link.node)
     if spec is None:
-        text = f"{link.node!r}: input {name!r} is linked to a node that is not in the prompt"
-        raise _Unreadable(Fault("KeyError", text))
+        why = f"Input {name!r} is linked to node {link.node}, which is not in the prompt.\n"
+        raise _Unreadable(Fault("KeyError", repr(link.node), (why,)))
     if not 0 <= link.slot < len(spec.outputs):
-        text = (
-            f"tuple index out of range: input {name!r} is linked to output {link.slot} of node {link.node}, "
-            f"but {spec.name} has {len(spec.outputs)} (the first is 0)"
+        why = (
+            f"Input {name!r} is linked to output {link.slot} of node {link.node}, "
+            f"but {spec.name} has {len(spec.outputs)} (the first is 0).\n"
         )
-        raise _Unreadable(Fault("IndexError", text))
+        raise _Unreadable(Fault("IndexError", "tuple index out of range", (why,)))
     return spec.outputs[link.slot].type
 
 

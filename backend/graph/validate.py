@@ -69,9 +69,9 @@ def _spec(node: PromptNode, registry: Registry) -> NodeSpec:
     if spec is not None:
         return spec
     similar = registry.similar(node.class_type)
-    hint = f". Did you mean {' or '.join(similar)}?" if similar else ""
-    message = f"Cannot execute because node {node.class_type} does not exist."
-    raise InvalidPrompt(node.id, message, f"Node ID '#{node.id}'{hint}")
+    hint = f" Did you mean {' or '.join(similar)}?" if similar else ""
+    message = f"Cannot execute because node {node.class_type} does not exist.{hint}"
+    raise InvalidPrompt(node.id, message, f"Node ID '#{node.id}'")
 
 
 # -- the graph -----------------------------------------------------------------------------------

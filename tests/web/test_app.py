@@ -34,6 +34,8 @@ async def test_an_unknown_path_is_never_a_page(house: House, path: str):
 async def test_a_known_path_with_another_method_is_405(house: House):
     assert (await house.client.delete("/prompt")).status == 405
     assert (await house.client.post("/system_stats")).status == 405
+    refused = await house.client.get("/api/interrupt")
+    assert (refused.status, refused.headers["Allow"]) == (405, "POST")
 
 
 @pytest.mark.parametrize("path", ["/prompt", "/nothing", "/"])
