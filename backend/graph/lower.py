@@ -338,7 +338,8 @@ class Lowering:
             value = node.inputs.get(name)
             if not isinstance(value, Link):
                 problem = "that value is a constant" if name in node.inputs else "it has no such input"
-                raise NodeRaised(id, node.class_type, BadDemand(id, name, problem), node.inputs)
+                known = {n: None if isinstance(v, Link) else v for n, v in node.inputs.items()}
+                raise NodeRaised(id, node.class_type, BadDemand(id, name, problem), known)
         self._demanded.setdefault(id, set()).update(needs.names)
         self._withdraw(id)
         self._enter([*(node.inputs[name].node for name in needs.names), id])  # type: ignore[attr-defined]  # links

@@ -9,7 +9,7 @@ from backend.graph.lower import Lowering
 from backend.graph.lowered import MISSING, NodeRaised, Submitter
 from backend.graph.parse import Link, parse_prompt
 from backend.node import NodeSpec, node
-from backend.ops import Awaiting, Call, DecodeLatent, Denoise, EncodeText, Identify, Op, Part
+from backend.ops import Awaiting, Call, DecodeLatent, Denoise, EncodeText, Identify, Needs, Op, Part
 from backend.references import Model, Ref
 from backend.registry import Registry
 from backend.types import ClientId, JobKey, Latent, NodeId, OpKey
@@ -120,6 +120,15 @@ def test_what_a_node_raises_names_the_node():
         lowering(an_image_prompt(checkpoint="missing")).advance(nothing, unknown)
     assert (raised.value.node, raised.value.class_type) == ("1", "Loader")
     assert isinstance(raised.value.cause, FileNotFoundError)
+
+
+def test_who_asks_for_what_nothing_makes_is_shown_with_its_literals():
+    prompt = {**a_sum_prompt(1), "9": {"class_type": "Show", "inputs": {"value": ["7", 0], "tag": "mine"}}}
+    low = lowering(prompt, ("9",))
+    low.advance(nothing, unknown)
+    with pytest.raises(NodeRaised) as raised:
+        low.demand(NodeId("9"), Needs(("nothing",)))
+    assert raised.value.inputs == {"value": None, "tag": "mine"}
 
 
 def test_nested_ops_and_parts_are_flattened():
