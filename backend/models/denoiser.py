@@ -21,7 +21,7 @@ from backend.models.lora import Patch, own_weight, sites_of
 from backend.models.merged import Copies
 from backend.models.residual import install_residuals
 from backend.models.stored import shape_of
-from backend.models.upsampler import fold_upsamplers, install_upsamplers
+from backend.models.upsampler import install_upsamplers
 from backend.models.weights import ModelFile, fill
 
 # UNETLoader's names of the formats that weights may be cast to.
@@ -128,13 +128,14 @@ def load_denoiser(
     file, family, layout = _opened(weights)
     if dtype is torch.float16 and family.half is torch.bfloat16 and _has_bfloat16(device):
         dtype = torch.bfloat16
-    module, sites = _network(layout)
+    module, sites = _network(layout, doubling=not offloaded)
     form = Form(dtype, channels_last=True)  # as x is, or its weights would be turned in every pass
     copy = copies.of(weights) if copies else None
     narrow = EIGHTHS[weights.narrow] if weights.narrow else None
     host = torch.device("cpu") if offloaded else device
     nbytes = fill(module, file, layout.convert, host, form, copy, frugal=True, narrow=narrow)
-    nbytes = offload(module, device) if offloaded else nbytes + fold_upsamplers(module)
+    if offloaded:
+        nbytes = offload(module, device)
     merged = Copies(partial(own_weight, module), 0 if offloaded else nbytes, fits)
     return Denoiser(family, layout, module, sites, nbytes, merged, device, dtype)
 
@@ -161,9 +162,13 @@ def outline(weights: Weights, file: ModelFile) -> Outline:
     return Outline(layout.convert, Blank(module, sites, layout.lora_names, is_text=False))
 
 
-def _network(layout: Layout) -> tuple[nn.Module, tuple[str, ...]]:
-    """The network on the meta device, and the layers that LoRAs may change."""
+def _network(layout: Layout, doubling: bool = True) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network on the meta device, and the layers that LoRAs may change.
+
+    doubling: with upsamplers of our own, whose weights are where they are computed with.
+    """
     module = layout.build()
     install_residuals(module)
-    install_upsamplers(module)
+    if doubling:
+        install_upsamplers(module)
     return module, adapt(module)

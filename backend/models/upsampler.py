@@ -1,6 +1,7 @@
 """Doubling the size of a feature map: diffusers' Upsample2D, with fewer products on a CPU."""
 
-import torch
+from collections.abc import Container
+
 import torch.nn.functional as F
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
@@ -10,7 +11,10 @@ from backend.models.kernels import doubled, fold
 
 
 class Upsampler(nn.Module):
-    """Nearest neighbour to twice the size (or to a given one), then a convolution."""
+    """Nearest neighbour to twice the size (or to a given one), then a convolution.
+
+    folded: what `folded` makes of its weight, where there is that.
+    """
 
     folded: Tensor | None
 
@@ -26,7 +30,7 @@ class Upsampler(nn.Module):
         if self.folded is None or changed or size not in (None, twice):
             larger: Tensor = self.conv(F.interpolate(x, size=size or twice, mode="nearest"))
             return larger
-        return doubled(x, self.folded, self.conv.bias)
+        return doubled(x, self.folded.unflatten(0, (2, 2, -1)), self.conv.bias)
 
 
 def install_upsamplers(module: nn.Module) -> None:
@@ -39,22 +43,22 @@ def install_upsamplers(module: nn.Module) -> None:
             module.get_submodule(parent).register_module(child, Upsampler(layer.conv))
 
 
-def fold_upsamplers(module: nn.Module) -> int:
-    """Once the weights are there: on a CPU, keep folded kernels beside them. Returns: their bytes.
+def foldable(module: nn.Module, kept: Container[str]) -> dict[str, Upsampler]:
+    """Those that can have folded kernels beside their weights, by the names of these.
 
-    A GPU's convolutions are not held up by products, so there it would only cost memory.
+    kept: weights that are stored otherwise than they are computed with; they are not folded.
     """
-    nbytes = 0
-    for layer in module.modules():
-        if isinstance(layer, Upsampler) and _folds(layer.conv):
-            kernels = fold(layer.conv.weight)
-            flat = kernels.flatten(0, 2).contiguous(memory_format=torch.channels_last)
-            layer.folded = flat.reshape(kernels.shape)
-            nbytes += flat.nbytes
-    return nbytes
+    upsamplers = (
+        (f"{name}.conv.weight", layer)
+        for name, layer in module.named_modules()
+        if isinstance(layer, Upsampler)
+    )
+    return {name: layer for name, layer in upsamplers if name not in kept}
 
 
-def _folds(conv: nn.Conv2d) -> bool:
-    """On a CPU, with a weight that is stored as it is computed with."""
-    stored = isinstance(conv, Conv2d) and conv.computes is not None
-    return conv.weight.device.type == "cpu" and not stored
+def folded(weight: Tensor) -> Tensor:
+    """An upsampler's weight [out, in, 3, 3] -> the kernels it computes with, [4 * out, in, 2, 2].
+
+    For a CPU: a GPU's convolutions are not held up by products, so there it would only cost memory.
+    """
+    return fold(weight).flatten(0, 2)

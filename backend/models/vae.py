@@ -19,7 +19,7 @@ from backend.models.latent import LatentFormat
 from backend.models.parts import VAE_PREFIXES
 from backend.models.residual import install_residuals
 from backend.models.tiling import tiled
-from backend.models.upsampler import fold_upsamplers, install_upsamplers
+from backend.models.upsampler import install_upsamplers
 from backend.models.vae_layout import VaeLayout
 from backend.models.weights import ModelFile, fill, open_file, open_model
 from backend.ops import Tiles
@@ -107,7 +107,6 @@ def load_vae(
         dtype, channels_last=True
     )  # an eighth faster; a UNet gains a thirtieth, and stays in its file
     nbytes = fill(module, file, layout.convert, device, form, copies.of(weights) if copies else None)
-    nbytes += fold_upsamplers(module)
     return VaeModel(layout, module, nbytes, device, dtype)
 
 

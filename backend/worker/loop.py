@@ -3,6 +3,7 @@
 import logging
 from collections import deque
 from dataclasses import dataclass, replace
+from queue import Empty
 from time import monotonic, perf_counter
 
 import torch
@@ -55,6 +56,7 @@ from backend.worker.residents import Residents
 from backend.worker.steploop import Ended, Lent, StepLoop, described
 
 _TABLE_EVERY = 0.5  # seconds between tables while only counters change
+_LULL = 0.02  # seconds without mail or work after which a worker counts as idle
 _log = logging.getLogger(__name__)
 
 
@@ -113,9 +115,17 @@ class Worker:
         while self._kept:
             self._obey(self._kept.popleft())
         while not (inbox.empty() and (self._whole or len(self._steps))):
-            self._obey(inbox.get())
+            self._obey(self._next())
             if inbox.empty():
                 return
+
+    def _next(self) -> ToWorker:
+        """The next message. Where none comes for a while, what the last ops freed goes back to the system."""
+        try:
+            return self._mailbox.inbox.get(timeout=_LULL)
+        except Empty:
+            self._residents.memory.rest()
+            return self._mailbox.inbox.get()
 
     def _obey(self, message: ToWorker) -> None:
         match message:

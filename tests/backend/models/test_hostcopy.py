@@ -142,7 +142,7 @@ def test_a_component_works_the_same_from_its_copy(tiny: Path, tmp_path: Path):
 
 
 MEASURE = """
-import sys, os, psutil, torch
+import ctypes, sys, os, psutil, torch
 from backend.models.denoiser import load_denoiser
 from backend.models.hostcopy import HostCopies
 from backend.components import File, Weights
@@ -153,7 +153,8 @@ torch.set_num_threads(1)
 before = psutil.Process().memory_full_info().pss
 weights, cpu = Weights("denoiser", "d", (file,)), torch.device("cpu")
 denoiser = load_denoiser(weights, cpu, torch.float32, HostCopies(prefix))
-sum(float(value.sum()) for value in denoiser.module.parameters())
+sum(float(value.sum()) for value in (*denoiser.module.parameters(), *denoiser.module.buffers()))
+ctypes.CDLL(None).malloc_trim(0)  # as a worker at rest does
 print("ready", flush=True)
 sys.stdin.readline()
 print(psutil.Process().memory_full_info().pss - before, denoiser.nbytes, flush=True)
@@ -180,7 +181,7 @@ def test_two_workers_hold_one_copy_of_the_weights(model: Callable[[str], Path], 
             added.append(pss)
             sizes.append(nbytes)
         assert sizes[0] == sizes[1] > 200 << 20
-        assert sum(added) < 1.4 * sizes[0]
+        assert sum(added) < 1.2 * sizes[0]
     finally:
         for worker in workers:
             worker.communicate("\n")

@@ -1,7 +1,9 @@
 """Memory limits, estimates, and what is chosen to go."""
 
+import sys
 from dataclasses import replace
 
+import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -88,3 +90,16 @@ def test_tiles_need_less_than_the_whole_and_a_small_image_no_more_than_itself(ti
     assert vae.decoding_bytes(small, Tiles(512, 64)) == vae.decoding_bytes(small, None) < whole / 20
     pixels = (1, 2048, 2048, 3)
     assert vae.encoding_bytes(pixels, Tiles(512, 64)) < vae.encoding_bytes(pixels, None) < whole
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc's allocator")
+def test_a_worker_at_rest_gives_back_what_it_freed(tiny_settings):
+    memory = Memory(CPU, tiny_settings, lambda: 0)
+    for _ in range(2):  # the first time raises the size from which on freed blocks go back at once
+        freed = [torch.ones(1 << 18) for _ in range(200)]  # a megabyte each
+        end = torch.ones(1 << 18)  # what stands behind them keeps the heap from shrinking by itself
+        del freed
+    before = psutil.Process().memory_info().rss
+    memory.rest()
+    assert before - psutil.Process().memory_info().rss > 100 << 20
+    assert end.sum() == 1 << 18
