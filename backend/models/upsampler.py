@@ -30,7 +30,7 @@ class Upsampler(nn.Module):
         if self.folded is None or changed or size not in (None, twice):
             larger: Tensor = self.conv(F.interpolate(x, size=size or twice, mode="nearest"))
             return larger
-        return doubled(x, self.folded.unflatten(0, (2, 2, -1)), self.conv.bias)
+        return doubled(x, self.folded.reshape(2, 2, -1, *self.folded.shape[1:]), self.conv.bias)
 
 
 def install_upsamplers(module: nn.Module) -> None:

@@ -56,7 +56,7 @@ from backend.worker.residents import Residents
 from backend.worker.steploop import Ended, Lent, StepLoop, described
 
 _TABLE_EVERY = 0.5  # seconds between tables while only counters change
-_LULL = 0.02  # seconds without mail or work after which a worker counts as idle
+_LULL = 0.01  # seconds without mail or work after which a worker counts as idle
 _log = logging.getLogger(__name__)
 
 
