@@ -1,11 +1,12 @@
 """Jobs on disk: SQLAlchemy Core on SQLite (WAL), or on PostgreSQL by URL.
 
-Writes are committed in groups: what one turn of the event loop hands in shares a commit, and starts and ends
-of jobs, which nobody awaits, wait a moment for company. A SQLite commit is shorter than the way to another
-thread and back, so it is made at once, on the loop's thread; a writer thread has what may take long
-(deletions, checkpoints, another database) and all that comes while it is busy. `add` returns when the row is
-committed. Reads wait for the writes that were handed in before them, so a caller always sees its own. Use a
-Store from one thread (the event loop's).
+Writes are committed in groups: jobs that arrive in one turn of the event loop share a commit, and `add`
+returns when it is made. How they go on, which nobody awaits, waits a moment for company: most are entered
+among the other jobs as what they have become by then, many in one go. A SQLite commit is shorter than the way
+to another thread and back, so it is made at once, on the loop's thread; a writer thread has what may take
+long (deletions, checkpoints, many jobs, another database) and all that comes while it is busy. Reads wait for
+the writes that were handed in before them, so a caller always sees its own. Use a Store from one thread (the
+event loop's).
 """
 
 import asyncio
@@ -42,7 +43,7 @@ from backend.engine.tables import (
     to_row,
     to_summary,
 )
-from backend.engine.writer import REFUSALS, Add, Do, Entry, Finish, Start, Write, Writer, cause
+from backend.engine.writer import REFUSALS, Add, Do, Enter, Entry, Finish, Start, Write, Writer, cause
 from backend.errors import StoreFailed
 from backend.jsontext import dump_text
 from backend.schedule.profile import Cost
@@ -50,7 +51,8 @@ from backend.schedule.profile import Cost
 __all__ = ["HISTORY_CAP", "SCHEMA_VERSION", "JobRecord", "JobStatus", "JobSummary", "Store"]
 log = logging.getLogger(__name__)
 
-_MOMENT = 0.02  # seconds that starts and ends wait for company: waking the writer costs more than they do
+_MOMENT = 0.05  # seconds that starts and ends wait for company: a commit of one costs half of that of ten
+_FEW = 64  # writes that the loop's thread commits itself
 _AHEAD = 100  # counters are written in steps of so many; a crash skips the rest of a step
 
 
@@ -69,8 +71,8 @@ class Store:
         self._limits = dict(self._counters)
         self._writer = Writer(engine, finished, history, self._limits)
         self._inline = engine.dialect.name == "sqlite"
+        self._adds: list[Write] = []
         self._held: list[Write] = []
-        self._urgent = False
         self._timer: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -99,6 +101,7 @@ class Store:
     def close(self) -> None:
         """Write what is left and let go of the file."""
         self._limits.update(self._counters)
+        self._hand_over_adds()
         self._held.append(Write(Do(self._writer.count)))
         self._hand_over()
         self._writer.stop()
@@ -116,10 +119,19 @@ class Store:
 
     async def add(self, record: JobRecord) -> None:
         """Keep a new job; on disk when this returns, and perhaps even where the caller is cancelled."""
-        await self._write(Add(to_row(without_secrets(record))))
+        self._writer.require_open()
+        loop = asyncio.get_running_loop()
+        row = to_row(without_secrets(record))
+        if not self._adds:
+            loop.call_soon(self._hand_over_adds)
+        self._adds.append(Write(Add(record.sequence, row), waiting := loop.create_future()))
+        await waiting
 
     def mark_started(self, sequence: int, at: int) -> None:
-        self._later(Start(sequence, at))
+        if (row := self._writer.arrived.get(sequence)) is not None:
+            row.update(status="running", started=at)
+        else:
+            self._later(Start(sequence, at))
 
     def finish(self, record: JobRecord) -> None:
         """Keep how a job ended. Takes the place of an earlier history entry of the same id."""
@@ -128,7 +140,11 @@ class Store:
         except StoreFailed as failure:  # a node's fault: the job has ended all the same
             log.error("%s. Its outputs are left out of the history.", failure)
             row = to_result(replace(record, outputs={}, meta={}))
-        self._later(Finish(record.sequence, record.id, row))
+        arrived = self._writer.arrived.pop(record.sequence, None)
+        if arrived is not None:
+            self._later(Enter({**arrived, **row}, over=True))
+        else:
+            self._later(Finish(record.sequence, record.id, row))
 
     async def remove_pending(self, sequences: Sequence[int]) -> None:
         """Forget jobs that did not start, durably."""
@@ -167,7 +183,7 @@ class Store:
 
     async def flush(self) -> None:
         """Return when all that was handed in so far is on disk."""
-        if self._held or not self._writer.idle:
+        if self._adds or self._held or self._writer.arrived or not self._writer.idle:
             await self._write(Do())
 
     # -- reading ---------------------------------------------------------------------------------
@@ -234,30 +250,47 @@ class Store:
             self._limits[name] += _AHEAD
         return self._counters[name]
 
-    async def _write(self, op: Entry) -> None:
+    async def _write(self, op: Do) -> None:
+        """Behind all that was handed in before."""
         self._writer.require_open()
-        loop = asyncio.get_running_loop()
-        self._held.append(Write(op, waiting := loop.create_future()))
-        if not self._urgent:
-            self._urgent = True
-            loop.call_soon(self._hand_over)
+        self._hand_over_adds()
+        self._hold_arrived()
+        self._held.append(Write(op, waiting := asyncio.get_running_loop().create_future()))
+        self._hand_over()
         await waiting
 
     def _later(self, op: Entry) -> None:
-        """Nobody waits for this write: it goes with the next one that somebody waits for, or in a moment."""
+        """Nobody waits for this write: it goes in a moment, or before the next read."""
         self._held.append(Write(op))
+        self._soon()
+
+    def _soon(self) -> None:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_MOMENT, self._hand_over)
+
+    def _hand_over_adds(self) -> None:
+        writes, self._adds = self._adds, []
+        if writes:
+            self._commit(writes)
+            self._soon()
 
     def _hand_over(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._urgent = False
+        self._hold_arrived()
         writes, self._held = self._held, []
-        if not writes:
-            return
-        if self._inline and self._writer.idle and not any(isinstance(w.op, Do) for w in writes):
+        if writes:
+            self._commit(writes)
+
+    def _hold_arrived(self) -> None:
+        """Enter jobs that arrived and are not over yet."""
+        arrived = self._writer.arrived
+        self._held += [Write(Enter(arrived.pop(key), over=False)) for key in list(arrived)]
+
+    def _commit(self, writes: Sequence[Write]) -> None:
+        few = len(writes) <= _FEW and not any(isinstance(write.op, Do) for write in writes)
+        if self._inline and self._writer.idle and few:
             self._writer.now(writes)
         else:
             self._writer.put(writes)

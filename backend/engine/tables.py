@@ -1,7 +1,7 @@
 """The job store's tables, statements and rows."""
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from sqlalchemy import (
@@ -63,6 +63,17 @@ JOBS = Table(
     Column("meta", Text, nullable=False),
     Column("messages", Text),
 )
+# A job stands here from its acceptance until it is entered among the others a moment later: a table without
+# indexes takes a row for a fifth of what `jobs` does, and most jobs are over by then.
+_ARRIVING = ("sequence", "id", "number", "created", "client", "workflow_id", "targets", "extra", "prompt")
+ARRIVALS = Table(
+    "arrivals",
+    _METADATA,
+    *(
+        Column(name, JOBS.c[name].type, primary_key=name == "sequence", autoincrement=False)
+        for name in _ARRIVING
+    ),
+)
 COUNTERS = Table(
     "counters", _METADATA, Column("name", Text, primary_key=True), Column("value", _BIG, nullable=False)
 )
@@ -108,6 +119,7 @@ RESULT = (
     *("preview_output", "error", "outputs", "meta", "messages"),
 )
 _OF_KEY = JOBS.c.sequence == bindparam("key")
+ARRIVE, ENTERED = insert(ARRIVALS), delete(ARRIVALS).where(ARRIVALS.c.sequence == bindparam("sequence"))
 INSERT = insert(JOBS)
 START = update(JOBS).where(_OF_KEY).values(status="running", started=bindparam("at"))
 FINISH = update(JOBS).where(_OF_KEY).values({name: bindparam(name) for name in RESULT})
@@ -118,12 +130,16 @@ COUNT = update(COUNTERS).where(COUNTERS.c.name == bindparam("key")).values(value
 HISTORY_SIZE = select(func.count()).select_from(JOBS).where(ENDED)
 
 Values: TypeAlias = dict[str, object]
+NEW: Mapping[str, object] = {  # the other columns of a job that has not begun
+    **dict.fromkeys(("started", "ended", "finished", "preview_output", "error", "messages")),
+    **{"status": "pending", "duration": 0, "outputs_count": 0, "outputs": "{}", "meta": "{}"},
+}
 Query: TypeAlias = Select[*tuple[Any, ...]]  # SQLAlchemy knows a query's columns at run time only
 Found: TypeAlias = Row[*tuple[Any, ...]]
 
 
 def prepare(engine: Engine) -> tuple[int, int]:
-    """Make or check the tables, and put jobs that ran back into the queue.
+    """Make or check the tables, and put jobs that arrived last, or ran, into the queue.
 
     Returns: the largest `finished`, and the size of the history.
     """
@@ -135,6 +151,9 @@ def prepare(engine: Engine) -> tuple[int, int]:
             connection.execute(insert(COUNTERS), [{"name": n, "value": v} for n, v in first.items()])
         elif found != SCHEMA_VERSION:
             raise ValueError(f"its layout is version {found}, this Tessera reads version {SCHEMA_VERSION}")
+        if left := [{**NEW, **row} for row in connection.execute(select(ARRIVALS)).mappings()]:
+            connection.execute(insert(JOBS), left)
+            connection.execute(delete(ARRIVALS))
         again = update(JOBS).where(OPEN, JOBS.c.status == "running")
         connection.execute(again.values(status="pending", started=None))
         last = connection.execute(select(func.coalesce(func.max(JOBS.c.finished), 0))).scalar_one()
@@ -166,7 +185,10 @@ def count_query(wanted: Sequence[ColumnElement[bool]]) -> Select[int]:
 
 
 def to_row(record: JobRecord) -> Values:
-    """All columns of a new job. Raises: StoreFailed if an id or a value can't be written."""
+    """What a job arrives with; `NEW` has the rest.
+
+    Raises: StoreFailed if an id or a value can't be written.
+    """
     try:
         for text in (record.id, record.client, record.workflow_id):
             if text is not None and (b"\0" in text.encode()):
@@ -181,7 +203,6 @@ def to_row(record: JobRecord) -> Values:
             "targets": dump_text(record.targets),
             "extra": dump_text(record.extra),
             "prompt": dump_text(record.prompt),
-            **_result(record, dump_text),
         }
     except (ValueError, TypeError, RecursionError) as error:
         remedy = "Use ids of ordinary text and values that JSON knows."
@@ -195,28 +216,23 @@ def _dump_all(value: object) -> str:
 def to_result(record: JobRecord) -> Values:
     """The columns that a job's end changes. Values of third parties that are no JSON are kept as text."""
     try:
-        return _result(record, _dump_all)
+        begun, ended = record.started, record.ended
+        preview, error, messages = record.preview_output, record.error, record.messages
+        return {
+            "status": record.status,
+            "started": begun,
+            "ended": ended,
+            "duration": ended - begun if ended is not None and begun is not None else 0,
+            "outputs_count": record.outputs_count,
+            "preview_output": None if preview is None else _dump_all(preview),
+            "error": None if error is None else _dump_all(error),
+            "outputs": _dump_all(record.outputs),
+            "meta": _dump_all(record.meta),
+            "messages": None if messages is None else _dump_all(messages),
+        }
     except (ValueError, TypeError, RecursionError) as error:
         remedy = "A node showed something that is no JSON (keys must be strings); look at its `ui`."
         raise StoreFailed(f"The result of job {record.id} can't be written down", error, remedy) from error
-
-
-def _result(record: JobRecord, text: Callable[[object], str]) -> Values:
-    begun, ended = record.started, record.ended
-    preview, error, messages = record.preview_output, record.error, record.messages
-    return {
-        "status": record.status,
-        "started": begun,
-        "ended": ended,
-        "duration": ended - begun if ended is not None and begun is not None else 0,
-        "finished": None,
-        "outputs_count": record.outputs_count,
-        "preview_output": None if preview is None else text(preview),
-        "error": None if error is None else text(error),
-        "outputs": text(record.outputs),
-        "meta": text(record.meta),
-        "messages": None if messages is None else text(messages),
-    }
 
 
 def to_record(row: Found) -> JobRecord:

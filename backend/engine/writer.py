@@ -4,7 +4,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -13,13 +13,16 @@ from sqlalchemy import Connection, Delete, Engine, Insert, Update, delete, selec
 from sqlalchemy.exc import SQLAlchemyError, StatementError
 
 from backend.engine.tables import (
+    ARRIVE,
     COUNT,
     ENDED,
+    ENTERED,
     FINISH,
     HISTORY_CAP,
     HISTORY_SIZE,
     INSERT,
     JOBS,
+    NEW,
     REPLACE,
     START,
     Values,
@@ -37,7 +40,18 @@ REFUSALS = (SQLAlchemyError, ValueError, OverflowError)
 
 @dataclass(frozen=True, slots=True)
 class Add:
+    """A job arrives."""
+
+    key: int
     row: Values
+
+
+@dataclass(frozen=True, slots=True)
+class Enter:
+    """A job that has arrived takes its place among the others, as far as it has come by now."""
+
+    row: Values
+    over: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +74,7 @@ class Do:
     run: Callable[[Connection], object] = lambda connection: None
 
 
-Entry: TypeAlias = Add | Start | Finish | Do
+Entry: TypeAlias = Add | Enter | Start | Finish | Do
 Outcome: TypeAlias = tuple[
     asyncio.Future[None], Exception | None
 ]  # who waits for a write, and what became of it
@@ -84,8 +98,11 @@ class Compiled:
         self._order = tuple(compiled.positiontup or ()) if compiled.positional else None
         self._constants = {name: value for name, value in compiled.params.items() if value is not None}
 
-    def __call__(self, connection: Connection, rows: Iterable[Mapping[str, object]]) -> None:
-        full = [{**self._constants, **row} for row in rows]
+    def __call__(self, connection: Connection, rows: Sequence[Mapping[str, object]]) -> None:
+        """rows: what is bound, by name; nothing is done where there are none."""
+        if not rows:
+            return
+        full = [{**self._constants, **row} for row in rows] if self._constants else rows
         order = self._order
         given = full if order is None else [tuple([row[name] for name in order]) for row in full]
         cursor = connection.connection.cursor()
@@ -100,6 +117,8 @@ class Compiled:
 class Writer:
     """Commits, on the calling thread or its own. counters: what `next_number` and `next_sequence` may come to
     before they are written again.
+
+    arrived: rows of jobs that are on disk and not yet entered, by sequence; whoever enters one takes it out.
     """
 
     def __init__(self, engine: Engine, finished: int, history: int, counters: dict[str, int]) -> None:
@@ -107,6 +126,8 @@ class Writer:
         self._queue: queue.SimpleQueue[Sequence[Write] | None] = queue.SimpleQueue()
         self._handed = self._done = self._commits = 0
         self._written = dict(counters)
+        self.arrived: dict[int, Values] = {}
+        self._arrive, self._entered = Compiled(ARRIVE, engine), Compiled(ENTERED, engine)
         self._insert, self._start = Compiled(INSERT, engine), Compiled(START, engine)
         self._finish, self._replace = Compiled(FINISH, engine), Compiled(REPLACE, engine)
         self._thread = threading.Thread(target=self._work, name="store", daemon=True)
@@ -168,6 +189,7 @@ class Writer:
             if writes[0].waiting is None:
                 log.error("The job store could not note how a job went on: %s", cause(error))
             return [error]
+        self.arrived.update((op.key, op.row) for write in writes if isinstance(op := write.op, Add))
         return [None] * len(writes)
 
     def _checkpoint(self) -> None:
@@ -178,40 +200,46 @@ class Writer:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _apply(self, connection: Connection, ops: Sequence[Entry]) -> None:
-        """Writes of different jobs commute: adds, starts and ends go together, up to the next `Do`."""
-        adds: list[Add] = []
-        starts: list[Start] = []
-        ends: list[Finish] = []
+        """Writes of different jobs commute: they go together by their kind, up to the next `Do`."""
+        group: list[Add | Enter | Start | Finish] = []
         for op in (*ops, Do()):
-            match op:
-                case Add():
-                    adds.append(op)
-                case Start():
-                    starts.append(op)
-                case Finish():
-                    ends.append(op)
-                case Do():
-                    self._flush(connection, adds, starts, ends)
-                    adds, starts, ends = [], [], []
-                    op.run(connection)
+            if isinstance(op, Do):
+                self._flush(connection, group)
+                group = []
+                op.run(connection)
+            else:
+                group.append(op)
 
-    def _flush(
-        self, connection: Connection, adds: Sequence[Add], starts: Sequence[Start], ends: Sequence[Finish]
-    ) -> None:
-        if adds:
-            self._insert(connection, [add.row for add in adds])
+    def _flush(self, connection: Connection, group: Sequence[Add | Enter | Start | Finish]) -> None:
+        added, entered, started, ended = list[Values](), list[Values](), list[Values](), list[Values]()
+        same: list[Values] = []
+        for op in group:
+            match op:
+                case Add(_, row):
+                    added.append(row)
+                case Start(key, at):
+                    started.append({"key": key, "at": at})
+                case Enter(row, over):
+                    entered.append({**NEW, **row, "finished": self._ended(same, row["id"]) if over else None})
+                case Finish(key, id, row):
+                    ended.append({"key": key, **row, "finished": self._ended(same, id)})
+        if added:
+            self._arrive(connection, added)
             self.count(connection)
-        over = {end.key for end in ends}
-        begun = [{"key": start.key, "at": start.at} for start in starts if start.key not in over]
-        if begun:
-            self._start(connection, begun)
-        if ends:
-            first = self._finished + 1
-            self._finished += len(ends)
-            rows = [{"key": end.key, **end.row, "finished": n} for n, end in enumerate(ends, first)]
-            self._finish(connection, rows)
-            self._replace(connection, [{"same": e.id, "before": n} for n, e in enumerate(ends, first)])
-            self._prune(connection, len(ends))
+        self._insert(connection, entered)
+        self._entered(connection, entered)
+        done = {row["key"] for row in ended}
+        self._start(connection, [row for row in started if row["key"] not in done])
+        self._finish(connection, ended)
+        if same:
+            self._replace(connection, same)
+            self._prune(connection, len(same))
+
+    def _ended(self, same: list[Values], id: object) -> int:
+        """The next number in the order of the history. same: gets what an older entry of that id is."""
+        self._finished += 1
+        same.append({"same": id, "before": self._finished})
+        return self._finished
 
     def count(self, connection: Connection) -> None:
         """Write the counters, where they have come past what is written."""

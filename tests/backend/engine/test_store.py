@@ -23,8 +23,11 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from backend.engine.record import JobRecord, JobStatus
 from backend.engine.store import Store
 from backend.engine.tables import (
+    ARRIVALS,
+    ARRIVE,
     COUNT,
     COUNTERS,
+    ENTERED,
     FINISH,
     FORGET_ENDED,
     FORGET_PENDING,
@@ -348,10 +351,22 @@ def test_a_store_of_another_version_is_left_alone(tmp_path):
 
 def test_every_statement_is_postgresql_too():
     dialect = postgresql.dialect()
-    statements = [INSERT, START, FINISH, REPLACE, FORGET_PENDING, FORGET_ENDED, COUNT, HISTORY_SIZE]
+    statements = [
+        ARRIVE,
+        ENTERED,
+        INSERT,
+        START,
+        FINISH,
+        REPLACE,
+        FORGET_PENDING,
+        FORGET_ENDED,
+        COUNT,
+        HISTORY_SIZE,
+    ]
     wanted = chosen(["completed"], "w")
     statements += [page_query(wanted, "execution_duration", "asc", 5, 5), count_query(wanted)]
-    for statement in (CreateTable(JOBS), CreateTable(COUNTERS), *map(CreateIndex, JOBS.indexes), *statements):
+    tables = map(CreateTable, (JOBS, ARRIVALS, COUNTERS))
+    for statement in (*tables, *map(CreateIndex, JOBS.indexes), *statements):
         assert str(statement.compile(dialect=dialect))
     assert "sequence BIGINT NOT NULL" in str(CreateTable(JOBS).compile(dialect=dialect))
     assert "number FLOAT(53) NOT NULL" in str(CreateTable(JOBS).compile(dialect=dialect))
@@ -379,6 +394,34 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+async def test_a_long_job_is_entered_while_it_runs_and_ends_there(store):
+    """Its row stands among the others by the time that it starts or ends."""
+    early, late = a_job(store), a_job(store)
+    await store.add(early)
+    store.mark_started(early.sequence, 5)
+    await store.add(late)
+    assert [r.status for r in await store.unfinished()] == ["running", "pending"]
+    store.mark_started(late.sequence, 6)
+    store.finish(ended(late, started=6))
+    assert [(r.id, r.started) for r in await store.unfinished()] == [(early.id, 5)]
+    store.finish(ended(early, started=5))
+    assert ids(await store.history()) == ids([late, early])
+
+
+async def test_a_job_that_is_over_in_a_moment_is_entered_by_itself(tmp_path):
+    store, record = Store.open(tmp_path / "jobs.db"), None
+    for _ in range(3):
+        record = a_job(store)
+        await store.add(record)
+        store.finish(ended(record))
+    await asyncio.sleep(0.2)
+    with sqlite3.connect(tmp_path / "jobs.db") as raw:
+        assert raw.execute("SELECT count(*) FROM arrivals").fetchone() == (0,)
+        assert raw.execute("SELECT count(*) FROM jobs WHERE status = 'completed'").fetchone() == (3,)
+    raw.close()
+    store.close()
 
 
 def test_a_killed_process_leaves_every_acknowledged_job(tmp_path):
