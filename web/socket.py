@@ -27,7 +27,7 @@ SOFT_LIMIT = 64  # waiting frames, from which on replaceable ones replace each o
 HARD_LIMIT = 4096  # waiting frames at which a client is given up
 HARD_BYTES = 512 << 20  # only pictures that a node sends reach it
 BURST = 64 << 10  # bytes of frames that are sent in one piece
-COMPANY = 0.01  # seconds that a `status` waits for other frames
+COMPANY = 0.02  # seconds that a frame waits for others which nobody is in a hurry for
 LONGEST_HEARD = 1 << 20  # bytes of a client's message: they announce flags, nothing else
 SILENCE, PROBES, BETWEEN = 60, 4, 15  # seconds until a silent peer is probed, probes, seconds between them
 HOLD = 0.05  # seconds that a preview waits for its step's `progress`
@@ -235,9 +235,11 @@ class Sockets:
                 self._shown[event.job] = event
                 if targets := self._to(event.client):
                     data = wire.progress_state(event)
-                    _put(targets, _text("progress_state", data, ("progress_state", event.job)))
+                    self._put_soon(targets, _text("progress_state", data, ("progress_state", event.job)))
             case ev.QueueChanged():
-                self._tell_status(event.remaining)
+                if self._clients:
+                    status = _text("status", wire.status(event.remaining), ("status",))
+                    self._put_soon(self._clients.values(), status)
             case ev.PreviewImage():
                 self._hold(event)
             case ev.StepProgress():
@@ -255,12 +257,9 @@ class Sockets:
                 self._show_held(event.job)
                 self._private(event)
 
-    def _tell_status(self, remaining: int) -> None:
-        """To everybody, soon: each write costs, and what the queue's change brings comes right behind."""
-        if not self._clients:
-            return
-        frame = _text("status", wire.status(remaining), ("status",))
-        for client in self._clients.values():
+    def _put_soon(self, clients: Iterable[Client], frame: Frame) -> None:
+        """Each write costs, and what a change brings comes right behind: a small job is told in one piece."""
+        for client in clients:
             client.put(frame, patient=True)
         if self._company is None:
             self._company = asyncio.get_running_loop().call_later(COMPANY, self._wake)
@@ -299,13 +298,13 @@ class Sockets:
             return
         match event:
             case ev.NodeExecuting():
-                client.put(_text("executing", wire.executing(event)))
+                self._put_soon((client,), _text("executing", wire.executing(event)))
             case ev.JobStarted():
-                client.put(_text("execution_start", wire.execution_start(event)))
+                self._put_soon((client,), _text("execution_start", wire.execution_start(event)))
             case ev.NodesCached():
-                client.put(_text("execution_cached", wire.execution_cached(event)))
+                self._put_soon((client,), _text("execution_cached", wire.execution_cached(event)))
             case ev.NodeExecuted():
-                client.put(_text("executed", wire.executed(event)))
+                self._put_soon((client,), _text("executed", wire.executed(event)))
             case ev.NodeBlocked():
                 client.put(_text("execution_error", wire.execution_blocked(event)))
             case ev.JobSucceeded():

@@ -88,7 +88,7 @@ class Engine:
         self._reports = Reports(self._board, self._roster, self._growth, clock)
         self._questions = asyncio.Lock()  # third-party classes are asked one at a time
         self._inbox: deque[tuple[DeviceId, Report]] = deque()
-        self._woken = False
+        self._woken = self._due = False
         self._closing = False
         self._profiled = clock.now()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -174,7 +174,7 @@ class Engine:
         self._roster.jobs[job.key] = job
         self._board.trace.job_arrived(job.key, record.id, record.client)
         self._roster.guarded(partial(self._begin_growing, job), None, (job.key,))
-        self._dispatch()
+        self._dispatch_soon()
 
     def _begin_growing(self, job: Job) -> None:
         self._roster.changed()
@@ -182,7 +182,18 @@ class Engine:
         if job.key in self._roster.jobs:
             self._roster.forecasts.came(job.key, self._roster.jobs, self._clock.now())
 
+    def _dispatch_soon(self) -> None:
+        """In the next turn of the event loop: a thread that starts now takes the lock of all threads from who
+        is about to answer the client.
+        """
+        if self._loop is None:
+            self._dispatch()
+        elif not self._due:
+            self._due = True
+            self._loop.call_soon(self._dispatch)
+
     def _dispatch(self) -> None:
+        self._due = False
         if not self._closing:
             self._roster.guarded(self._dispatch_now)
 
@@ -191,8 +202,8 @@ class Engine:
             for job in self._roster.among(live.jobs):
                 self._roster.guarded(partial(self._roster.tell_sent, job, live.key), live.key, (job.key,))
         self._end_rejected()
-        if self._starts.more and self._loop is not None:
-            self._loop.call_soon(self._dispatch)
+        if self._starts.more:
+            self._dispatch_soon()
 
     def _end_rejected(self) -> None:
         """Fail the jobs of ops that `plan()` refused."""
@@ -209,9 +220,9 @@ class Engine:
         """The preview method of the first of the op's jobs that wants one."""
         return next((job.preview for job in self._roster.among(live.jobs) if job.preview != "none"), "none")
 
-    def report(self, device: DeviceId, report: Report) -> None:
+    def report(self, device: DeviceId, *reports: Report) -> None:
         """A device says something. Callable from any thread; handled in order on the loop's."""
-        self._inbox.append((device, report))
+        self._inbox.extend([(device, report) for report in reports])
         if not self._woken and self._loop is not None and not self._loop.is_closed():
             self._woken = True
             self._loop.call_soon_threadsafe(self._drain)

@@ -7,10 +7,10 @@ import asyncio
 import gc
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from time import perf_counter
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from backend.deferred import torch
 from backend.library import Library
@@ -31,6 +31,12 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+class Reporter(Protocol):
+    """Takes what a device says, from any thread."""
+
+    def __call__(self, device: DeviceId, *reports: Report) -> None: ...
+
+
 class Host:
     """Runs calls and reports on each: Started (left out where its end is reported with it), then Finished,
     Failed, Unfinished or Stopped; OpCancelled where it never started, stopped when told to, or was abandoned.
@@ -42,7 +48,7 @@ class Host:
         self,
         registry: Registry,
         services: Mapping[type, object],
-        report: Callable[[DeviceId, Report], None],
+        report: Reporter,
         threads: int,
     ) -> None:
         self._calls = NodeCalls(registry, services)
@@ -203,8 +209,8 @@ class Host:
         with self._lock:
             held = list(turn.held)
             turn.held.clear()
-        for report in held:
-            self._report(HOST, report)
+        if held:
+            self._report(HOST, *held)  # at once: the event loop is woken, and turns, once
 
     def _say(self, turn: Turn, report: Report) -> None:
         """A report out of a running call."""

@@ -32,8 +32,11 @@ class Bench:
     def __init__(self, *more, library=None):
         self.reports = Queue()
         registry = Registry((double, *more))
-        report = lambda device, report: self.reports.put((device, report))  # noqa: E731
-        self.host = Host(registry, {Settings: Settings(port=7), Library: library}, report, threads=4)
+        self.host = Host(registry, {Settings: Settings(port=7), Library: library}, self.take, threads=4)
+
+    def take(self, device, *reports):
+        for report in reports:
+            self.reports.put((device, report))
 
     def run(self, node, inputs, values=None, hidden=None, key="k"):
         call = Call(
