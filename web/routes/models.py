@@ -76,26 +76,30 @@ def _described(storage: Storage, kind: str) -> list[wire.Json]:
 
 
 async def preview(request: web.Request) -> web.Response:
-    """GET /experiment/models/preview/{folder}/{index}/{file}: the picture beside a model, or inside it."""
+    """GET /experiment/models/preview/{folder}/{index}/{file}: the picture beside a model, or inside it.
+
+    Only the file's name without its ending counts: the page asks for `name.webp`.
+    """
     storage, match = request.app[SERVICES].storage, request.match_info
     if match["folder"] not in storage.kinds():
         return web.Response(status=404)
     folders, index = storage.folders(match["folder"]), int(match["index"])
-    model = below(folders[index], match["file"]) if index < len(folders) else None
-    picture = None if model is None else await asyncio.to_thread(_picture, model)
+    stem = os.path.splitext(match["file"])[0]
+    picture = await asyncio.to_thread(_picture, folders[index], stem) if index < len(folders) else None
     return (
         web.Response(status=404) if picture is None else web.Response(body=picture, content_type="image/webp")
     )
 
 
-def _picture(model: Path) -> bytes | None:
+def _picture(folder: Path, stem: str) -> bytes | None:
     """WebP; None where there is no picture that can be read."""
-    beside = (model.with_name(model.stem + ending) for ending in _PREVIEWS)
     try:
-        if (path := next((p for p in beside if p.is_file()), None)) is not None:
+        beside = filter(None, (below(folder, stem + ending) for ending in _PREVIEWS))
+        if (path := next(beside, None)) is not None:
             return pictures.webp(path)
-        cover = _cover(safetensors_metadata(model))
-        return None if cover is None else pictures.encoded(pictures.open_picture(cover, model.name), "webp")
+        model = below(folder, f"{stem}.safetensors")
+        cover = None if model is None else _cover(safetensors_metadata(model))
+        return None if cover is None else pictures.encoded(pictures.open_picture(cover, stem), "webp")
     except (BadFile, OSError):
         return None
 

@@ -82,7 +82,8 @@ async def test_a_models_picture_lies_beside_it_or_in_it(house: House):
     (loras / "deep" / "beside.preview.png").write_bytes(a_png())
     cover = json.dumps([base64.b64encode(a_png()).decode()])
     a_safetensors(loras / "inside.safetensors", {"ssmd_cover_images": cover})
-    for name in ("deep/beside.safetensors", "inside.safetensors"):
+    # The page asks with an ending of its own.
+    for name in ("deep/beside.safetensors", "inside.safetensors", "deep/beside.webp", "inside.webp"):
         reply = await house.client.get(f"/experiment/models/preview/loras/0/{name}")
         assert (reply.status, reply.content_type) == (200, "image/webp")
         assert Image.open(io.BytesIO(await reply.read())).format == "WEBP"
