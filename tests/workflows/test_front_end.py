@@ -1,14 +1,15 @@
 """What people do in the front end, done in a real browser: nothing may end in an error of the page."""
 
+import base64
 import json
 import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Locator, Page, expect
 
-from tests.build import a_prompt
+from tests.build import a_node, a_prompt
 from tests.serving import Server
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
@@ -20,6 +21,9 @@ OPENED = f"() => window.comfyAPI?.app?.app?.canvas && {APP}.rootGraph.nodes.leng
 USUAL = ("before initialization", "404 (Not Found)", "ERR_NAME_NOT_RESOLVED", "ERR_INTERNET_DISCONNECTED")
 IMAGES = f"""() => {APP}.rootGraph.nodes.filter((n) => n.type === 'SaveImage')
   .map((n) => n.imgs?.[0]?.naturalWidth)[0]"""
+TEXTS = f"""() => {APP}.rootGraph.nodes.filter((n) => n.type === 'CLIPTextEncode')
+  .map((n) => n.widgets[0].value)"""
+MINE = "() => window.comfyAPI.api.api.clientId"
 PROGRESS = f"""() => {{
   window.seen = []
   setInterval(() => {{
@@ -70,6 +74,23 @@ def until_idle(server: Server, timeout: float = 60) -> None:
 
 def do(page: Page, command: str) -> None:
     page.evaluate(f"() => {{ {MANAGER}.command.execute('{command}') }}")
+
+
+def job_list(page: Page) -> Locator:
+    shown = page.get_by_test_id("job-assets-list")
+    if not shown.count():
+        page.get_by_test_id("queue-overlay-toggle").click()
+    expect(shown).to_be_visible()
+    return shown
+
+
+def a_row(page: Page, job: str) -> Locator:
+    return page.locator(f"[data-job-id='{job}']")
+
+
+def status_of(server: Server, job: str) -> str:
+    jobs = server.get("/api/jobs")["jobs"]
+    return next((j["status"] for j in jobs if j["id"] == job), "gone")
 
 
 def test_two_workflows_at_once_each_show_in_their_own_tab(server: Server, opened: Page):
@@ -164,3 +185,111 @@ def test_workflows_settings_and_panels(server: Server, opened: Page):
         opened.wait_for_timeout(700)
         opened.keyboard.press("Escape")
     assert opened.errors == []
+
+
+def test_one_job_is_cancelled_and_then_removed_while_another_runs_on(server: Server, opened: Page):
+    client = opened.evaluate(MINE)
+    first, second = (
+        server.submit(a_prompt(seed=seed, steps=3000, size=64), client_id=client) for seed in (301, 302)
+    )
+    job_list(opened)
+    a_row(opened, second).hover()
+    a_row(opened, second).get_by_role("button", name="Cancel").click()
+    expect(a_row(opened, second)).to_contain_text("Failed")
+    assert (status_of(server, first), status_of(server, second)) == ("in_progress", "cancelled")
+    a_row(opened, second).hover()
+    a_row(opened, second).get_by_role("button", name="Delete").click()
+    expect(a_row(opened, second)).to_have_count(0)
+    assert status_of(server, second) == "gone"
+    assert server.get(f"/history/{second}") == {}
+    do(opened, "Comfy.Interrupt")
+    expect(a_row(opened, first)).to_contain_text("Failed")
+    opened.get_by_role("button", name="More options").last.click()
+    opened.get_by_text("Clear job history").click()
+    opened.get_by_role("button", name="Clear", exact=True).click()
+    expect(a_row(opened, first)).to_have_count(0)
+    assert server.get("/history") == {}
+    assert opened.errors == []
+
+
+def test_a_picture_opens_its_workflow_and_a_job_opens_its_own(server: Server, opened: Page):
+    open_prompt(opened, a_prompt(seed=311, steps=1, text="a heron"), "heron")
+    run(opened)
+    opened.wait_for_function(f"() => ({IMAGES})() === 64", timeout=60_000)
+    until_idle(server)
+    job = server.get("/api/jobs?limit=1")["jobs"][0]["id"]
+    (path,) = server.outputs(server.finished(job))
+    script = f"""async (data) => {{
+      const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0))
+      await {APP}.handleFile(new File([bytes], 'heron.png', {{ type: 'image/png' }}))
+    }}"""
+    for open_again in (
+        lambda: opened.evaluate(script, base64.b64encode(path.read_bytes()).decode()),
+        lambda: a_row(opened, job).get_by_role("button", name="More").click(),
+    ):
+        open_prompt(opened, a_prompt(text="another bird"), "other")
+        job_list(opened)
+        a_row(opened, job).hover()
+        open_again()
+        if opened.get_by_role("menuitem").count():
+            opened.get_by_role("menuitem", name="Open as workflow in new tab").click()
+        opened.wait_for_function(f"() => ({TEXTS})().includes('a heron')", timeout=10_000)
+    assert opened.errors == []
+
+
+def test_models_are_listed_with_their_pictures_and_a_template_opens(server: Server, opened: Page):
+    folder = server.base / "models" / "checkpoints"
+    Image.new("RGB", (64, 64), (10, 120, 200)).save(folder / "demo.png")
+    shown: list[int] = []
+    opened.on("response", lambda r: shown.append(r.status) if "/models/preview/" in r.url else None)
+    opened.get_by_test_id("model-library-tab-button").click()
+    opened.get_by_text("checkpoints", exact=True).first.click()
+    opened.get_by_text("demo", exact=True).first.hover()
+    opened.wait_for_timeout(500)
+    assert set(shown) == {200}
+    do(opened, "Comfy.BrowseTemplates")
+    card = opened.locator("[data-testid^='template-workflow-image_']").first
+    name = str(card.get_attribute("data-testid")).removeprefix("template-workflow-")
+    card.click()
+    opened.wait_for_function(f"() => {MANAGER}.workflow.activeWorkflow.path.includes('{name}')")
+    assert opened.errors == []
+
+
+def test_jobs_of_two_pages_show_in_the_page_they_came_from(server: Server, opened: Page):
+    other = opened.context.browser.new_page(viewport=opened.viewport_size)
+    heard: list[str] = []
+    other.on("websocket", lambda socket: socket.on("framereceived", lambda frame: heard.append(str(frame))))
+    other.goto(server.url)
+    other.wait_for_function(OPENED, timeout=60_000)
+    other.wait_for_timeout(500)
+    other.keyboard.press("Escape")
+    for page, sizes in ((opened, (64, 128)), (other, (192,))):
+        for size in sizes:
+            open_prompt(page, a_prompt(seed=321, size=size, steps=12), f"size-{size}")
+            run(page)
+    for page, size in ((opened, 128), (other, 192)):
+        page.wait_for_function(f"() => ({IMAGES})() === {size}", timeout=60_000)
+    until_idle(server)
+    opened.get_by_text("size-64", exact=True).first.click()
+    opened.wait_for_function(f"() => ({IMAGES})() === 64", timeout=10_000)
+    theirs, *mine = [job["id"] for job in server.get("/api/jobs?limit=3")["jobs"]]
+    assert any(theirs in frame for frame in heard)
+    assert not any(job in frame for frame in heard for job in mine)
+    assert opened.errors == []
+
+
+def test_a_page_goes_on_after_the_servers_restart(own_server: Server, page: Page):
+    own_server.start()
+    page.goto(own_server.url)
+    page.wait_for_function(OPENED, timeout=60_000)
+    sid = page.evaluate(MINE)
+    own_server.stop()
+    page.wait_for_timeout(500)
+    own_server.start()
+    page.wait_for_function(f"() => {APP}.api.socket?.readyState === 1", timeout=20_000)
+    assert page.evaluate(MINE) == sid
+    blank = a_node("EmptyImage", width=64, height=64, batch_size=1, color=3)
+    saving = a_node("SaveImage", images=["1", 0], filename_prefix="again")
+    open_prompt(page, {"1": blank, "2": saving}, "again")
+    run(page)
+    page.wait_for_function(f"() => ({IMAGES})() === 64", timeout=60_000)
