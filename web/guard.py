@@ -24,25 +24,26 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse other sites' pages, answer OPTIONS, turn errors into replies."""
+    services = request.app[SERVICES]
     host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
-    strict = request.app[SERVICES].settings.enable_cors_header is None
+    strict = services.settings.enable_cors_header is None
     if strict and origin is not None and not await same_origin(host, origin):
         log.warning("Refused a request of %s to %s: another site's page.", origin, host)
         return web.Response(status=403)
     if request.method == "OPTIONS":
         return web.Response()
-    access = request.app[SERVICES].access
-    if not access.allows(request):
+    if not services.access.allows(request):
         return refusal()
-    if access.signs_in(request):
-        return access.signed_in(request)
-    return await _answered(request, handler)
+    if services.access.signs_in(request):
+        return services.access.signed_in(request)
+    answer = await _answered(request, handler)
+    return compressed(request, answer) if services.settings.compress_responses else answer
 
 
 async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
     """A handler's answer, or what there is to say of its error."""
     try:
-        return compressed(request, await handler(request))
+        return await handler(request)
     except (web.HTTPException, ConnectionResetError, asyncio.CancelledError):
         raise
     except UnknownUser as error:
@@ -61,8 +62,8 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 def compressed(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
-    """JSON and text in gzip, where the server was told to and the client takes it."""
-    if request.app[SERVICES].settings.compress_responses and isinstance(response, web.Response):
+    """JSON and text in gzip, where the client takes it."""
+    if isinstance(response, web.Response):
         text = response.content_type in ("application/json", "text/plain") and response.body
         if text and "gzip" in request.headers.get("Accept-Encoding", "").lower():
             response.enable_compression(web.ContentCoding.gzip)

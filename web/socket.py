@@ -39,20 +39,22 @@ FrameKind = tuple[str, ...]
 
 
 class Frame:
-    """One message, encoded. replaces: frames of equal value stand for each other, the newest wins."""
+    """One message, encoded. replaces: frames of equal value stand for each other, the newest wins.
 
-    __slots__ = ("_framed", "binary", "data", "replaces")
+    head: what makes a whole websocket frame of the data, final, unmasked and uncompressed (RFC 6455, 5.2).
+    """
+
+    __slots__ = ("binary", "data", "head", "replaces")
 
     def __init__(self, data: bytes, binary: bool = False, replaces: FrameKind | None = None) -> None:
         self.data, self.binary, self.replaces = data, binary, replaces
-        self._framed: bytes | None = None
-
-    @property
-    def framed(self) -> bytes:
-        """As a whole websocket frame, made once for all clients that get it."""
-        if self._framed is None:
-            self._framed = _framed(self.data, self.binary)
-        return self._framed
+        opcode, size = 0x82 if binary else 0x81, len(data)
+        if size < 126:
+            self.head = bytes((opcode, size))
+        elif size < 1 << 16:
+            self.head = struct.pack("!BBH", opcode, 126, size)
+        else:
+            self.head = struct.pack("!BBQ", opcode, 127, size)
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +113,7 @@ class Client:
             return False
         if not isinstance(transport, asyncio.WriteTransport) or transport.get_write_buffer_size():
             return False
-        transport.write(b"".join([frame.framed for frame in self.waiting.values()]))
+        transport.write(b"".join([part for f in self.waiting.values() for part in (f.head, f.data)]))
         self.waiting.clear()
         self.waiting_bytes = 0
         return True
@@ -254,7 +256,6 @@ class Sockets:
                     self._to(event.client), _text("execution_interrupted", wire.execution_interrupted(event))
                 )
             case _:
-                self._show_held(event.job)
                 self._private(event)
 
     def _put_soon(self, clients: Iterable[Client], frame: Frame) -> None:
@@ -291,6 +292,7 @@ class Sockets:
         | ev.JobFailed,
     ) -> None:
         """Events that only the submitting client sees, and nobody where it gave no sid."""
+        self._show_held(event.job)
         if isinstance(event, ev.NodeExecuting) and event.node is None:
             self._shown.pop(event.job, None)
         client = self._clients.get(event.client) if event.client is not None else None
@@ -338,7 +340,7 @@ class Sockets:
         return held[0]
 
     def _show_held(self, job: JobId) -> None:
-        if (held := self._release(job)) is not None:
+        if self._held and (held := self._release(job)) is not None:
             self._preview(held)
             self._legacy_preview(held)
 
@@ -379,16 +381,6 @@ def _keep_alive(transport: asyncio.BaseTransport | None) -> None:
 
 def _text(event: str, data: object, replaces: FrameKind | None = None) -> Frame:
     return Frame(dump({"type": event, "data": data}), replaces=replaces)
-
-
-def _framed(data: bytes, binary: bool) -> bytes:
-    """A whole message as a websocket frame: final, unmasked, uncompressed. Source: RFC 6455, 5.2."""
-    opcode, size = 0x82 if binary else 0x81, len(data)
-    if size < 126:
-        return struct.pack("!BB", opcode, size) + data
-    if size < 1 << 16:
-        return struct.pack("!BBH", opcode, 126, size) + data
-    return struct.pack("!BBQ", opcode, 127, size) + data
 
 
 def _put(clients: Iterable[Client], frame: Frame) -> None:

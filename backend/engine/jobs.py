@@ -57,10 +57,10 @@ class Job:
     blocked: dict[NodeId, tuple[str, ...]] = field(default_factory=dict)
     held: list[OpKey] = field(default_factory=list)
     spent: dict[OpKey, tuple[Seconds, Mapping[str, object] | None]] = field(default_factory=dict)
+    key: JobKey = field(init=False)
 
-    @property
-    def key(self) -> JobKey:
-        return JobKey(self.record.sequence)
+    def __post_init__(self) -> None:
+        self.key = JobKey(self.record.sequence)
 
     @property
     def order(self) -> tuple[float, int]:

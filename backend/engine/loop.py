@@ -165,7 +165,8 @@ class Engine:
         """
         pnginfo = record.extra.get("extra_pnginfo")
         tokens = {name.upper(): value for name, value in record.extra.items() if name in SECRETS}
-        submitter = Submitter(JobKey(record.sequence), record.client, pnginfo, tokens, record.id)
+        key = JobKey(record.sequence)
+        submitter = Submitter(key, record.client, pnginfo, tokens, record.id, record.prompt)
         lowering = Lowering(prompt, record.targets, self._registry, self._services, submitter, prints)
         narrator = Narrator(record.id, record.client, self._roster.emit, self._clock)
         preview = str(record.extra.get("preview_method") or self._limits.preview)

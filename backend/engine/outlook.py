@@ -69,6 +69,8 @@ class Outlook:
     def leave(self, live: LiveOp) -> None:
         """An op is out of the graph, and needs nothing any more."""
         self.paths.pop(live.key, None)
+        if isinstance(live.op, Call):
+            return
         for weights in self.needed(live):
             self._pool.want((weights.id,), -1)
             if weights.id not in self._pool.demand:
@@ -92,8 +94,8 @@ class Outlook:
         claim = first(claims, self._pool.shares)
         path = self.paths.get(live.key, 0.0) + self._turn(live)
         needed: list[Loadable] = [*self.needed(live), *adapters_of(live.op)]
-        ready = ready_op(live, tuple(each.id for each in needed), claim, now, self._pool.profile)
-        ready = replace(ready, path=path)
+        components = tuple([each.id for each in needed])
+        ready = ready_op(live, components, claim, path, now, self._pool.profile)
         if live.key in self._controls and isinstance(live.op, Denoise):
             controls = self._controls[live.key]
             cost = cost_of(live.op, self._pool.profile, controls)

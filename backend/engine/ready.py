@@ -44,9 +44,14 @@ def first(claims: Iterable[Claim], shares: Shares) -> Claim:
 
 
 def ready_op(
-    live: LiveOp, components: tuple[ComponentId, ...], claim: Claim, now: Seconds, profile: Profile
+    live: LiveOp,
+    components: tuple[ComponentId, ...],
+    claim: Claim,
+    path: Seconds,
+    now: Seconds,
+    profile: Profile,
 ) -> ReadyOp:
-    """components: what the op needs on its device, the network that it runs first."""
+    """components: what the op needs on its device, the network that it runs first; path: `ReadyOp.path`."""
     op = live.op
     step = isinstance(op, Denoise)
     return ReadyOp(
@@ -60,6 +65,7 @@ def ready_op(
         user=claim.user,
         ahead=claim.ahead,
         cost=cost_of(op, profile),
+        path=path,
         deadline=claim.deadline,
         parts=rows_of(op) if isinstance(op, Denoise) else 1,
         adapted=isinstance(op, Denoise) and bool(op.guider.model.loras),

@@ -120,13 +120,19 @@ class Starts:
     def _follower(self, live: LiveOp) -> LiveOp | None:
         if self._board.outlook.is_serial(live.op):
             return None
-        users = (self._board.graph[key] for key in self._board.graph.graph.successors(live.key))
-        fitting = (u for u in users if u.state is State.WAITING and u.missing == 1 and isinstance(u.op, Call))
-        return next((u for u in fitting if not self._board.outlook.is_serial(u.op)), None)
+        for key in self._board.graph.graph.successors(live.key):
+            user = self._board.graph[key]
+            fits = user.state is State.WAITING and user.missing == 1 and isinstance(user.op, Call)
+            if fits and not self._board.outlook.is_serial(user.op):
+                return user
+        return None
 
     def _inputs(self, live: LiveOp) -> dict[OpKey, Stored]:
-        found = ((key, self._board.results.get(key)) for key in live.inputs)
-        return {key: result.value for key, result in found if result is not None}
+        found = {}
+        for key in live.inputs:
+            if (result := self._board.results.get(key)) is not None:
+                found[key] = result.value
+        return found
 
     def _carry_out(self, decision: Decision) -> None:
         """Send a decision to the worker that it concerns, or keep it for the jobs that it ends."""

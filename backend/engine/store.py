@@ -1,12 +1,11 @@
 """Jobs on disk: SQLAlchemy Core on SQLite (WAL), or on PostgreSQL by URL.
 
-Writes are committed in groups: jobs that arrive in one turn of the event loop share a commit, and `add`
-returns when it is made. How they go on, which nobody awaits, waits a moment for company: most are entered
-among the other jobs as what they have become by then, many in one go. A SQLite commit is shorter than the way
-to another thread and back, so it is made at once, on the loop's thread; a writer thread has what may take
-long (deletions, checkpoints, many jobs, another database) and all that comes while it is busy. Reads wait for
-the writes that were handed in before them, so a caller always sees its own. Use a Store from one thread (the
-event loop's).
+A job's arrival is committed when `add` returns. How it goes on, which nobody awaits, waits a moment for
+company: most are entered among the other jobs as what they have become by then, many in one go. A SQLite
+commit is shorter than the way to another thread and back, so it is made at once, on the loop's thread; a
+writer thread has what may take long (deletions, checkpoints, many jobs, another database) and all that comes
+while it is busy. Reads wait for the writes that were handed in before them, so a caller always sees its own.
+Use a Store from one thread (the event loop's).
 """
 
 import asyncio
@@ -71,7 +70,6 @@ class Store:
         self._limits = dict(self._counters)
         self._writer = Writer(engine, finished, history, self._limits)
         self._inline = engine.dialect.name == "sqlite"
-        self._adds: list[Write] = []
         self._held: list[Write] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -101,7 +99,6 @@ class Store:
     def close(self) -> None:
         """Write what is left and let go of the file."""
         self._limits.update(self._counters)
-        self._hand_over_adds()
         self._held.append(Write(Do(self._writer.count)))
         self._hand_over()
         self._writer.stop()
@@ -120,12 +117,13 @@ class Store:
     async def add(self, record: JobRecord) -> None:
         """Keep a new job; on disk when this returns, and perhaps even where the caller is cancelled."""
         self._writer.require_open()
-        loop = asyncio.get_running_loop()
-        row = to_row(without_secrets(record))
-        if not self._adds:
-            loop.call_soon(self._hand_over_adds)
-        self._adds.append(Write(Add(record.sequence, row), waiting := loop.create_future()))
-        await waiting
+        add = Add(record.sequence, to_row(without_secrets(record)))
+        if self._inline and self._writer.idle:
+            self._writer.add(add)
+        else:
+            self._writer.put([Write(add, waiting := asyncio.get_running_loop().create_future())])
+            await waiting
+        self._soon()
 
     def mark_started(self, sequence: int, at: int) -> None:
         if (row := self._writer.arrived.get(sequence)) is not None:
@@ -183,7 +181,7 @@ class Store:
 
     async def flush(self) -> None:
         """Return when all that was handed in so far is on disk."""
-        if self._adds or self._held or self._writer.arrived or not self._writer.idle:
+        if self._held or self._writer.arrived or not self._writer.idle:
             await self._write(Do())
 
     # -- reading ---------------------------------------------------------------------------------
@@ -253,7 +251,6 @@ class Store:
     async def _write(self, op: Do) -> None:
         """Behind all that was handed in before."""
         self._writer.require_open()
-        self._hand_over_adds()
         self._hold_arrived()
         self._held.append(Write(op, waiting := asyncio.get_running_loop().create_future()))
         self._hand_over()
@@ -268,32 +265,24 @@ class Store:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_MOMENT, self._hand_over)
 
-    def _hand_over_adds(self) -> None:
-        writes, self._adds = self._adds, []
-        if writes:
-            self._commit(writes)
-            self._soon()
-
     def _hand_over(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._hold_arrived()
         writes, self._held = self._held, []
-        if writes:
-            self._commit(writes)
-
-    def _hold_arrived(self) -> None:
-        """Enter jobs that arrived and are not over yet."""
-        arrived = self._writer.arrived
-        self._held += [Write(Enter(arrived.pop(key), over=False)) for key in list(arrived)]
-
-    def _commit(self, writes: Sequence[Write]) -> None:
+        if not writes:
+            return
         few = len(writes) <= _FEW and not any(isinstance(write.op, Do) for write in writes)
         if self._inline and self._writer.idle and few:
             self._writer.now(writes)
         else:
             self._writer.put(writes)
+
+    def _hold_arrived(self) -> None:
+        """Enter jobs that arrived and are not over yet."""
+        arrived = self._writer.arrived
+        self._held += [Write(Enter(arrived.pop(key), over=False)) for key in list(arrived)]
 
     async def _delete(self, statement: Delete, keys: Sequence[object]) -> None:
         if keys:

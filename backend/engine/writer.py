@@ -126,6 +126,7 @@ class Writer:
         self._queue: queue.SimpleQueue[Sequence[Write] | None] = queue.SimpleQueue()
         self._handed = self._done = self._commits = 0
         self._written = dict(counters)
+        self._connection: Connection | None = None  # kept: taking one costs as much as SQLite's commit
         self.arrived: dict[int, Values] = {}
         self._arrive, self._entered = Compiled(ARRIVE, engine), Compiled(ENTERED, engine)
         self._insert, self._start = Compiled(INSERT, engine), Compiled(START, engine)
@@ -147,17 +148,23 @@ class Writer:
         self._handed += len(writes)
         self._queue.put(writes)
 
-    def now(self, writes: Sequence[Write]) -> None:
+    def add(self, add: Add) -> None:
+        """Commit an arrival on this thread; only while `idle`. Raises: StoreFailed."""
+        if (refusal := self.now([Write(add)])[0]) is not None:
+            raise refused(refusal)
+
+    def now(self, writes: Sequence[Write]) -> list[Exception | None]:
         """Commit on this thread; only while `idle`, and for writes that take no time."""
-        outcomes = zip(writes, self._commit(writes), strict=True)
-        _resolve([(w.waiting, outcome) for w, outcome in outcomes if w.waiting is not None])
+        outcomes = self._commit(writes)
         if self._commits >= _CHECKPOINT:
             self._queue.put(())  # nothing to write: the thread has only the log to look after
+        return outcomes
 
     def stop(self) -> None:
         """Commit what is left and end."""
         self._queue.put(None)
         self._thread.join()
+        self._disconnect()
 
     def _work(self) -> None:
         while True:
@@ -181,16 +188,26 @@ class Writer:
         """One transaction; where it is refused, one per write, so that a bad write fails alone."""
         self._commits += 1
         try:
-            with self._engine.begin() as connection:
-                self._apply(connection, [write.op for write in writes])
+            if self._connection is None:
+                self._connection = self._engine.connect()
+            with self._connection.begin():
+                self._apply(self._connection, [write.op for write in writes])
         except REFUSALS as error:
+            self._disconnect()
             if len(writes) > 1:
                 return [outcome for write in writes for outcome in self._commit([write])]
-            if writes[0].waiting is None:
+            if writes[0].waiting is None and not isinstance(writes[0].op, Add):
                 log.error("The job store could not note how a job went on: %s", cause(error))
             return [error]
         self.arrived.update((op.key, op.row) for write in writes if isinstance(op := write.op, Add))
         return [None] * len(writes)
+
+    def _disconnect(self) -> None:
+        """After a refusal, too: the server of another database may have closed it."""
+        if self._connection is not None:
+            with suppress(SQLAlchemyError):
+                self._connection.close()
+            self._connection = None
 
     def _checkpoint(self) -> None:
         """Bring SQLite's log into the database. This waits for the disk, so no commit does it in passing."""
@@ -264,6 +281,12 @@ def cause(error: Exception) -> object:
     return getattr(error, "orig", None) or error
 
 
+def refused(outcome: Exception) -> StoreFailed:
+    failure = StoreFailed("The job store refused", cause(outcome), "Is the disk full or read-only?")
+    failure.__cause__ = outcome
+    return failure
+
+
 def _answer(writes: Sequence[Write], outcomes: Sequence[Exception | None]) -> None:
     """Wake who waits, from the writer's thread: one call into each event loop."""
     answers: dict[asyncio.AbstractEventLoop, list[Outcome]] = {}
@@ -282,6 +305,4 @@ def _resolve(outcomes: Sequence[Outcome]) -> None:
         if outcome is None:
             future.set_result(None)
         else:
-            failure = StoreFailed("The job store refused", cause(outcome), "Is the disk full or read-only?")
-            failure.__cause__ = outcome
-            future.set_exception(failure)
+            future.set_exception(refused(outcome))

@@ -49,9 +49,10 @@ class DynamicPrompt:
     Read by host threads while the engine adds to it; a node is there as a whole or not at all.
     """
 
-    def __init__(self, prompt: Prompt) -> None:
+    def __init__(self, prompt: Prompt, original: Mapping[str, object] | None = None) -> None:
+        """original: the prompt's JSON, where it is there already."""
         self._prompt = prompt
-        self._original: dict[str, dict[str, object]] | None = None
+        self._original = original
         self._added: dict[NodeId, Mapping[str, object]] = {}
         self._parents: dict[NodeId, NodeId] = {}
         self._display: dict[NodeId, NodeId] = {}
@@ -86,8 +87,8 @@ class DynamicPrompt:
     def get_original_prompt(self) -> dict[str, dict[str, object]]:
         """The prompt as it was submitted."""
         if self._original is None:
-            self._original = self._prompt.to_json()  # type: ignore[assignment]  # an object per node
-        return self._original  # type: ignore[return-value]  # set above
+            self._original = self._prompt.to_json()
+        return self._original  # type: ignore[return-value]  # an object per node
 
     # -- what the engine calls -------------------------------------------------------------------
 

@@ -37,7 +37,9 @@ def inputs_of(op: Op[object]) -> tuple[OpKey, ...]:
     found: dict[OpKey, None] = {}
     if isinstance(op, Call):
         for items in op.inputs.values():
-            found.update((item.key, None) for item in items if isinstance(item, Ref))
+            for item in items:
+                if isinstance(item, Ref):
+                    found[item.key] = None
     else:
         _collect(op, found)
     return tuple(found)

@@ -95,18 +95,19 @@ def check(node: PromptNode, spec: NodeSpec, around: Surroundings) -> Checked:
     if node.bare:
         fault = Fault("KeyError", "'inputs'", ("The node has no `inputs`: send {} where it takes none.\n",))
         return Checked(node.inputs, faults=(fault,))
-    inputs = dict(node.inputs)
+    coerced: dict[str, Input] = {}
     received: dict[str, Types] = {}
     errors: list[NodeError] = []
     faults: list[Fault] = []
     for wants in spec.inputs:
         try:
-            _check_input(node, spec, wants, inputs, received, around)
+            _check_input(node, spec, wants, coerced, received, around)
         except _Problem as problem:
             errors.append(problem.error)
         except _Unreadable as unreadable:
             faults.append(unreadable.fault)
     faults += _stray_links(node, spec, around)
+    inputs = {**node.inputs, **coerced} if coerced else node.inputs
     if spec.validate is not None and not errors and not faults:
         refusals, raised = _own_validator(node, spec, inputs, received, around)
         errors += refusals
@@ -118,19 +119,19 @@ def _check_input(
     node: PromptNode,
     spec: NodeSpec,
     wants: InputSpec,
-    inputs: dict[str, Input],
+    coerced: dict[str, Input],
     received: dict[str, Types],
     around: Surroundings,
 ) -> None:
-    """Raises: _Problem, _Unreadable. Writes the coerced value, and the type that a link brings."""
+    """Writes a value that coercion changed, and a link's type. Raises: _Problem, _Unreadable."""
     name = wants.name
-    if name not in inputs:
+    if name not in node.inputs:
         if wants.optional:
             return
         extra = {"input_name": name}
         message = "Required input is missing"
         raise _Problem(NodeError("required_input_missing", node.id, message, name, extra))
-    value = inputs[name]
+    given = value = node.inputs[name]
     if isinstance(value, BadLink):
         raise _problem(
             node,
@@ -145,11 +146,13 @@ def _check_input(
         if "input_types" not in spec.validates:
             _check_type(node, wants, value, received[name], around)
         return
-    inputs[name] = coerced = _coerced(node, wants, value, around)
+    value = _coerced(node, wants, given, around)
+    if value is not given:
+        coerced[name] = value
     if not spec.handles(name):
-        _check_range(node, wants, coerced, around)
+        _check_range(node, wants, value, around)
         if wants.choice is not None:
-            _check_choice(node, wants, coerced, around)
+            _check_choice(node, wants, value, around)
 
 
 def _stray_links(node: PromptNode, spec: NodeSpec, around: Surroundings) -> list[Fault]:

@@ -26,15 +26,14 @@ class Unkeyable(TesseraError):
 def content_key(op: Op[object]) -> OpKey:
     """The key of a flat op. Raises: Unkeyable."""
     parts = [type(op).__name__, str(type(op).version)]
-    for name in keyed_names(op):
-        _write(getattr(op, name), parts)
+    _write([getattr(op, name) for name in keyed_names(op)], parts)
     return OpKey(_digest(parts))
 
 
 def value_key(*values: object) -> OpKey:
     """The key of a tuple of plain values and references. Raises: Unkeyable."""
     parts: list[str] = []
-    _write(values, parts)
+    _write((values,), parts)
     return OpKey(_digest(parts))
 
 
@@ -42,19 +41,26 @@ def _digest(parts: list[str]) -> str:
     return hashlib.blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def _write(value: object, parts: list[str]) -> None:
-    """Append an unambiguous text of `value`: a tag of its type, its length where it has one, its content."""
-    kind = type(value)  # first what prompts are full of: this runs for every input of every node
-    if kind is str:
-        parts.append(f"s{len(value)}:{value}")  # type: ignore[arg-type]  # a str
-    elif kind is int or kind is bool:
-        parts.append(f"{kind.__name__[0]}{value}")
-    elif kind is tuple or kind is list:
-        _write_all(f"l{len(value)}", value, parts)  # type: ignore[arg-type]  # one of these
-    elif isinstance(value, Ref):
-        parts.append(f"r{value.key}.{value.slot}.{value.item}")
-    else:
-        _write_rest(value, parts)
+def _write(values: Iterable[object], parts: list[str]) -> None:
+    """Append an unambiguous text of each value: a tag of its type, its length where it has one, its content.
+
+    First what prompts are full of: this runs for every input of every node.
+    """
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            parts.append(f"s{len(value)}:{value}")  # type: ignore[arg-type]  # a str
+        elif kind is int or kind is bool:
+            parts.append(f"{kind.__name__[0]}{value}")
+        elif kind is tuple or kind is list:
+            parts.append(f"l{len(value)}")  # type: ignore[arg-type]  # one of these
+            _write(value, parts)  # type: ignore[arg-type]  # likewise
+        elif kind is Ref:
+            parts.append(f"r{value.key}.{value.slot}.{value.item}")  # type: ignore[attr-defined]  # a Ref
+        elif kind is dict:
+            _write_mapping(value, parts)  # type: ignore[arg-type]  # a dict
+        else:
+            _write_rest(value, parts)
 
 
 def _write_rest(value: object, parts: list[str]) -> None:
@@ -70,16 +76,22 @@ def _write_rest(value: object, parts: list[str]) -> None:
         case bytes():
             parts.append(f"y{value.hex()}")
         case tuple() | list():
-            _write_all(f"l{len(value)}", value, parts)
+            parts.append(f"l{len(value)}")
+            _write(value, parts)
         case Mapping():
-            pairs = [(key, value[key]) for key in sorted(value, key=str)]
-            _write_all(f"m{len(value)}", [part for pair in pairs for part in pair], parts)
+            _write_mapping(value, parts)
         case _ if type(value).__name__ in ("Tensor", "Parameter") and hasattr(value, "untyped_storage"):
             parts.append(_tensor(value))
         case _ if is_dataclass(value) and not isinstance(value, type):
-            _write_all(f"d{type(value).__name__}", [getattr(value, n) for n in keyed_names(value)], parts)
+            parts.append(f"d{type(value).__name__}")
+            _write([getattr(value, name) for name in keyed_names(value)], parts)
         case _:
             raise Unkeyable(f"a {type(value).__name__} can't be compared by content")
+
+
+def _write_mapping(value: Mapping[object, object], parts: list[str]) -> None:
+    parts.append(f"m{len(value)}")
+    _write([part for key in sorted(value, key=str) for part in (key, value[key])], parts)
 
 
 def _tensor(tensor: Any) -> str:
@@ -89,9 +101,3 @@ def _tensor(tensor: Any) -> str:
     if len(flat):
         digest.update(flat.view(flat.new_empty(0).byte().dtype).numpy().tobytes())
     return f"t{tensor.dtype}{tuple(tensor.shape)}{digest.hexdigest(length=16)}"
-
-
-def _write_all(tag: str, values: Iterable[object], parts: list[str]) -> None:
-    parts.append(tag)
-    for value in values:
-        _write(value, parts)

@@ -8,6 +8,7 @@ needs more of its lazy inputs, or that other nodes run in its place.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from backend.errors import TesseraError
 from backend.graph.call_keys import CallKeys, served
@@ -65,7 +66,7 @@ class Lowering:
         fingerprints: Mapping[NodeId, object] | None = None,
     ) -> None:
         self.prompt, self.outputs = prompt, tuple(outputs)
-        self.dynamic = DynamicPrompt(prompt)
+        self.dynamic = DynamicPrompt(prompt, submitter.prompt)
         self.inner_outputs: list[NodeId] = []
         self.ops: dict[OpKey, Op[object]] = {}
         self.nodes: dict[NodeId, LoweredNode] = {}
@@ -119,7 +120,7 @@ class Lowering:
         for id in self._pending:
             if id in self.nodes:
                 continue  # it came with a lazy input whose results were all there
-            if self._waits_still(id):
+            if self._waits and self._waits_still(id):
                 later.append(id)
                 continue
             lowered = self._lower(self.dynamic.nodes[id], known, lengths)
@@ -202,7 +203,7 @@ class Lowering:
         else:
             own = key
         self.ops.setdefault(own, call)
-        blocked = any(isinstance(item, Blocked) for values in items.values() for item in values)
+        blocked = Blocked in map(type, chain.from_iterable(items.values()))
         self._wires.put_call(node.id, spec, key, items, spec.dynamic or blocked or bool(spec.lazy_names))
         return LoweredNode(node.id, spec, key, (own,))
 

@@ -40,13 +40,14 @@ class BadDemand(TesseraError):
 
 @dataclass(frozen=True, slots=True)
 class Submitter:
-    """Whose job it is, and what hidden inputs say."""
+    """Whose job it is, and what hidden inputs say. prompt: its JSON, made anew where this is None."""
 
     job: JobKey
     client: ClientId | None = None
     extra_pnginfo: object = None
     tokens: Mapping[str, object] = field(default_factory=dict)  # AUTH_TOKEN_COMFY_ORG and the like
     id: JobId = _NO_JOB
+    prompt: Mapping[str, object] | None = None
 
     def hidden(self, kind: str, node: NodeId, prompt: DynamicPrompt) -> object:
         """What a hidden input of that kind says to a node."""

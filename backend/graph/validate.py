@@ -229,8 +229,8 @@ def _summary(outputs: Iterable[NodeId], own: Mapping[NodeId, tuple[GraphError, .
 
 
 def _coerced(prompt: Prompt, checked: Mapping[NodeId, Checked]) -> Prompt:
-    nodes = {
-        id: replace(node, inputs=checked[id].inputs) if id in checked else node
-        for id, node in prompt.nodes.items()
-    }
-    return Prompt(nodes)
+    nodes = prompt.nodes
+    changed = {id: one.inputs for id, one in checked.items() if one.inputs is not nodes[id].inputs}
+    if not changed:
+        return prompt
+    return Prompt({id: replace(n, inputs=changed[id]) if id in changed else n for id, n in nodes.items()})

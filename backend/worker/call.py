@@ -28,7 +28,7 @@ class Answers:
 def resolve(items: Sequence[object], inputs: Mapping[OpKey, Stored]) -> tuple[object, ...]:
     """A list of items with every `Ref` replaced by what it names."""
     return tuple(
-        inputs[item.key].get()[item.slot][item.item] if isinstance(item, Ref) else item for item in items
+        [inputs[item.key].get()[item.slot][item.item] if isinstance(item, Ref) else item for item in items]
     )
 
 

@@ -212,13 +212,15 @@ def tensor_bytes(value: object) -> int:
         return 0
     if isinstance(value, (bytes, bytearray)):
         return len(value)
+    if isinstance(value, (tuple, list)):
+        return sum(map(tensor_bytes, value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return sum(tensor_bytes(getattr(value, field.name)) for field in dataclasses.fields(value))
     if isinstance(size := getattr(value, "nbytes", None), int):
         return size
     if isinstance(value, Mapping):
         return sum(map(tensor_bytes, value.values()))
-    if isinstance(value, (tuple, list, set, frozenset)):
+    if isinstance(value, (set, frozenset)):
         return sum(map(tensor_bytes, value))
     return 0
 

@@ -17,14 +17,14 @@ log = logging.getLogger(__name__)
 
 async def submit(request: web.Request) -> web.Response:
     """POST /prompt: into the queue, or 400 with what is wrong with it, or 429 where the queue is full."""
-    body = await read_json(request)
-    for handler in request.app[SERVICES].on_prompt:
+    body, services = await read_json(request), request.app[SERVICES]
+    for handler in services.on_prompt:
         body = _handled(handler, body)
     try:
-        answer = await request.app[SERVICES].engine.submit(read_submission(body))
+        answer = await services.engine.submit(read_submission(body))
     except BadSubmission as error:
         if not isinstance(body, dict) or "number" not in body:
-            request.app[SERVICES].engine.store.next_number()  # rejected requests count, as clients may see
+            services.engine.store.next_number()  # rejected requests count, as clients may see
         return web.json_response(wire.bad_submission(error.code, error.message, error.details), status=400)
     except QueueFull as full:
         told = wire.bad_submission(full.code, "The queue is full", str(full))
