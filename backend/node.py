@@ -8,7 +8,7 @@ while lowering), ops (model work) or values (a host op).
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
 from backend.guiders import REFERENCES
@@ -208,9 +208,12 @@ def node(
     fingerprint: Callable[..., object] | None = None,
     validate: Callable[..., bool | str] | None = None,
     validates: Sequence[str] = (),
+    lazy: Sequence[str] = (),
+    check_lazy: Callable[..., object] | None = None,
     **extra: object,
 ) -> Callable[[Callable[..., object]], NodeSpec]:
-    """Turn a typed function into a NodeSpec. `outputs` renames the outputs (default: their types).
+    """Turn a typed function into a NodeSpec. `outputs` renames the outputs (default: their types); `lazy`
+    names inputs that run only when `check_lazy` asks for them.
 
     Raises: TypeError where an annotation says no wire type.
     """
@@ -236,7 +239,7 @@ def node(
             else:
                 hint, is_list = _without_list(hint)
                 takes_lists = takes_lists or is_list
-                inputs.append(_input(key, hint, parameters[key].default))
+                inputs.append(replace(_input(key, hint, parameters[key].default), lazy=key in lazy))
         return NodeSpec(
             name=name,
             function=function,
@@ -257,6 +260,7 @@ def node(
             fingerprint=fingerprint,
             validate=validate,
             validates=tuple(validates),
+            check_lazy=check_lazy,
             extra=extra,
         )
 

@@ -43,6 +43,7 @@ BUILTIN = (
     "nodes.latent_files",
     "nodes.primitive",
     "nodes.text",
+    "nodes.logic",
 )
 
 

@@ -183,7 +183,8 @@ def cut(node: dict[str, Any], base: Path) -> dict[str, Any]:
         elif name in ("start_at_step", "end_at_step") and value < 10000:
             inputs[name] = min(int(value), 1)
         elif name == "image" and node["class_type"].startswith("LoadImage"):
-            picture(base / "input" / str(value).split(" [")[0])
+            folder = "output" if node["class_type"] == "LoadImageOutput" else "input"
+            picture(base / folder / str(value).split(" [")[0])
     return {**node, "inputs": inputs}
 
 

@@ -67,6 +67,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     _network(parser)
     _folders(parser)
     _running(parser)
+    _caching(parser)
     _ignored(parser)
 
 
@@ -126,7 +127,6 @@ def _running(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-queue", type=int, default=10_000, metavar="N", help="unfinished prompts at most; 0: any number"
     )
-    group.add_argument("--cache-gb", type=float, default=4.0, metavar="GB", help="budget of cached results")
     group.add_argument(
         "--no-split", action="store_true", help="never let an idle device compute parts of another's steps"
     )
@@ -143,6 +143,18 @@ def _running(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--disable-metadata", action="store_true", help="no prompt and workflow in saved files"
     )
+    group.add_argument("--disable-all-custom-nodes", action="store_true")
+    group.add_argument("--whitelist-custom-nodes", nargs="+", default=[], metavar="NAME")
+    group.add_argument("--disable-api-nodes", action="store_true", help="always so: there are none")
+    group.add_argument("--verbose", nargs="?", const="DEBUG", default="INFO", choices=LEVELS)
+    group.add_argument("--log-stdout", action="store_true", help="log to stdout instead of stderr")
+    group.add_argument("--dont-print-server", action="store_true", help="no start-up lines")
+    group.add_argument("--quick-test-for-ci", action="store_true", help="start, then end with 0")
+
+
+def _caching(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("results kept for later prompts")
+    group.add_argument("--cache-gb", type=float, default=4.0, metavar="GB", help="budget of memory")
     cache = group.add_mutually_exclusive_group()
     cache.add_argument(
         "--cache-classic", action="store_true", help="keep each client's last prompt's results"
@@ -164,13 +176,6 @@ def _running(parser: argparse.ArgumentParser) -> None:
         metavar="GB",
         help="costly results that memory has no room for go to the temp folder",
     )
-    group.add_argument("--disable-all-custom-nodes", action="store_true")
-    group.add_argument("--whitelist-custom-nodes", nargs="+", default=[], metavar="NAME")
-    group.add_argument("--disable-api-nodes", action="store_true", help="always so: there are none")
-    group.add_argument("--verbose", nargs="?", const="DEBUG", default="INFO", choices=LEVELS)
-    group.add_argument("--log-stdout", action="store_true", help="log to stdout instead of stderr")
-    group.add_argument("--dont-print-server", action="store_true", help="no start-up lines")
-    group.add_argument("--quick-test-for-ci", action="store_true", help="start, then end with 0")
 
 
 def _ignored(parser: argparse.ArgumentParser) -> None:

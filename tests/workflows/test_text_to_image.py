@@ -55,6 +55,21 @@ def test_a_repeated_prompt_is_answered_from_what_is_known(server: Server):
     assert counters(server.get("/tessera/pool")["devices"]) == counters(forwards)
 
 
+def test_a_switch_hands_on_a_model_and_what_leads_to_the_other_side_does_not_run(server: Server):
+    prompt = a_prompt(seed=31, steps=2, prefix="switch")
+    sampler = next(node for node in prompt.values() if node["class_type"] == "KSampler")
+    switch = {"switch": False, "on_false": sampler["inputs"]["model"], "on_true": ["blank", 0]}
+    blank = {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}}
+    sampler["inputs"]["model"] = ["switch", 0]
+    entry = server.run(
+        {**prompt, "blank": blank, "switch": {"class_type": "ComfySwitchNode", "inputs": switch}}
+    )
+    assert succeeded(entry), entry["status"]
+    plain = server.run(a_prompt(seed=31, steps=2, prefix="plain"))
+    assert np.array_equal(*(pixels(server.outputs(each)[0]) for each in (entry, plain)))
+    assert "blank" not in str(entry["status"]["messages"])
+
+
 def counters(devices) -> list[int]:
     return [device["table"]["forwards"] for device in devices]
 
