@@ -25,8 +25,13 @@ def to_rows(batch: "Tensor", rows: int) -> "Tensor":
 
 
 def same_channels(first: Image, second: Image) -> tuple[Image, Image]:
-    """The second brought to the channels of the first: cut, or with an opaque alpha added."""
+    """The second brought to the channels of the first: cut, or with an opaque alpha added.
+
+    A second of one channel stays, and goes with all of the first, which gets an opaque alpha as in ComfyUI.
+    """
     missing = first.shape[-1] - second.shape[-1]
+    if missing > 0 and second.shape[-1] == 1:
+        return torch.nn.functional.pad(first, (0, 1), value=1.0), second
     return first, torch.nn.functional.pad(second, (0, missing), value=1.0)
 
 
@@ -135,7 +140,8 @@ def split_image_with_alpha(*, image: Image) -> tuple[Image, Mask]:
 def join_image_with_alpha(*, image: Image, alpha: Mask) -> Image:
     """A picture with 1 - mask as its alpha."""
     rows = min(len(image), len(alpha))
-    sized = resize(alpha.unsqueeze(1), image.shape[2], image.shape[1], "bilinear")
+    flat = alpha.reshape((-1, 1, *alpha.shape[-2:]))
+    sized = resize(flat, image.shape[2], image.shape[1], "bilinear")
     return torch.cat((image[:rows, ..., :3], 1.0 - sized[:rows].movedim(1, -1)), dim=-1)
 
 

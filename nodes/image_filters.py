@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 
 from backend.deferred import torch
-from backend.media import Floats, quantize, to_floats, to_pixels
+from backend.media import Floats, quantize, to_floats
 from backend.node import Float, Int, node
 from backend.types import Image
 from nodes.composite import same_channels
@@ -112,11 +112,12 @@ def image_quantize(
     colors: Annotated[int, Int(1, 256, step=1)] = 256,
     dither: Annotated[str, one_of(*DITHERS)],
 ) -> Image:
-    """Reduced to so many colours, with or without dithering."""
+    """Reduced to so many colours, with or without dithering; values outside 0..1 wrap, as in ComfyUI."""
+    wrapped = (image * 255).to(torch.uint8)
     offsets = bayer(int(dither.removeprefix("bayer-"))) if dither.startswith("bayer-") else None
     reduced = [
         quantize(pixels, colors, dither=dither == "floyd-steinberg", offsets=offsets)
-        for pixels in to_pixels(image.numpy())
+        for pixels in wrapped.numpy()
     ]
     return torch.from_numpy(to_floats(np.stack(reduced)))
 

@@ -5,7 +5,7 @@ import sys
 from typing import Annotated
 
 from backend.node import Boolean, Float, Int, Result, String, node
-from backend.types import AnyValue
+from backend.types import AnyValue, Cond, Latent
 
 CATEGORY = "utils/primitive"
 MODULE = "comfy_extras.nodes_primitive"
@@ -61,4 +61,22 @@ def shown(value: object) -> str:
     try:
         return json.dumps(value)
     except (TypeError, ValueError):
-        return str(value)
+        return str(_as_comfyui_has_it(value))
+
+
+def _as_comfyui_has_it(value: object) -> object:
+    """A latent as ComfyUI's dict, a conditioning as its pairs of tensor and dict."""
+    match value:
+        case Latent():
+            known = {
+                "noise_mask": value.noise_mask,
+                "batch_index": value.batch_index and list(value.batch_index),
+            }
+            there = {name: given for name, given in known.items() if given is not None}
+            return {"samples": value.samples, **value.extra, **there}
+        case (Cond(), *_):
+            return [_as_comfyui_has_it(cond) for cond in value]
+        case Cond():
+            pooled = {} if value.pooled is None else {"pooled_output": value.pooled}
+            return [value.tokens, {**pooled, **value.options}]
+    return value

@@ -241,6 +241,8 @@ def gits_scheduler(
     denoise: Annotated[float, Float(0.0, 1.0, step=0.01)] = 1.0,
 ) -> Sigmas:
     """Noise levels chosen by the shape of sampling trajectories; above 20 steps they are interpolated."""
+    if denoise <= 0.0:
+        return torch.empty(0)
     levels = " ".join(str(level) for level in gits_levels(coeff, min(steps, 20)))
     return tabled(levels, steps, denoise)
 

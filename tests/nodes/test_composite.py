@@ -65,3 +65,19 @@ def test_a_white_half_cover_over_grey(mode, colour, alpha):
     )
     assert image[0, 0, 0, 0] == pytest.approx(colour)
     assert mask[0, 0, 0] == pytest.approx(1 - alpha)
+
+
+def test_a_grey_source_goes_with_every_channel_of_the_destination_and_an_alpha():
+    below, above = torch.zeros(1, 4, 4, 3), torch.full((1, 2, 2, 1), 0.5)
+    put = run("ImageCompositeMasked", destination=below, source=above, x=1)
+    assert put.shape == (1, 4, 4, 4)
+    assert put[0, 0].tolist() == [[0, 0, 0, 1], [0.5] * 4, [0.5] * 4, [0, 0, 0, 1]]
+    blended = run("ImageBlend", image1=below, image2=above, blend_factor=1.0, blend_mode="normal")
+    assert torch.equal(blended, torch.full((1, 4, 4, 4), 0.5))
+
+
+def test_a_mask_without_a_batch_becomes_an_alpha():
+    joined = run(
+        "JoinImageWithAlpha", image=torch.ones(1, 2, 3, 3), alpha=torch.tensor([[1.0, 0.0, 0.0]] * 2)
+    )
+    assert joined[0, :, :, 3].tolist() == [[0.0, 1.0, 1.0]] * 2

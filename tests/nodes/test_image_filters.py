@@ -46,3 +46,10 @@ def test_few_colours_are_left(dither):
 def test_bayers_matrix_has_every_level_once():
     assert len(set(bayer(4).flatten().tolist())) == 16
     assert bayer(2).tolist() == [[-0.375, 0.125], [0.375, -0.125]]
+
+
+def test_values_outside_the_range_wrap_before_their_colours_are_counted():
+    # ComfyUI 0.3.64 on the same pixels: what a bicubic resize leaves below 0 and above 1
+    image = torch.tensor([-0.1, 0.0, 1.0, 1.1]).reshape(1, 1, 4, 1).expand(1, 1, 4, 3)
+    reduced = run("ImageQuantize", image=image, colors=256, dither="none")
+    assert (reduced[0, 0, :, 0] * 255).round().tolist() == [231, 0, 255, 24]

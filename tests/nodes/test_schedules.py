@@ -76,6 +76,10 @@ def test_gits_levels_are_looked_up_and_beyond_twenty_steps_interpolated():
     assert (longer.diff() < 0).all()
 
 
+def test_no_denoising_needs_no_gits_levels():
+    assert run("GITSScheduler", coeff=1.37, steps=12, denoise=0.0).shape == (0,)
+
+
 def test_ltxv_sigmas_follow_the_size_of_the_latent():
     small = run("LTXVScheduler", steps=5, latent=Latent(torch.zeros(1, 128, 4, 8, 8)))
     assert (run("LTXVScheduler", steps=5)[1:-2] > small[1:-2]).all()
