@@ -64,7 +64,7 @@ class Schedule:
     """Sigmas by name, as KSampler and KSamplerAdvanced ask for them.
 
     start, end: first and last step that run (None: all). force_full_denoise: a run that ends early ends at
-    sigma 0 all the same.
+    sigma 0 all the same. code: a node pack's own schedule of that name, as of a `Foreign` patch.
     """
 
     scheduler: str
@@ -73,6 +73,7 @@ class Schedule:
     start: int | None = None
     end: int | None = None
     force_full_denoise: bool = True
+    code: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,7 +224,7 @@ class Hooks:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """A pack's own sampler, guider or NOISE object, on its way to a worker.
+    """A pack's own sampler, guider, NOISE object or schedule, on its way to a worker.
 
     entered: the guider's `sample` was called where the pack's node ran, and is not called again.
     """
@@ -233,6 +233,7 @@ class Part:
     guider: Any = None
     noise: Any = None
     entered: bool = False
+    schedule: Any = None  # a SchedulerHandler
     conducts: ClassVar[bool] = True
     whole: ClassVar[bool] = False
     evaluates: ClassVar[bool] = False
@@ -244,6 +245,9 @@ class Part:
         made: Tensor = self.noise.generate_noise(dict(latent))
         return made.cpu()
 
+    def make_levels(self, prediction: Prediction, steps: int) -> Tensor:
+        return handled(self.schedule, ModelSampling(prediction), steps)
+
 
 def conducted(host: Host, ask: Asked, setup: Setup, codes: Sequence[object]) -> Conducted:
     """A run by all that packs bring to it."""
@@ -252,6 +256,17 @@ def conducted(host: Host, ask: Asked, setup: Setup, codes: Sequence[object]) -> 
     own = next((part for part in parts if part.guider is not None), Part())
     sampler = next((part.sampler for part in parts if part.sampler is not None), None)
     return conduct(host, ask, setup, hooks.joined(), (copy(own.guider), own.entered), sampler)
+
+
+def handled(schedule: Any, sampling: Any, steps: int) -> Tensor:
+    """The sigmas of a SchedulerHandler for a `model_sampling` object."""
+    if schedule.use_ms:
+        made = schedule.handler(sampling, steps)
+    else:
+        ends = {"sigma_min": float(sampling.sigma_min), "sigma_max": float(sampling.sigma_max)}
+        made = schedule.handler(n=steps, **ends)
+    levels: Tensor = made.float().cpu()
+    return levels
 
 
 def _model(view: View, hooks: Hooks) -> RunModel:

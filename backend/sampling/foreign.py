@@ -157,6 +157,18 @@ def noise_maker(packed: bytes) -> NoiseMaker:
     return cast(NoiseMaker, unpacked(packed))  # it was packed as one
 
 
+class LevelMaker(Protocol):
+    """A schedule of a pack."""
+
+    def make_levels(self, prediction: Prediction, steps: int) -> Tensor:
+        """Its sigmas for a model: float32, 1-dim."""
+
+
+def level_maker(packed: bytes) -> LevelMaker:
+    """Raises: as `unpacked`."""
+    return cast(LevelMaker, unpacked(packed))  # it was packed as one
+
+
 def code_of(patch: Foreign) -> ForeignCode:
     """A patch's functions. Raises: whatever unpickling them raises."""
     return unpacked(patch.code)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -16,6 +17,7 @@ from backend.sampling.names import PENULTIMATE_DROPPED, SCHEDULER_NAMES
 ALL_NOISE = 0.9999  # a denoise above this is 1
 NO_SIGMA = 1e-5  # a range whose least sigma is below this ends at it rather than at a further 0
 ScheduleFunction: TypeAlias = Callable[[NoiseRange, int], Tensor]
+Levels: TypeAlias = Callable[[int], Tensor]  # of one model: as many steps as are asked for
 
 
 def karras(steps: int, low: float, high: float, rho: float = 7.0) -> Tensor:
@@ -159,8 +161,10 @@ def turbo(noise_range: NoiseRange, steps: int, denoise: float = 1.0) -> Tensor:
     return _then_zero(noise_range.sigma(times))
 
 
-def model_sigmas(schedule: Schedule | BetaSchedule | TurboSchedule, noise_range: NoiseRange) -> Tensor:
-    """The sigmas that a scheduler node gives for a model's range.
+def model_sigmas(
+    schedule: Schedule | BetaSchedule | TurboSchedule, noise_range: NoiseRange, own: Levels | None = None
+) -> Tensor:
+    """The sigmas that a scheduler node gives for a model's range. own: as for `schedule_sigmas`.
 
     Raises: UnsupportedOption.
     """
@@ -172,7 +176,9 @@ def model_sigmas(schedule: Schedule | BetaSchedule | TurboSchedule, noise_range:
                 raise UnsupportedOption("alpha, beta", (alpha, beta_), "Use numbers above 0; 0.6 is common.")
             return beta(noise_range, steps, alpha, beta_)
         case Schedule(scheduler, steps, denoise):
-            return basic_sigmas(scheduler, steps, denoise, noise_range)
+            return basic_sigmas(
+                own or partial(named_sigmas, scheduler, noise_range=noise_range), steps, denoise
+            )
 
 
 def resolution_shifted(
@@ -194,25 +200,29 @@ def resolution_shifted(
     return _then_zero(sigmas)
 
 
-def basic_sigmas(scheduler: str, steps: int, denoise: float, noise_range: NoiseRange) -> Tensor:
+def basic_sigmas(levels: Levels, steps: int, denoise: float) -> Tensor:
     """BasicScheduler: the last `steps` steps of the schedule of int(steps / denoise); empty where denoise
     is 0.
     """
     if denoise <= 0.0:
         return torch.zeros(0)
     total = steps if denoise >= 1.0 else int(steps / denoise)
-    return named_sigmas(scheduler, total, noise_range)[-(steps + 1) :]
+    return levels(total)[-(steps + 1) :]
 
 
-def schedule_sigmas(schedule: Schedule, noise_range: NoiseRange, sampler_name: str) -> Tensor:
+def schedule_sigmas(
+    schedule: Schedule, noise_range: NoiseRange, sampler_name: str, own: Levels | None = None
+) -> Tensor:
     """The sigmas that KSampler and KSamplerAdvanced run: all, the last steps (denoise < 1), or a stretch of
     them.
 
+    own: the schedule, where it is not one of `SCHEDULES`.
     Returns: float32; empty where nothing is to be done (denoise 0, or a start at or behind the last step),
     and then the latent is handed back as it is.
     Raises: UnsupportedOption for an unknown scheduler or steps < 1.
     """
-    sigmas = _denoise_sigmas(schedule, noise_range, sampler_name)
+    levels = own or partial(named_sigmas, schedule.scheduler, noise_range=noise_range)
+    sigmas = _denoise_sigmas(schedule, levels, sampler_name)
     if schedule.end is not None and schedule.end < len(sigmas) - 1:
         sigmas = sigmas[: schedule.end + 1].clone()
         if schedule.force_full_denoise:
@@ -222,19 +232,19 @@ def schedule_sigmas(schedule: Schedule, noise_range: NoiseRange, sampler_name: s
     return sigmas[schedule.start :] if schedule.start < len(sigmas) - 1 else sigmas[:0]
 
 
-def _denoise_sigmas(schedule: Schedule, noise_range: NoiseRange, sampler_name: str) -> Tensor:
+def _denoise_sigmas(schedule: Schedule, levels: Levels, sampler_name: str) -> Tensor:
     if schedule.denoise > ALL_NOISE:
-        return _for_sampler(schedule.scheduler, schedule.steps, noise_range, sampler_name)
+        return _for_sampler(levels, schedule.steps, sampler_name)
     if schedule.denoise <= 0.0:
         return torch.zeros(0)
     total = int(schedule.steps / schedule.denoise)
-    return _for_sampler(schedule.scheduler, total, noise_range, sampler_name)[-(schedule.steps + 1) :]
+    return _for_sampler(levels, total, sampler_name)[-(schedule.steps + 1) :]
 
 
-def _for_sampler(scheduler: str, steps: int, noise_range: NoiseRange, sampler_name: str) -> Tensor:
+def _for_sampler(levels: Levels, steps: int, sampler_name: str) -> Tensor:
     if sampler_name not in PENULTIMATE_DROPPED:
-        return named_sigmas(scheduler, steps, noise_range)
-    sigmas = named_sigmas(scheduler, steps + 1, noise_range)
+        return levels(steps)
+    sigmas = levels(steps + 1)
     return torch.cat([sigmas[:-2], sigmas[-1:]])
 
 

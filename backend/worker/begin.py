@@ -23,6 +23,7 @@ from backend.worker.conducted import (
     codes_in,
     conducted,
     differential,
+    levels_of,
     noise_of,
     others_in,
 )
@@ -114,5 +115,5 @@ def sigmas_of(op: Denoise, prediction: Prediction) -> Tensor:
     """The sigmas that the op runs, given or by name."""
     if isinstance(op.sigmas, Schedule):
         name = op.sampler.name if isinstance(op.sampler, Sampler) else ""
-        return schedule_sigmas(op.sigmas, prediction.range, name)
+        return schedule_sigmas(op.sigmas, prediction.range, name, levels_of(op.sigmas, prediction))
     return op.sigmas  # type: ignore[return-value]  # its refs are replaced

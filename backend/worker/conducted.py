@@ -2,17 +2,29 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from backend.guiders import ForeignGuider, ForeignNoise, ForeignSampler, GivenNoise, Noise, Sampler
+from backend.guiders import ForeignGuider, ForeignNoise, ForeignSampler, GivenNoise, Noise, Sampler, Schedule
 from backend.ops import Denoise
 from backend.patches import DifferentialMask, Foreign, ModelPatch
-from backend.sampling.foreign import Asked, ForeignCode, Setup, Shaded, codes_of, noise_maker, unpacked
+from backend.sampling.foreign import (
+    Asked,
+    ForeignCode,
+    Setup,
+    Shaded,
+    codes_of,
+    level_maker,
+    noise_maker,
+    unpacked,
+)
 from backend.sampling.noise import initial_noise
+from backend.sampling.prediction import Prediction
 from backend.sampling.run import Outcome, Run, Shades
+from backend.sampling.sigmas import Levels
 from backend.sampling.steer import conditions_of
 from backend.types import Latent
 from backend.worker.foreign_host import RunHost
@@ -106,3 +118,9 @@ def noise_of(noise: Noise | GivenNoise | ForeignNoise, latent: Latent) -> Tensor
             return torch.zeros_like(latent.samples)
         case Noise(seed=seed):
             return initial_noise(latent.samples.shape, seed, latent.batch_index)
+
+
+def levels_of(schedule: object, prediction: Prediction) -> Levels | None:
+    """A pack's own schedule for a model; None where it is one of the server's."""
+    code = schedule.code if isinstance(schedule, Schedule) else None
+    return None if code is None else partial(level_maker(code).make_levels, prediction)

@@ -48,6 +48,7 @@ from backend.types import ClipVisionOutput, ComponentId, Cond, Latent, OpKey
 from backend.worker.begin import begin, fitted, in_model_units
 from backend.worker.bench import Bench, RunNetworks, encoded, of_kind, sized
 from backend.worker.conditions import CONTROL_POOLED, CONTROL_TOKENS
+from backend.worker.conducted import levels_of
 from backend.worker.denoise import Denoising
 from backend.worker.exchange import Outputs, Value
 from backend.worker.hooks import Encoding, encodings
@@ -136,7 +137,8 @@ def _scale_pixels(op: ScalePixels, bench: Bench) -> Tensor:
 
 def _model_sigmas(op: ModelSigmas, bench: Bench) -> Tensor:
     _, layout = describe(op.model.weights)
-    return model_sigmas(op.schedule, prediction_of(layout, op.model.patches).range)
+    prediction = prediction_of(layout, op.model.patches)
+    return model_sigmas(op.schedule, prediction.range, levels_of(op.schedule, prediction))
 
 
 def _percent_sigma(op: PercentSigma, bench: Bench) -> float:

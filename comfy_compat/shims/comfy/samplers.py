@@ -3,17 +3,23 @@
 Inside of functions that run with a model (in a worker), `calc_cond_batch` evaluates its network.
 """
 
+import sys
+from functools import partial
+from typing import Any, NamedTuple
+
 import torch
 
+from backend.errors import UnsupportedOption
 from backend.guiders import CfgGuider
 from backend.sampling.names import SAMPLER_NAMES as _SAMPLERS
 from backend.sampling.names import SCHEDULER_NAMES as _SCHEDULERS
 from backend.types import Latent
 from comfy.k_diffusion import sampling as k_diffusion_sampling
 from comfy_compat.conditions import conditioning_of
+from comfy_compat.foreign import Part, handled
 from comfy_compat.guidance import calc_cond_batch, cfg_function, sampling_function  # noqa: F401
 from comfy_compat.guiders import CFGGuider  # noqa: F401
-from comfy_compat.models import model_reference
+from comfy_compat.models import model_reference, part_code
 from comfy_compat.sampler_run import MaskedModel as KSamplerX0Inpaint  # noqa: F401
 from comfy_compat.sampler_run import NamedSampler
 from comfy_compat.sampling import KSAMPLER, model_sigmas, ran, sigmas_of_range
@@ -23,7 +29,20 @@ from comfy_compat.sampling import ksampler as _named
 SAMPLER_NAMES = list(_SAMPLERS)
 SCHEDULER_NAMES = list(_SCHEDULERS)
 KSAMPLER_NAMES = [name for name in SAMPLER_NAMES if name not in ("ddim", "uni_pc", "uni_pc_bh2")]
-SCHEDULER_HANDLERS = dict.fromkeys(SCHEDULER_NAMES)
+
+
+class SchedulerHandler(NamedTuple):
+    """A schedule: a function of a `model_sampling` and steps, or of n, sigma_min and sigma_max."""
+
+    handler: Any
+    use_ms: bool = True
+
+
+def _known(name, model_sampling, steps):
+    return sigmas_of_range(model_sampling, name, steps)
+
+
+SCHEDULER_HANDLERS = {name: SchedulerHandler(partial(_known, name)) for name in SCHEDULER_NAMES}
 
 
 def ksampler(sampler_name, extra_options={}, inpaint_options={}):
@@ -40,7 +59,37 @@ def sampler_object(name):
 
 def calculate_sigmas(model_sampling, scheduler_name, steps):
     """The sigmas of a noise range under a schedule."""
-    return sigmas_of_range(model_sampling, scheduler_name, steps)
+    if scheduler_name not in SCHEDULER_HANDLERS:
+        raise UnsupportedOption("scheduler", scheduler_name, f"Use one of {', '.join(SCHEDULER_HANDLERS)}.")
+    return handled(SCHEDULER_HANDLERS[scheduler_name], model_sampling, steps)
+
+
+_calculate_sigmas = calculate_sigmas
+
+
+class _ByName:
+    """A schedule of a pack that has put its own function in the place of `calculate_sigmas`."""
+
+    def __init__(self, function, name):
+        self.function, self.name = function, name
+
+    def __call__(self, model_sampling, steps):
+        return self.function(model_sampling, self.name, steps)
+
+
+def schedule_handler(name):
+    """The handler of a schedule that a pack has added. Raises: UnsupportedOption where there is none."""
+    if name in SCHEDULER_HANDLERS:
+        return SCHEDULER_HANDLERS[name]
+    function = sys.modules[__name__].calculate_sigmas  # a pack may have replaced it
+    if function is _calculate_sigmas:
+        raise UnsupportedOption("scheduler", name, "A pack must add a SchedulerHandler of that name.")
+    return SchedulerHandler(_ByName(function, name))
+
+
+def schedule_code(name):
+    """The handler, packed for a worker. Raises: UnsupportedOption; Unpackable."""
+    return part_code(Part(schedule=schedule_handler(name)), f"The schedule {name}")
 
 
 class KSampler:
@@ -79,7 +128,11 @@ class KSampler:
             return torch.FloatTensor([])
         extra = int(self.sampler in self.DISCARD_PENULTIMATE_SIGMA_SAMPLERS)
         total = steps if self._whole == 1.0 else int(steps / self._whole)
-        sigmas = model_sigmas(self.model, self.scheduler, total + extra)
+        if self.scheduler in _SCHEDULERS:
+            sigmas = model_sigmas(self.model, self.scheduler, total + extra)
+        else:
+            sampling = self.model.get_model_object("model_sampling")
+            sigmas = handled(schedule_handler(self.scheduler), sampling, total + extra)
         if extra:
             sigmas = torch.cat([sigmas[:-2], sigmas[-1:]])
         return sigmas[-(steps + 1) :]

@@ -11,7 +11,6 @@ from backend.guiders import BetaSchedule, Schedule, TurboSchedule
 from backend.sampling.discretization import continuous, exponential_flow, scaled_linear, shifted_flow
 from backend.sampling.names import SCHEDULER_NAMES
 from backend.sampling.sigmas import (
-    basic_sigmas,
     beta,
     exponential,
     karras,
@@ -85,9 +84,9 @@ def test_a_range_that_reaches_zero_gets_no_second_zero():
 def test_denoise_takes_the_last_steps_of_a_longer_schedule():
     whole = named_sigmas("normal", 10, SD)
     assert schedule_sigmas(Schedule("normal", 5, 0.5), SD, "euler").tolist() == whole[-6:].tolist()
-    assert basic_sigmas("normal", 5, 0.5, SD).tolist() == whole[-6:].tolist()
+    assert model_sigmas(Schedule("normal", 5, 0.5), SD).tolist() == whole[-6:].tolist()
     assert len(schedule_sigmas(Schedule("normal", 5, 0.0), SD, "euler")) == 0
-    assert len(basic_sigmas("normal", 5, 0.0, SD)) == 0
+    assert len(model_sigmas(Schedule("normal", 5, 0.0), SD)) == 0
 
 
 def test_start_and_end_cut_a_stretch_out_of_the_schedule():
