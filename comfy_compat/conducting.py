@@ -97,7 +97,13 @@ class GuiderRun:
         """The run within its outermost wrappers, in LATENT's units."""
         running = the_run(self)
         device, inner = running.model.device, self.model_options.get("transformer_options")
-        self.inner_model = running.model
+        prepare = wrapped(_prepared, "prepare_sampling", inner)
+        options = {"model_options": self.model_options}
+        self.inner_model, conds, _ = prepare(running.patcher, noise.shape, self.conds, **options)
+        changed = any(conds.get(side) is not cond for side, cond in self.conds.items())
+        if self.inner_model is not running.model or changed:
+            remedy = "It may look at the model and the conditions, and must hand on those that it was given."
+            raise UnsupportedOption("prepare_sampling", "a wrapper that changes them", remedy)
         try:
             for told in listed(inner, "callbacks", "on_pre_run"):
                 told(running.patcher)
@@ -185,6 +191,11 @@ def conduct(
         setup.seed,
     )
     return Conducted(samples, last[0] if last else None)
+
+
+def _prepared(model: Any, noise_shape: Any, conds: Any, model_options: Any = None) -> tuple[Any, Any, Any]:
+    """The network, the conditions, and models beside it: the server has made them ready."""
+    return model.model, conds, []
 
 
 def _server_sampler(setup: Setup) -> FunctionSampler:

@@ -26,7 +26,7 @@ SIDES = ("positive", "negative")
 _OUTSIDE = ("on_clone", "on_load_after", "on_detach_after")  # callbacks about a patcher, not about a run
 _OBJECTS = ("model_sampling", "manual_cast_dtype")
 # What concerns a run as a whole, or both its sides together: then `conducting` runs it.
-_OF_RUNS = ("outer_sample", "sampler_sample", "predict_noise", "calc_cond_batch")
+_OF_RUNS = ("outer_sample", "prepare_sampling", "sampler_sample", "predict_noise", "calc_cond_batch")
 _OF_CALLS = ("apply_model", "diffusion_model")
 _TOLD = ("on_pre_run", "on_cleanup")
 _OPTIONS_OF_RUNS = ("sampler_calc_cond_batch_function", "denoise_mask_function")

@@ -160,6 +160,26 @@ def test_wrappers_of_a_run_act_in_their_order(network):
     assert float(ended.samples.mean()) == pytest.approx(first / 2 * 10 + 1)
 
 
+def test_what_prepares_a_run_sees_its_model_and_conditions_and_may_not_change_them(network):
+    seen = []
+
+    def look(executor, model, noise_shape, conds, model_options):
+        real, conds, models = executor(model, noise_shape, conds, model_options=model_options)
+        seen.append((tuple(noise_shape), sorted(conds), real is model.model, models))
+        return real, conds, models
+
+    def change(executor, model, noise_shape, conds, model_options):
+        real, conds, models = executor(model, noise_shape, conds, model_options=model_options)
+        return real, {**conds, "positive": []}, models
+
+    hooks = Hooks({}, {}, {"prepare_sampling": {"k": [look]}}, {}, {})
+    assert (hooks.conducts, hooks.unsupported()) == (True, [])
+    assert float(conduct(network, hooks).samples.mean()) == float(conduct(network).samples.mean())
+    assert seen == [((1, 4, 2, 2), ["negative", "positive"], True, [])]
+    with pytest.raises(UnsupportedOption, match="prepare_sampling"):
+        conduct(network, Hooks({}, {}, {"prepare_sampling": {"k": [change]}}, {}, {}))
+
+
 def test_a_mask_follows_the_packs_function(network):
     def open_at_end(sigma, mask, extra_options):
         assert extra_options["sigmas"].tolist() == SIGMAS.tolist()

@@ -73,7 +73,7 @@ def test_equal_work_of_a_pack_has_one_key_and_that_of_others_another():
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
-        (lambda m: m.add_wrapper_with_key("prepare_sampling", "k", print), "of kind prepare_sampling"),
+        (lambda m: m.add_wrapper_with_key("unheard_of", "k", print), "of kind unheard_of"),
         (lambda m: m.add_callback_with_key("on_inject_model", "k", print), "of kind on_inject_model"),
         (lambda m: m.set_model_patch(print, "double_block"), "patches of kind double_block"),
         (lambda m: m.add_patches({"w": (torch.ones(1),)}), "1 weights"),
