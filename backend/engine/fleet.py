@@ -90,6 +90,10 @@ class HostThreads(Runner, Protocol):
 
     def run_chain(self, calls: Sequence[HostCall]) -> None: ...
 
+    def wait_for_quick(self) -> None:
+        """Let calls end first that were just started and will be over in a moment; 5 ms at most."""
+        ...
+
     def forget(self) -> None:
         """Drop what third-party nodes keep between their calls."""
         ...

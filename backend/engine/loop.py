@@ -203,6 +203,7 @@ class Engine:
             for job in self._roster.among(live.jobs):
                 self._roster.guarded(partial(self._roster.tell_sent, job, live.key), live.key, (job.key,))
         self._end_rejected()
+        self._wait_for_quick()
         if self._starts.more:
             self._dispatch_soon()
 
@@ -227,6 +228,17 @@ class Engine:
         if not self._woken and self._loop is not None and not self._loop.is_closed():
             self._woken = True
             self._loop.call_soon_threadsafe(self._drain)
+
+    def _wait_for_quick(self) -> None:
+        """What quick calls report is here at once, and wakes nobody."""
+        if self._board.host is None or self._loop is None:
+            return
+        self._woken = True
+        self._board.host.wait_for_quick()
+        self._woken = False
+        if self._inbox:
+            self._woken = True
+            self._loop.call_soon(self._drain)
 
     def _drain(self) -> None:
         self._woken = False

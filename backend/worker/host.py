@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
+from math import inf
 from time import perf_counter
 from typing import Protocol, TypeVar
 
@@ -27,6 +28,7 @@ from backend.worker.turn import Turn
 
 HOST = DeviceId("host")
 _QUICK = 0.005  # seconds: clients need not hear of the beginning of a call that is over by then
+_MOMENT = 0.002  # seconds: calls in a row that last took less are worth waiting for
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -57,7 +59,8 @@ class Host:
         self._foreign = ForeignThread("host-foreign")
         self._waiting: set[OpKey] = set()
         self._running: dict[OpKey, Turn] = {}
-        self._slow: dict[str, bool] = {}  # node classes, by how long their last call took
+        self._took: dict[str, float] = {}  # seconds of each node class's last call
+        self._soon: list[threading.Lock] = []  # of calls that are over in a moment: free once they are
         self._lock = threading.Lock()
 
     def warm(self, torch_threads: int | None = None) -> None:
@@ -90,8 +93,23 @@ class Host:
         if any(self._is_serial(call.op) for call in calls):
             for call in calls:
                 self._foreign.submit(partial(self._run_foreign, call))
-        else:
-            self._threads.submit(partial(self._run, calls))
+            return
+        over = threading.Lock()
+        over.acquire()
+        if sum([self._took.get(call.op.node, inf) for call in calls]) < _MOMENT:
+            self._soon.append(over)
+        self._threads.submit(partial(self._run, calls, over))
+
+    def wait_for_quick(self) -> None:
+        """Let calls end first that were started since and that will be over in a moment, as far as is known.
+
+        All threads share one lock, and calls like these let go of it a dozen times. A thread that works on
+        beside them takes it every time, and to change threads costs more than such a call.
+        """
+        soon, self._soon = self._soon, []
+        end = perf_counter() + _QUICK
+        for over in soon:
+            over.acquire(timeout=max(0.0, end - perf_counter()))
 
     def cancel(self, key: OpKey) -> None:
         """Drop a call that has not started. One that runs stops when it reports its progress or awaits, if it
@@ -148,8 +166,14 @@ class Host:
         self._threads.stop()
         self._foreign.retire()
 
-    def _run(self, calls: Sequence[HostCall]) -> None:
-        """Run calls in a row. Reports are held back while calls are known to be quick: each one would wake
+    def _run(self, calls: Sequence[HostCall], over: threading.Lock) -> None:
+        try:
+            self._run_in_a_row(calls)
+        finally:
+            over.release()
+
+    def _run_in_a_row(self, calls: Sequence[HostCall]) -> None:
+        """Reports are held back while calls are known to be quick: each one would wake
         the event loop, which costs more than such a call takes.
         """
         made: dict[OpKey, Stored] = {}
@@ -164,7 +188,7 @@ class Host:
                 held.append(OpCancelled(call.key))
                 continue
             held.append(Started(call.key))
-            if self._slow.get(call.op.node, True):
+            if self._took.get(call.op.node, inf) > _QUICK:
                 self._flush(turn)
             end = _driven(self._calls.answer(call.key, call.op, {**call.inputs, **made}, turn, self._say))
             if not self._ended(call.key, turn, end):
@@ -175,7 +199,7 @@ class Host:
             broken = not isinstance(end, Finished)
             if isinstance(end, Finished):
                 made[call.key] = end.value
-                self._slow[call.op.node] = end.seconds > _QUICK
+                self._took[call.op.node] = end.seconds
         self._flush(turn)
 
     async def _run_foreign(self, call: HostCall) -> None:
@@ -184,13 +208,13 @@ class Host:
         if not self._take(call.key, turn):
             return
         turn.held.append(Started(call.key))
-        if self._slow.get(call.op.node, True):
+        if self._took.get(call.op.node, inf) > _QUICK:
             self._flush(turn)
         end = await self._calls.answer(call.key, call.op, call.inputs, turn, self._say)
         if not self._ended(call.key, turn, end):
             return
         if isinstance(end, Finished):
-            self._slow[call.op.node] = end.seconds > _QUICK
+            self._took[call.op.node] = end.seconds
         turn.held.append(end)
         self._flush(turn)
 

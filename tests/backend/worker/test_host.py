@@ -209,6 +209,28 @@ def test_calls_behind_an_abandoned_one_come_back_as_cancelled_and_those_before_i
     door.open.set()
 
 
+def test_quick_calls_are_waited_for_and_one_that_hangs_is_not():
+    door = Door(False)
+    door.open.set()
+    bench = Bench(door.node)
+    for name in ("Double", "Hang"):  # known to be quick from now on
+        bench.run(name, {"value": [1]})
+        assert [type(end) for end in bench.ends(1)] == [Finished]
+    bench.run("Double", {"value": [1]}, key="quick")
+    bench.host.wait_for_quick()
+    assert bench.reports.get_nowait()[1].key == "quick"
+    door.open.clear()
+    door.entered.clear()
+    bench.run("Hang", {"value": [1]}, key="hung")
+    began = time.monotonic()
+    bench.host.wait_for_quick()
+    assert time.monotonic() - began < 1.0
+    assert bench.reports.empty()
+    assert door.entered.wait(10)
+    door.open.set()
+    assert [report.key for report in bench.ends(1)] == ["hung"]
+
+
 def vars_of(spec):
     return {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec) if field.init}
 
