@@ -120,20 +120,20 @@ def progress(event: ev.StepProgress) -> Json:
 
 
 def progress_state(event: ev.StateChanged) -> Json:
-    return {"prompt_id": event.job, "nodes": {n.node: _node_progress(event, n) for n in event.nodes}}
-
-
-def _node_progress(event: ev.StateChanged, node: ev.NodeProgress) -> Json:
-    return {
-        "value": node.value,
-        "max": node.max,
-        "state": node.state,
-        "node_id": node.node,
-        "prompt_id": event.job,
-        "display_node_id": node.display_node or node.node,
-        "parent_node_id": node.parent_node,
-        "real_node_id": node.real_node or node.node,
+    nodes = {
+        node.node: {
+            "value": node.value,
+            "max": node.max,
+            "state": node.state,
+            "node_id": node.node,
+            "prompt_id": event.job,
+            "display_node_id": node.display_node or node.node,
+            "parent_node_id": node.parent_node,
+            "real_node_id": node.real_node or node.node,
+        }
+        for node in event.nodes
     }
+    return {"prompt_id": event.job, "nodes": nodes}
 
 
 def preview_metadata(event: ev.PreviewImage, place: ev.NodeProgress | None, mime: str) -> Json:

@@ -51,7 +51,10 @@ class Roster:
 
     def emit(self, event: Event) -> None:
         for listener in self._listeners:
-            self.guarded(partial(listener, event))
+            try:
+                listener(event)
+            except Exception as error:  # as in `guarded`, which would cost as much as telling
+                self._failed(error, None, ())
 
     def guarded(
         self, step: Callable[[], None], key: OpKey | None = None, jobs: Collection[JobKey] = ()
@@ -63,9 +66,12 @@ class Roster:
         try:
             step()
         except Exception as error:  # a fault of ours: who waits for this must hear of it, and the loop go on
-            log.exception("The engine failed (op %s), and with it %d jobs", key, len(jobs))
-            for job in self.among(jobs):
-                self.guarded(partial(self._break_off, job, key, error))
+            self._failed(error, key, jobs)
+
+    def _failed(self, error: Exception, key: OpKey | None, jobs: Collection[JobKey]) -> None:
+        log.error("The engine failed (op %s), and with it %d jobs", key, len(jobs), exc_info=error)
+        for job in self.among(jobs):
+            self.guarded(partial(self._break_off, job, key, error))
 
     def _break_off(self, job: Job, key: OpKey | None, error: Exception) -> None:
         """End a job because of a fault of ours."""
