@@ -162,6 +162,13 @@ class Denoise(Op[Latent]):
 
 
 @dataclass(frozen=True, slots=True)
+class TracedDenoise(Denoise):
+    """A run whose steps a node pack wants to see: a third output, as `worker.traced` has it."""
+
+    outputs: ClassVar[int] = 3
+
+
+@dataclass(frozen=True, slots=True)
 class Tiles:
     """Tiling of a VAE in pixels."""
 

@@ -17,7 +17,7 @@ from backend.guiders import (
     Sampler,
     Schedule,
 )
-from backend.ops import Denoise, ModelSigmas
+from backend.ops import Denoise, ModelSigmas, TracedDenoise
 from backend.sampling.noise import initial_noise
 from backend.sampling.samplers import SAMPLERS
 from backend.sampling.sigmas import schedule_sigmas
@@ -157,16 +157,19 @@ def ran(
     callback: Any = None,
     seed: int | None = None,
 ) -> Tensor:
-    """A run through the engine. callback is told of the end: (last step, estimate, samples, steps)."""
+    """A run through the engine. callback is told of every step once the run is over: (step, estimate, what
+    the step began with, steps), in the model's units.
+    """
     reference = sampler.reference()
     levels = sigmas if isinstance(sigmas, Schedule) else sigmas.detach().cpu().float()
-    op: Denoise = Denoise(guider, latent, noise_of_tensor(noise, seed), reference, levels)
-    (samples,), (denoised,) = outputs(op)
+    kind = Denoise if callback is None else TracedDenoise
+    (samples,), _, *traces = outputs(kind(guider, latent, noise_of_tensor(noise, seed), reference, levels))
     assert isinstance(samples, Latent)
-    assert isinstance(denoised, Latent)
-    if callback is not None:
+    for (trace,) in traces:
+        assert isinstance(trace, Latent)
         steps = levels.steps if isinstance(levels, Schedule) else max(1, len(levels) - 1)
-        callback(steps - 1, denoised.samples, samples.samples, steps)
+        for step, (estimate, begun) in enumerate(trace.samples, steps - len(trace.samples)):
+            callback(step, estimate, begun, steps)
     return samples.samples
 
 

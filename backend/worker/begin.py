@@ -9,7 +9,7 @@ from backend.guiders import Sampler, Schedule
 from backend.models.conditioning import rows_of
 from backend.models.family import Layout
 from backend.models.latent import LatentFormat
-from backend.ops import Denoise
+from backend.ops import Denoise, TracedDenoise
 from backend.sampling.noise import leftover_generator
 from backend.sampling.prediction import Prediction
 from backend.sampling.run import Outcome, Run, fit_mask, sample
@@ -18,7 +18,6 @@ from backend.sampling.steer import conditions_of, stand_in
 from backend.types import Latent, OpKey
 from backend.worker.conditions import Networks, Setting, resolve
 from backend.worker.conducted import (
-    Finish,
     Start,
     codes_in,
     conducted,
@@ -29,6 +28,7 @@ from backend.worker.conducted import (
 )
 from backend.worker.denoise import Denoising, Target, finisher
 from backend.worker.foreign_host import RunHost
+from backend.worker.traced import Finish, traced
 from backend.worker.within import within
 
 
@@ -59,7 +59,10 @@ def begin(key: OpKey, op: Denoise, target: Target, layout: Layout, networks: Net
         run, finish = conducted(start, host, codes)
     else:
         run, finish = sampled(start, initial, target)
-    return Denoising(key, run, target, (guider, sides), max(len(sigmas) - 1, 0), finish)
+    steps = max(len(sigmas) - 1, 0)
+    if isinstance(op, TracedDenoise):
+        run, finish = traced(run, finish, latent, steps)
+    return Denoising(key, run, target, (guider, sides), steps, finish)
 
 
 def sampled(start: Start, initial: Tensor, target: Target) -> tuple[Run, Finish]:

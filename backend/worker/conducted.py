@@ -1,9 +1,8 @@
 """Runs that functions of node packs conduct: in place of the server's sampler runs what they bring."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -30,8 +29,7 @@ from backend.types import Latent
 from backend.worker.foreign_host import RunHost
 from backend.worker.inverted import inverted
 from backend.worker.predictions import SAMPLING
-
-Finish: TypeAlias = Callable[[Outcome], tuple[Latent, Latent]]
+from backend.worker.traced import Finish
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +65,7 @@ def conducted(start: Start, host: RunHost, codes: Sequence[ForeignCode]) -> tupl
         ended = conductor.conduct(host, ask, setup, codes)
         return Outcome(ended.samples, ended.denoised)
 
-    def finish(outcome: Outcome) -> tuple[Latent, Latent]:
+    def finish(outcome: Outcome) -> tuple[Latent, ...]:
         last = outcome.denoised
         denoised = outcome.samples if last is None else target.format.from_model(last.float())
         ends = (outcome.samples, denoised)

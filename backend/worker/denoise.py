@@ -5,7 +5,7 @@ conditions, in one round or more; each is one model call per condition that coun
 loop, together with those of other ops.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,6 +33,7 @@ from backend.worker.batch import ModelCall, Network
 from backend.worker.conditions import Condition, Sides, remaining
 from backend.worker.foreign_host import RunHost, Target
 from backend.worker.reuse import call_reuse, result_reuse
+from backend.worker.traced import Finish
 
 __all__ = ["Denoising", "Target", "finisher"]
 
@@ -92,11 +93,11 @@ class Denoising:
         target: Target,
         guidance: tuple[Guider, Sides],
         total: int,
-        finish: Callable[[Outcome], tuple[Latent, Latent]],
+        finish: Finish,
     ) -> None:
         self.key, self.total, self.format = key, total, target.format
         self.estimate: Tensor | None = None  # of the last reported step, model units
-        self.result: tuple[Latent, Latent] | None = None
+        self.result: tuple[Latent, ...] | None = None
         self._run, self._target, self._finish = run, target, finish
         self._guider, self._sides = guidance
         self._memory = Memory()
@@ -301,10 +302,10 @@ def _counting(conditions: Sequence[Condition], request: DenoiseRequest) -> tuple
     return (*others, *(replace(c, region=room) for c in active if c.default and room is not None))
 
 
-def finisher(latent: Latent, format: LatentFormat) -> Callable[[Outcome], tuple[Latent, Latent]]:
+def finisher(latent: Latent, format: LatentFormat) -> Finish:
     """The end of a run over `latent`: its samples and last estimate, in LATENT's units on the CPU."""
 
-    def finish(outcome: Outcome) -> tuple[Latent, Latent]:
+    def finish(outcome: Outcome) -> tuple[Latent, ...]:
         ends = (outcome.samples, outcome.samples if outcome.denoised is None else outcome.denoised)
         samples, denoised = (replace(latent, samples=format.from_model(x.float()).cpu()) for x in ends)
         return samples, denoised

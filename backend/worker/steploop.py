@@ -63,7 +63,7 @@ class Ended:
     """A finished run: its outputs and the compute time that it had a part in."""
 
     key: OpKey
-    outputs: tuple[Latent, Latent]
+    outputs: tuple[Latent, ...]
     seconds: float
 
 

@@ -7,14 +7,17 @@ import pytest
 from PIL import Image
 
 from tests.build import a_node, a_prompt
-from tests.serving import succeeded
+from tests.serving import error_of, succeeded
 
 pytestmark = pytest.mark.server
 
 PACK = '''
 import torch
+import comfy.sample
+import comfy.samplers
 import comfy.sd
 import folder_paths
+import latent_preview
 import nodes
 from aiohttp import web
 from server import PromptServer
@@ -72,7 +75,48 @@ class Patched:
         return (changed,)
 
 
-NODE_CLASS_MAPPINGS = {"InnerRun": InnerRun, "Patched": Patched}
+class Estimated:
+    """What a run's callback was told last, taken out of the model's units as ComfyUI's own nodes do."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        conditions = {"positive": ("CONDITIONING",), "negative": ("CONDITIONING",)}
+        return {"required": {"model": ("MODEL",), **conditions, "seed": ("INT", {})}}
+
+    RETURN_TYPES = ("LATENT",)
+    FUNCTION = "run"
+
+    def run(self, model, positive, negative, seed):
+        start, kept, told = torch.zeros(1, 4, 8, 8), {}, []
+        noise = comfy.sample.prepare_noise(start, seed)
+        keep = latent_preview.prepare_callback(model, 4, kept)
+
+        def callback(step, x0, x, total):
+            told.append((step, total, float(x.std())))
+            keep(step, x0, x, total)
+
+        sigmas = comfy.samplers.KSampler(model, 4, "cpu", "euler", "normal").sigmas
+        samples = comfy.sample.sample_custom(
+            model,
+            noise,
+            7.0,
+            comfy.samplers.sampler_object("euler"),
+            sigmas,
+            positive,
+            negative,
+            start,
+            callback=callback,
+            seed=seed,
+        )
+        estimate = model.model.process_latent_out(kept["x0"].cpu())
+        assert torch.allclose(estimate, samples, atol=1e-3), (estimate.std(), samples.std())
+        assert [(step, total) for step, total, _ in told] == [(0, 4), (1, 4), (2, 4), (3, 4)]
+        begun = noise.std() * (1 + sigmas[0] ** 2) ** 0.5
+        assert abs(told[0][2] / begun - 1) < 0.01, (told[0], begun)
+        return ({"samples": estimate},)
+
+
+NODE_CLASS_MAPPINGS = {"InnerRun": InnerRun, "Patched": Patched, "Estimated": Estimated}
 '''
 
 
@@ -88,7 +132,7 @@ def served(own_server):
 def pixels(server, prompt) -> np.ndarray:
     """The picture that node 9 of a prompt saves."""
     entry = server.run(prompt)
-    assert succeeded(entry)
+    assert succeeded(entry), error_of(entry)
     (shown,) = entry["outputs"]["9"]["images"]
     data = server.read(f"/view?filename={shown['filename']}&type=output&subfolder={shown['subfolder']}")
     return np.asarray(Image.open(io.BytesIO(data))).astype(int)
@@ -102,7 +146,8 @@ def patched(kind):
 
 def test_a_pack_s_nodes_routes_and_functions(served):
     (told,) = served.get("/tessera/packs")
-    assert (told["name"], told["nodes"], told["error"]) == ("mine", ["InnerRun", "Patched"], None)
+    assert (told["name"], told["nodes"]) == ("mine", ["InnerRun", "Patched", "Estimated"])
+    assert told["error"] is None
     assert served.get("/mine/hello") == served.get("/api/mine/hello")
     plain = pixels(served, a_prompt())
     inner = {
@@ -110,6 +155,9 @@ def test_a_pack_s_nodes_routes_and_functions(served):
         "9": a_node("SaveImage", images=["1", 0], filename_prefix="inner"),
     }
     assert np.abs(pixels(served, inner) - plain).max() <= 1
+    estimated = {**a_prompt(prefix="estimated"), "3": a_node("Estimated", model=["4", 0], seed=1)}
+    estimated["3"]["inputs"] |= {"positive": ["6", 0], "negative": ["7", 0]}
+    assert np.abs(pixels(served, estimated) - plain).max() <= 1
     assert np.abs(pixels(served, patched("same")) - plain).max() <= 1
     assert np.abs(pixels(served, patched("guided")) - plain).max() > 5
     assert np.abs(pixels(served, patched("blocks")) - plain).max() > 1
