@@ -103,6 +103,11 @@ def _stack(uses: Sequence[Adjustment], outline: Outline | None) -> Stack:
     return tuple(Patch(lora_of(use, outline.target), use.strength) for use in uses)
 
 
+# ComfyUI's merges and LoRAs reach layers, neither buffers nor parameters of modules that have layers in them:
+# SD3's positions, Wan's modulation and its pictures' positions, Z-Image's fillings.
+KEPT = ("pos_embed", "modulation", "emb_pos", "x_pad_token", "cap_pad_token")
+
+
 class _Made(Mapping[str, Tensor]):
     """The base's tensors by the names in its file, with the other's mixed in."""
 
@@ -113,6 +118,8 @@ class _Made(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         if (canonical := self._canonical.get(name)) is None:
+            return self._base.tensors[name]
+        if canonical.rpartition(".")[2] in KEPT:
             return self._base.tensors[name]
         own = self._base.tensor(canonical)
         share = next((s for s in self._shares if canonical.startswith(s.start)), None)

@@ -66,13 +66,16 @@ class Box:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Region:
-    """mask [B, *dims], 0..1 as a rule, or None; begins, ends: the sigmas between which it counts."""
+    """mask [B, *dims], 0..1 as a rule, or None; begins, ends: the sigmas between which it counts; asked: the
+    box as it was asked for, which may reach over the latent's end.
+    """
 
     box: Box | None = None
     mask: Tensor | None = None
     strength: float = 1.0
     begins: float = inf
     ends: float = -inf
+    asked: Box | None = None
 
     def counts(self, sigma: Tensor) -> bool:
         """At this noise level (0-dim). Both ends are part of the range."""
@@ -118,8 +121,8 @@ def region_of(options: Mapping[str, object], dims: Sequence[int], noise: NoiseRa
         if options.get("set_area_to_bounds"):
             box = bounds(mask)
     begins, ends = _times(options, noise)
-    box = None if box is None else box.within(dims)
-    return Region(box, mask if isinstance(mask, Tensor) else None, strength, begins, ends)
+    inside = None if box is None else box.within(dims)
+    return Region(inside, mask if isinstance(mask, Tensor) else None, strength, begins, ends, asked=box)
 
 
 def bounds(mask: Tensor) -> Box:

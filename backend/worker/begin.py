@@ -14,7 +14,7 @@ from backend.sampling.noise import leftover_generator
 from backend.sampling.prediction import Prediction
 from backend.sampling.run import Outcome, Run, fit_mask, sample
 from backend.sampling.sigmas import schedule_sigmas
-from backend.sampling.steer import conditions_of, stand_in
+from backend.sampling.steer import conditions_of, sides_of, stand_in
 from backend.types import Latent, OpKey
 from backend.worker.conditions import Networks, Setting, resolve
 from backend.worker.conducted import (
@@ -48,7 +48,7 @@ def begin(key: OpKey, op: Denoise, target: Target, layout: Layout, networks: Net
     most = float(sigmas.max()) if len(sigmas) else 0.0
     setting = Setting(layout, target.prediction.range, initial, mask, networks, most)
     guider, patches = stand_in(op.guider), op.guider.model.patches
-    sides = resolve(conditions_of(op.guider), setting)
+    sides = resolve(conditions_of(op.guider), setting, sides_of(op.guider))
     # ComfyUI makes random choices within a model with the generator that the initial noise came from
     generator = leftover_generator(noise.to(target.device), op.noise.seed)
     inside = within(patches, sides, initial, networks)

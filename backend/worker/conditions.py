@@ -3,7 +3,7 @@
 Done once, before the first step, as far as the latent's size and the model's noise range allow.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Protocol, TypeAlias
@@ -113,21 +113,25 @@ class Setting:
 Sides: TypeAlias = Mapping[str, tuple[Condition, ...]]
 
 
-def resolve(sides: Mapping[str, Sequence[Cond]], setting: Setting) -> dict[str, tuple[Condition, ...]]:
+def resolve(
+    sides: Mapping[str, Sequence[Cond]], setting: Setting, joined: Collection[str] | None = None
+) -> dict[str, tuple[Condition, ...]]:
     """Every side's conditions, each side with a counterpart for every area of the others.
 
+    joined: the sides that know of each other (a patch's own does not), all by default.
     Raises: UnsupportedOption for an empty first side, or an option that can't be honoured.
     """
     found = {side: [_resolved(cond, side, setting) for cond in conds] for side, conds in sides.items()}
     first = next(iter(found))
     if not found[first]:
         raise UnsupportedOption(first, (), "Connect a conditioning with at least one entry.")
-    for side in found:
+    together = [side for side in found if joined is None or side in joined]
+    for side in together:
         for condition in list(found[side]):
-            for others in (found[other] for other in found if other != side):
+            for others in (found[other] for other in together if other != side):
                 made = counterpart(condition, others)
                 others.extend(() if made is None else (made,))
-    for side in found:
+    for side in together:
         if side != first:
             found[side] = with_controls(found[first], found[side])
     return {side: tuple(conditions) for side, conditions in found.items()}
@@ -136,21 +140,23 @@ def resolve(sides: Mapping[str, Sequence[Cond]], setting: Setting) -> dict[str, 
 def counterpart(condition: Condition, others: Sequence[Condition]) -> Condition | None:
     """For a condition with an area: its region under the condition of the other side that surrounds it.
 
-    None where it has no area, the other side has that area already, or nothing there surrounds it.
+    None where it has no area, the other side has that area already, or nothing there surrounds it. Areas are
+    compared as they were asked for, as in ComfyUI: one that reaches over the latent's end is not within one
+    that ends there.
     """
-    box = condition.region.box
+    box = condition.region.asked
     if box is None:
         return None
     nearest: Condition | None = None
     for other in others:
-        size = other.region.box
+        size = other.region.asked
         if size is None:
             nearest = nearest or other
         elif size.holds(box) and (
-            nearest is None or nearest.region.box is None or nearest.region.box.volume > size.volume
+            nearest is None or nearest.region.asked is None or nearest.region.asked.volume > size.volume
         ):
             nearest = other
-    if nearest is None or nearest.region.box == box:
+    if nearest is None or nearest.region.asked == box:
         return None
     return replace(
         condition, tokens=nearest.tokens, inputs=nearest.inputs, control_tokens=nearest.control_tokens

@@ -154,13 +154,10 @@ class Sd3:
         hidden = (hidden + self.positions(module.pos_embed.pos_embed, height, width)).contiguous()
         time = self.time(module.time_text_embed, timesteps, extra, x)
         text = module.context_embedder(tokens)
-        last, (added, _) = len(module.transformer_blocks) - 1, added_of(additions)
+        added, _ = added_of(additions)
         for number, block in enumerate(module.transformer_blocks):
-            if number == last:  # it has no text to hand on, and is never left out
-                _, hidden = block(hidden_states=hidden, encoder_hidden_states=text, temb=time)
-            else:
-                run = partial(run_block, block, time)
-                hidden, text = passed(additions, "double", number, run, (hidden, text))
+            run = partial(run_block, block, time)
+            hidden, text = passed(additions, "double", number, run, (hidden, text))
             hidden = controlled(hidden, added, number)
         out: Tensor = module.proj_out(module.norm_out(hidden, time))
         return from_tokens(out, height, width, channels_last=True)
@@ -195,8 +192,9 @@ class Sd3:
 
 
 def run_block(block: nn.Module, time: Tensor, hidden: Tensor, text: Tensor) -> tuple[Tensor, ...]:
-    text, hidden = block(hidden_states=hidden, encoder_hidden_states=text, temb=time)
-    return hidden, text
+    """The last block has no text to hand on: it stays."""
+    told, hidden = block(hidden_states=hidden, encoder_hidden_states=text, temb=time)
+    return hidden, text if told is None else told
 
 
 def detect(header: Header) -> Sd3 | None:

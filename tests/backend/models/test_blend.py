@@ -14,6 +14,7 @@ from backend.models.denoiser import load_denoiser
 from backend.models.merged import Lora, Patch
 from backend.models.text import load_text_encoder
 from tests.backend.models.conftest import CPU, weights_of
+from tests.backend.models.families.originals import ALL, original, state_of
 
 PREFIX = "model.diffusion_model."
 HALF = Share("", 0.5, 0.5)
@@ -66,6 +67,18 @@ def test_the_longest_start_that_fits_a_name_says_the_share(tiny, tmp_path):
     assert torch.allclose(merged["conv_in.weight"], own["conv_in.weight"] * 3, atol=1e-6)
     resnet = "down_blocks.0.resnets.0.conv1.weight"
     assert torch.allclose(merged[resnet], own[resnet] * 2, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("sd3", "pos_embed.pos_embed"), ("wan", "scale_shift_table")])
+def test_what_is_beside_layers_stays_the_bases(kind, kept, tmp_path):
+    own = original(ALL[kind], state_of(ALL[kind]))
+    save_file({name: value.contiguous() for name, value in own.items()}, tmp_path / "own.safetensors")
+    save_file({name: value * 2 for name, value in own.items()}, tmp_path / "other.safetensors")
+    first, second = (weights_of(tmp_path / f"{name}.safetensors", "denoiser") for name in ("own", "other"))
+    merged, before = state(blended(Blend(Source(first), Source(second), (HALF,)))), state(first)
+    for name, value in merged.items():
+        factor = 1.0 if name.endswith(kept) else 1.5
+        assert torch.allclose(value, before[name] * factor, atol=1e-5), name
 
 
 def test_merges_of_merges_are_merged(tiny, tmp_path):

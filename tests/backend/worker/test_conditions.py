@@ -60,6 +60,24 @@ def test_no_counterpart_is_made_for_an_area_that_both_sides_have():
     assert (len(positive), len(negative)) == (1, 1)
 
 
+def test_areas_are_compared_as_they_were_asked_for():
+    over, whole = (8, 8, 12, 0), (16, 16, 0, 0)
+    positive, negative = resolved([a_cond(1.0, area=over)], [a_cond(5.0, area=whole)])
+    assert positive[0].region.box == Box((4, 8), (12, 0))
+    assert (len(positive), len(negative)) == (1, 1)  # it reaches over the end of what would surround it
+
+
+def test_a_side_that_is_not_joined_knows_of_no_areas_and_controlnets():
+    sides = {
+        "positive": [controlled(1.0, True, area=(4, 4, 2, 2))],
+        "negative": [a_cond(5.0)],
+        "empty": [a_cond(0.0)],
+    }
+    found = resolve(sides, a_setting(), ("positive", "negative"))
+    assert [len(found[side]) for side in sides] == [1, 2, 1]
+    assert not found["empty"][0].controls
+
+
 def controlled(value, for_both, **options):
     use = ControlUse(NET, torch.zeros(1, 64, 64, 3), 0.8)
     return a_cond(value, control=(use,), control_apply_to_uncond=for_both, **options)

@@ -207,14 +207,20 @@ def test_rows_of_one_pass_are_what_they_are_alone(kind: str):
     assert together.shape == x.shape
 
 
+def last_block(kind: str) -> int:
+    names = state_of(ALL[kind])
+    return max(int(n.split(".")[1]) for n in names if n.startswith("transformer_blocks."))
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["second", "last"])
 @pytest.mark.parametrize("kind", ["flux", "sd3", "qwen_image"])
-def test_a_row_without_a_block_is_what_it_is_where_all_rows_are(kind: str):
+def test_a_row_without_a_block_is_what_it_is_where_all_rows_are(kind: str, last: bool):
     layout = ALL[kind]
     frames = () if layout.latent.dimensions == 2 else (1,)
     x, text = random(ROWS, 16, *frames, 8, 8), random(ROWS, TOKENS, 24, seed=2)
     time = torch.tensor([0.3, 0.8]) * layout.prediction.timestep(torch.tensor(1.0))
     extra = {"pooled": random(ROWS, 20, seed=3), "guidance": torch.tensor([3.5, 1.0])}
-    without = Row(Alteration(without=Blocks(double=(1,))))
+    without = Row(Alteration(without=Blocks(double=(last_block(kind) if last else 1,))))
     module = network(layout)
     with torch.no_grad():
         plain = layout.call(module, x, time, text, extra)
