@@ -2,14 +2,14 @@
 at once, so that nothing is computed for them in vain.
 
 Of the jobs that came lately, the smaller are taken as far as the devices suffice for all of them; a larger
-one is refused when it comes. Jobs without a deadline only wait.
+one is refused when it comes, unless what waits is little. Jobs without a deadline only wait.
 """
 
 from bisect import bisect_left, insort
 from collections import OrderedDict, deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from math import inf
+from math import exp, inf
 
 from backend.types import Seconds
 
@@ -17,6 +17,7 @@ SPAN = 90.0  # seconds that count as lately
 _KEPT = 20_000  # jobs whose answer is remembered
 _LEAST = 20  # jobs that say something of what comes
 _KEEP = 0.98  # of what is known of the pace, when one more op has ended
+_HASTY, _LEARN, _SHORTEST = 0.1, 0.1, 0.01  # share of ops below `Haste`; weight of one more; at first
 _START = 30.0  # device seconds that the first guess of the pace counts like
 
 
@@ -30,15 +31,15 @@ class Admission:
     _answers: OrderedDict[Hashable, bool] = field(default_factory=OrderedDict)
     _first: Seconds | None = None
 
-    def takes(self, job: Hashable, work: Seconds, pace: float, now: Seconds) -> bool:
+    def takes(self, job: Hashable, work: Seconds, pace: float, now: Seconds, calm: bool = False) -> bool:
         """Whether a job is taken: the same answer each time. pace: seconds of work that all devices do in a
-        second.
+        second. calm: those with least time to spare could wait for all that waits.
         """
         known = self._answers.get(job)
         if known is None:
             self._note(work, now)
             self._learn(pace, now)
-            known = self._answers[job] = work <= self.limit
+            known = self._answers[job] = calm or work <= self.limit
             if len(self._answers) > _KEPT:
                 self._answers.popitem(last=False)
         return known
@@ -62,6 +63,20 @@ class Admission:
             if left < 0:
                 self.limit = size
                 return
+
+
+@dataclass(slots=True)
+class Haste:
+    """value: of the ops that came with a deadline a tenth had less time to spare."""
+
+    value: Seconds = inf
+
+    def note(self, spare: Seconds) -> None:
+        """Each op moves the quantile a little towards where it belongs."""
+        if self.value == inf:
+            self.value = max(_SHORTEST, spare)
+        else:
+            self.value *= exp(_LEARN * (_HASTY - (spare < self.value)))
 
 
 @dataclass(slots=True)

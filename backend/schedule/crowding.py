@@ -12,6 +12,7 @@ from backend.schedule.pool import ReadyOp
 from backend.schedule.state import Pool
 from backend.types import Seconds
 
+PLAY = 1.5  # times as long as it looks a run may take: others begin and end on its device meanwhile
 _SLACK = 1.05  # figures are no more exact than that
 
 
@@ -67,7 +68,7 @@ def delays(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> bool:
     for running in steps(device):
         if running.op.deadline is not None:
             spare = running.op.deadline - now - (running.op.path - running.op.cost)
-            if spare < remaining(pool, device, running, now) * slower:
+            if spare < remaining(pool, device, running, now) * slower * PLAY:
                 return True
     return False
 
@@ -77,7 +78,7 @@ def latest(pool: Pool, device: Device, now: Seconds) -> Iterator[Seconds]:
     for running in steps(device):
         op = running.op
         if op.deadline is not None:
-            yield op.deadline - (op.path - op.cost) - remaining(pool, device, running, now)
+            yield op.deadline - (op.path - op.cost) - PLAY * remaining(pool, device, running, now)
 
 
 def turn(pool: Pool, device: Device) -> Seconds:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 
-from backend.schedule.crowding import crowds, latest, remaining, turn
+from backend.schedule.crowding import PLAY, crowds, latest, remaining, turn
 from backend.schedule.devices import Device
 from backend.schedule.memory import room
 from backend.schedule.pool import ReadyOp
@@ -86,6 +86,21 @@ def loading(pool: Pool, components: Iterable[ComponentId]) -> Seconds:
     return sum(map(pool.profile.load, components))
 
 
+def delay(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> Seconds:
+    """Until the op's weights are on a device: those under way, and behind them those to be sent for."""
+    there, missing = now, False
+    for component in op.components:
+        held = device.held.get(component)
+        if held is None:
+            missing = True
+        elif held.ready > there:
+            there = held.ready
+    if not missing:
+        return there - now
+    after = max(0.0, device.channel - now) + loading(pool, device.missing(op.components))
+    return max(there - now, after)
+
+
 def joins(pool: Pool, op: ReadyOp, device: Device, holds: Holds, now: Seconds) -> bool:
     """Whether an op fits the batch that runs there, and it pays to share its passes."""
     fits = pool.rules.batch and device.stepping and device.batch == op.batch and admits(op, device, holds)
@@ -104,7 +119,7 @@ def _in_time(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> bool:
         return True
     component, step = op.components[0], pool.profile.step
     slower = step(component, device.rows + op.rows) / max(1e-9, step(component, op.rows))
-    return now + op.cost * slower + op.path - op.cost + turn(pool, device) / 2 <= op.deadline
+    return now + PLAY * op.cost * slower + op.path - op.cost + turn(pool, device) / 2 <= op.deadline
 
 
 def _home(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
@@ -122,9 +137,11 @@ def _step(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
     if devices.idle:
         holders = [d for d in devices.holding(op.components[0], devices.idle) if admits(op, d, holds)]
         resident = [d for d in holders if not d.missing(op.components)]
+        waits = {d.id: delay(pool, op, d, now) for d in resident}
         if resident:
-            best = min(resident, key=lambda d: (d.whole, d.id))
-            return Place(best, "its weights are resident on an idle device")
+            best = min(resident, key=lambda d: (waits[d.id], d.whole, d.id))
+            if not waits[best.id] or not too_late(op, now + waits[best.id]):
+                return Place(best, "its weights are resident on an idle device")
     batches = [d for d in devices.joinable(op.batch or "") if joins(pool, op, d, holds, now)]
     if not batches:
         return _cold(pool, op, holds, now) if devices.idle else None

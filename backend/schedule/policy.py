@@ -100,10 +100,15 @@ def _admit(state: _Plan) -> None:
     fresh, pool.queue.fresh = pool.queue.fresh, []
     if not pool.rules.admit or not pool.devices.workers:
         return
+    waits = sum(lane.seconds for lane in pool.queue.lanes.values())
+    waits -= sum(pool.queue.ops[key].cost for key in fresh if key in pool.queue.ops)
+    calm = waits <= pool.queue.haste.value * len(pool.devices.workers)
     pace = pool.rules.busy * pool.pace.value * len(pool.devices.workers)
     for key in fresh:
         op = pool.queue.ops.get(key)
-        if op is not None and not pool.admission.takes((op.user, op.order), op.path, pace, state.now):
+        if op is None:
+            continue
+        if not pool.admission.takes((op.user, op.order), op.path, pace, state.now, calm):
             pool.remove(key)
             limit = pool.admission.limit
             reason = f"more comes than can be done, and its job needs {op.path:.3g} s, over {limit:.3g} s"

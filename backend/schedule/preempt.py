@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from math import inf
 
-from backend.schedule.crowding import crowders, remaining, rows_by_user, steps, turn
+from backend.schedule.crowding import PLAY, crowders, remaining, rows_by_user, steps, turn
 from backend.schedule.devices import LOOK, Device, Running
-from backend.schedule.placement import Place, cleared, loading, too_late
+from backend.schedule.placement import Place, cleared, delay, too_late
 from backend.schedule.pool import ReadyOp
 from backend.schedule.state import Pool
 from backend.types import Seconds
@@ -16,12 +16,14 @@ PRESSED = 1.0  # seconds to spare
 
 @dataclass(frozen=True, slots=True)
 class Takeover:
-    """The ops that stop, and the place that this makes. spare: what the one with the least can wait for and
-    still be in time, below 0 where it can't. late: the op will be too late all the same.
+    """The ops that stop, and the place that this makes. wait: until the op begins there. spare: what the one
+    with the least can wait for and still be in time, below 0 where it can't. late: the op will be too late
+    all the same.
     """
 
     victims: tuple[Running, ...]
     place: Place
+    wait: Seconds
     spare: Seconds = inf
     late: bool = False
 
@@ -46,8 +48,8 @@ def takeover(pool: Pool, op: ReadyOp, now: Seconds) -> Takeover | None:
         found,
         key=lambda t: (
             t.late,
+            t.wait,
             -t.spare if t.spare >= 0 else inf,
-            turn(pool, t.place.device),
             len(t.victims),
             t.place.device.id,
         ),
@@ -70,7 +72,8 @@ def _on(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> Takeover | Non
     if room is None:
         return None
     sizes, evict = room
-    if sizes and too_late(op, now + loading(pool, sizes)):
+    wait = delay(pool, op, device, now)
+    if wait and too_late(op, now + wait):
         return None
     if device.batch != op.batch:
         running = steps(device)
@@ -81,8 +84,9 @@ def _on(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> Takeover | Non
         return None
     reason = "it would have waited longer than it will run, and its user has received less"
     spare = min(_spare(r, remaining(pool, device, r, now), now) for r in victims) - op.cost
-    late = too_late(op, now + turn(pool, device))
-    return Takeover(tuple(victims), Place(device, reason, sizes, tuple(evict)), spare, late)
+    wait = max(wait, turn(pool, device))
+    late = too_late(op, now + wait)
+    return Takeover(tuple(victims), Place(device, reason, sizes, tuple(evict)), wait, spare, late)
 
 
 def _for_rows(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> list[Running]:
@@ -128,7 +132,7 @@ def _pressed(op: ReadyOp, now: Seconds) -> bool:
 def _spare(running: Running, left: Seconds, now: Seconds) -> Seconds:
     """For how long a run may be stopped and still be in time."""
     op = running.op
-    return inf if op.deadline is None else op.deadline - now - left - (op.path - op.cost)
+    return inf if op.deadline is None else op.deadline - now - PLAY * left - (op.path - op.cost)
 
 
 def _owes(pool: Pool, running: ReadyOp, op: ReadyOp, quantum: Seconds) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from backend.schedule.admission import Haste
 from backend.schedule.fairness import Shares
 from backend.schedule.pool import Order, ReadyOp
 from backend.types import OpKey, Seconds
@@ -72,7 +73,7 @@ class Queue:
         self.lanes: dict[object, Lane] = {}
         self.calls: dict[object, Lane] = {}
         self.batches: dict[str, dict[object, Lane]] = {}
-        self.epoch = 0
+        self.epoch, self.haste = 0, Haste()
         self._shares, self._deadlines = shares, deadlines
         self._users: dict[str, _User] = {}
         self._ahead = 0
@@ -104,6 +105,7 @@ class Queue:
             lane.offer(self._head(op.user, user, entry))
         if op.deadline is not None:
             insort(self._late, (op.deadline - op.path, op.key))
+            self.haste.note(op.deadline - op.path - now)
             self.fresh.append(op.key)
         if op.ahead:
             user.ahead += 1

@@ -7,18 +7,17 @@ unseeded chance: equal inputs give equal outcomes.
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 
 from backend.schedule.pool import Decision, Reject, Resume, Run
-from backend.schedule.simulation.catalogue import GIB, LORA_TAX, MERGE, Catalogue
+from backend.schedule.simulation.catalogue import GIB, Catalogue
 from backend.schedule.simulation.fleet import Done, Failed, Fleet, Lost, Progress, Report, Task
 from backend.schedule.simulation.host import Host
+from backend.schedule.simulation.lowering import lower
 from backend.schedule.simulation.policies import Device, Policy
-from backend.schedule.simulation.workload import Job, decode, encodes, pass_seconds, work
+from backend.schedule.simulation.workload import Job
 from backend.types import ComponentId, OpKey, Seconds
 
-HANDOFF = 0.003  # seconds by which an op begins later because its inputs come from another
 _PATIENCE, _STARVED = 1.0, 3600.0
 _LOOK_AGAIN = 0.5  # seconds after which progress alone is a reason to plan again
 
@@ -253,7 +252,7 @@ class Simulation:
     def _arrive(self, job: Job) -> None:
         self.now = max(self.now, job.arrived)
         self.fleet.now = self.now
-        tasks, costs, first = self._lower(job)
+        tasks, costs, first = lower(job, self.catalogue, self.policy)
         opened = self.open[job.id] = OpenJob(job, tasks, costs, first)
         for task in tasks:
             self._owner[task.key] = job.id
@@ -264,39 +263,6 @@ class Simulation:
         self._release(opened)
         self.arrived(opened)
         self.decide()
-
-    def _lower(self, job: Job) -> tuple[list[Task], list[Seconds], int]:
-        """Its ops, what each takes alone, and how many of them wait for nothing."""
-        catalogue, merged = self.catalogue, self.policy.merged
-        if self.policy.whole:
-            return [pipeline(job, catalogue)], [job.work + MERGE * bool(job.loras)], 1
-        tasks, costs = list[Task](), list[Seconds]()
-        for number, (component, seconds) in enumerate(encodes(job, catalogue)):
-            key = OpKey(f"{job.id}.encode{number}")
-            tasks.append(_whole(key, job, component, seconds + HANDOFF))
-            costs.append(seconds + HANDOFF)
-        first = len(tasks)
-        taxed = bool(job.loras) and not merged
-        base = job.base.denoiser
-        denoise = Task(
-            OpKey(f"{job.id}.denoise"),
-            job.id,
-            job.user,
-            "step",
-            (base, *job.adapters),
-            batch=f"{base} {job.adapters}" if merged and job.adapters else base,
-            rows=job.rows,
-            parts=2 if job.base.family.guided else 1,
-            passes=job.passes,
-            nets=job.controlnets,
-            taxed=taxed,
-            guided=job.base.family.guided,
-            due=job.due,
-        )
-        seconds = decode(job, catalogue) + 2 * HANDOFF
-        tasks += [denoise, _whole(OpKey(f"{job.id}.decode"), job, ComponentId(job.base.family.vae), seconds)]
-        costs += [job.passes * pass_seconds(job, catalogue, taxed=taxed), seconds]
-        return tasks, costs, first
 
     def _release(self, opened: OpenJob) -> None:
         """Ready the next ops of a job."""
@@ -384,41 +350,9 @@ class Simulation:
                 self._backlog.setdefault(task.user, []).append((since, self.now))
 
 
-def pipeline(job: Job, catalogue: Catalogue) -> Task:
-    """A job as one piece of work, as whole-pipeline serving runs it."""
-    component = catalogue.pipeline(job.base)
-    merge = MERGE if job.loras else 0.0
-    return Task(
-        OpKey(f"{job.id}.pipeline"),
-        job.id,
-        job.user,
-        "whole",
-        (component, *job.adapters),
-        batch=f"{component} {job.adapters} {job.passes}",
-        rows=job.rows,
-        seconds=job.work + merge,
-        together=partial(_together, job, catalogue),
-        due=job.due,
-    )
-
-
-def _together(job: Job, catalogue: Catalogue, tasks: Sequence[Task]) -> Seconds:
-    """Several jobs of one pipeline as one batch of images."""
-    images = sum(task.rows for task in tasks) // (2 if job.base.family.guided else 1)
-    merge = MERGE if job.loras else 0.0
-    return work(replace(job, images=images), catalogue) + merge
-
-
-def _whole(key: OpKey, job: Job, component: ComponentId, seconds: Seconds) -> Task:
-    return Task(key, job.id, job.user, "whole", (component,), rows=1, seconds=seconds, due=job.due)
-
-
 def _by_use(jobs: Sequence[Job]) -> list[ComponentId]:
     """Components, the most used first."""
     uses: Counter[ComponentId] = Counter()
     for job in jobs:
         uses.update((*job.base.parts, *job.adapters))
     return [component for component, _ in uses.most_common()]
-
-
-__all__ = ["LORA_TAX", "Ending", "Hardware", "Outcome", "Simulation", "pipeline"]

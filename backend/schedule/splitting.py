@@ -3,8 +3,9 @@
 Guidance's halves, and the images of a batch, are rows that know nothing of each other: dealt to several
 devices they end sooner, and on large denoisers cost no more. What ControlNets add is not needed before a UNet
 has come to its middle: another device may compute it meanwhile. A helper is lent: what needs its device takes
-it back at the next step boundary. One without the weights gets them where nobody else wants a device, and
-what the split will save is more than the loading takes.
+it back at the next step boundary; where ops with deadlines come, none is lent for passes that such ops can't
+wait for. One without the weights gets them where nobody else wants a device, and what the split will save is
+more than the loading takes.
 """
 
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from backend.types import ComponentId, OpKey, Seconds
 
 _WORTH = 0.95  # a further helper must save a twentieth of a pass
 _LEAST = 2  # passes that must be left for a split to be worth its messages
+_HASTE = 0.1  # of what hurried ops have to spare: helpers are kept from them by no longer pass
 _EARLY = 0.32  # of a UNet's pass, before it asks for what ControlNets add: docs/splitting.md
 
 
@@ -116,8 +118,9 @@ def _run_of(pool: Pool, key: OpKey, now: Seconds) -> tuple[float, OpKey, Device,
     if dealt or device.alone or device.rows != op.rows:
         return None  # dealt as far as it goes, or a shared pass, which stays on its device
     left = remaining(pool, device, running, now)
-    enough = left >= _LEAST * _pass(pool, running, 0)
-    return (-left, key, device, running) if enough else None
+    if left < _LEAST * _pass(pool, running, 0) or _pass(pool, running, 1) > _HASTE * pool.queue.haste.value:
+        return None
+    return -left, key, device, running
 
 
 def _there(device: Device, components: tuple[ComponentId, ...], now: Seconds) -> bool:

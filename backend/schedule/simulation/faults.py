@@ -23,6 +23,10 @@ class Broken(AssertionError):
         super().__init__(f"seed {seed}, {at:.3f} s: {what}")
 
 
+_LATEST = 2.0  # seconds by which reports are late at most
+_NEWS = 2.5  # who starts a device anew knows by then that it was lost
+
+
 @dataclass(slots=True)
 class Chaos:
     """Faults as they come; each ends after a while. gone: lost devices, and when they are back."""
@@ -62,7 +66,7 @@ class Chaos:
         running = [unit.id for unit in fleet.working()]
         if fault == "device" and len(fleet.units) > 1:
             id = chance.choice(sorted(fleet.units))
-            self.gone[id] = simulation.now + chance.uniform(1, 60)
+            self.gone[id] = simulation.now + max(_NEWS, chance.uniform(1, 60))
             fleet.lose(id)
         elif fault == "slow device" and fleet.units:
             fleet.units[chance.choice(sorted(fleet.units))].slow = chance.choice((1.0, 3.0, 10.0))
@@ -71,7 +75,7 @@ class Chaos:
         elif fault == "clock":
             simulation.skew += chance.choice((-3.0, 5.0, 200.0))
         elif fault == "late":
-            self.late = chance.choice((0.0, 0.05, 2.0))
+            self.late = chance.choice((0.0, 0.05, _LATEST))
         elif fault == "memory" and running:
             unit = fleet.units[chance.choice(running)]
             keys = sorted([*unit.steps, *(task.key for task in unit.wholes)])

@@ -21,15 +21,11 @@ from backend.schedule.simulation.workload import Job
 from backend.types import DeviceId, OpKey, Seconds
 
 
-@dataclass(slots=True)
-class _Ready:
-    task: Task
-    path: Seconds
-
-
 @dataclass(eq=False)
 class Paper:
-    """next_up: for each device the group that is committed to it and runs when it is free."""
+    """ops: those in the queue. paths: of each op that is not over, the seconds of its job from there on.
+    next_up: for each device the group that is committed to it and runs when it is free.
+    """
 
     catalogue: Catalogue
     host: Host
@@ -39,7 +35,8 @@ class Paper:
     max_rows: int = 16
     lanes: Lanes = field(init=False)
     queue: list[tuple[int, OpKey]] = field(default_factory=list)
-    ops: dict[OpKey, _Ready] = field(default_factory=dict)
+    ops: dict[OpKey, Task] = field(default_factory=dict)
+    paths: dict[OpKey, Seconds] = field(default_factory=dict)
     next_up: dict[DeviceId, list[Task]] = field(default_factory=dict)
     lent: dict[OpKey, list[Lane]] = field(default_factory=dict)
 
@@ -49,13 +46,18 @@ class Paper:
     def arrive(self, job: Job, tasks: Iterable[Task], now: Seconds) -> None: ...
 
     def ready(self, task: Task, cost: Seconds, path: Seconds, now: Seconds) -> None:
+        self.paths[task.key] = path
+        self._enqueue(task)
+
+    def _enqueue(self, task: Task) -> None:
         insort(self.queue, (task.job, task.key))
-        self.ops[task.key] = _Ready(task, path)
+        self.ops[task.key] = task
 
     def progress(self, key: OpKey, fraction: float, now: Seconds) -> None: ...
 
     def done(self, key: OpKey, seconds: Seconds | None, now: Seconds) -> None:
         self.lanes.done(key)
+        self.paths.pop(key, None)
         for lane in self.lent.pop(key, ()):
             lane.reserved = False
 
@@ -64,13 +66,14 @@ class Paper:
         self.queue = [entry for entry in self.queue if entry[1] not in keys]
         for key in keys:
             self.ops.pop(key, None)
+            self.paths.pop(key, None)
         for id, group in list(self.next_up.items()):
             self.next_up[id] = [task for task in group if task.key not in keys]
 
     def lost(self, device: DeviceId, now: Seconds) -> None:
         self.lanes.remove(device)
         for task in self.next_up.pop(device, ()):
-            self.ready(task, 0.0, task.due - now, now)
+            self._enqueue(task)
 
     def restored(self, device: Device, now: Seconds) -> None:
         self.lanes.add(device)
@@ -101,8 +104,8 @@ class Paper:
         return decisions + self._spread()
 
     def _abort(self, now: Seconds) -> list[Decision]:
-        late = [key for _, key in self.queue if now + self.ops[key].path > self.ops[key].task.due]
-        jobs = {self.ops[key].task.job for key in late}
+        late = [key for _, key in self.queue if now + self.paths[key] > self.ops[key].due]
+        jobs = {self.ops[key].job for key in late}
         for job, key in list(self.queue):
             if job in jobs:
                 self.queue.remove((job, key))
@@ -112,10 +115,10 @@ class Paper:
         return [Reject(key, "too late", "deadline") for key in late]
 
     def _group(self) -> list[Task]:
-        head = self.ops[self.queue[0][1]].task
+        head = self.ops[self.queue[0][1]]
         group, rows = [head], head.rows
         for _, key in self.queue[1:]:
-            task = self.ops[key].task
+            task = self.ops[key]
             same = (task.kind, task.batch, task.components) == (head.kind, head.batch, head.components)
             if same and rows + task.rows <= self.max_rows and self._pays(head, rows, task.rows):
                 group.append(task)
@@ -143,7 +146,7 @@ class Paper:
         started = self.lanes.start(lane, group, now, lambda: self._seconds(group))
         if started is None:
             for task in group:
-                self.ready(task, 0.0, 0.0, now)
+                self._enqueue(task)
             return []
         return started
 

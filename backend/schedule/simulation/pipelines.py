@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from backend.schedule.admission import Admission
+from backend.schedule.admission import Admission, Haste
 from backend.schedule.pool import Decision, Reject
 from backend.schedule.simulation.catalogue import Base, Catalogue
 from backend.schedule.simulation.fleet import Task
@@ -50,6 +50,7 @@ class Whole:
     lanes: Lanes = field(init=False)
     queue: list[tuple[Seconds, int, Task]] = field(default_factory=list)
     admission: Admission = field(default_factory=Admission)
+    haste: Haste = field(default_factory=Haste)
 
     def __post_init__(self) -> None:
         self.lanes = Lanes(self.catalogue, self.host, self.devices)
@@ -57,6 +58,7 @@ class Whole:
     def arrive(self, job: Job, tasks: Iterable[Task], now: Seconds) -> None: ...
 
     def ready(self, task: Task, cost: Seconds, path: Seconds, now: Seconds) -> None:
+        self.haste.note(task.due - now - task.seconds)
         insort(self.queue, (task.due, task.job, task))
 
     def progress(self, key: OpKey, fraction: float, now: Seconds) -> None: ...
@@ -103,11 +105,16 @@ class Whole:
     def _drop(self, now: Seconds) -> list[Decision]:
         late = {e[1] for e in self.queue if now + e[2].seconds > e[0] or not self.places(e[2])}
         if self.admits:
-            pace = _BUSY * len(self.lanes.all)
-            late |= {e[1] for e in self.queue if not self.admission.takes(e[1], e[2].seconds, pace, now)}
+            late |= {e[1] for e in self.queue if not self._takes(e[2], now)}
         out: list[Decision] = [Reject(e[2].key, "too late", "deadline") for e in self.queue if e[1] in late]
         self.queue = [entry for entry in self.queue if entry[1] not in late]
         return out
+
+    def _takes(self, task: Task, now: Seconds) -> bool:
+        lanes = max(1, len(self.lanes.all))
+        waits = sum(entry[2].seconds for entry in self.queue) - task.seconds
+        calm = waits <= lanes * self.haste.value
+        return self.admission.takes(task.job, task.seconds, _BUSY * lanes, now, calm)
 
     def _start(self, lane: Lane, entry: tuple[Seconds, int, Task], now: Seconds) -> list[Decision]:
         task = entry[2]

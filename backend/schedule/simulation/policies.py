@@ -113,13 +113,13 @@ class Micro:
                 order=(float(task.job), task.job),
                 arrived=now,
                 components=task.components,
-                batch=task.batch,
+                batch=task.batch if task.kind == "step" else None,  # others run one by one
                 rows=task.rows,
                 user=task.user,
                 cost=cost,
                 path=path,
                 deadline=task.due if task.due < inf else None,
-                parts=1 if task.nets else task.parts,  # live workers keep calls with ControlNets at home
+                parts=task.parts,
                 adapted=task.taxed,
             ),
             now,
