@@ -5,6 +5,7 @@ Source: arXiv:2503.20314. Names as in the original checkpoints; the network is d
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from backend.models.additions import NO_ADDITIONS, Additions
 from backend.models.conditioning import NO_INPUTS, Given, Inputs
+from backend.models.families.blocks import passed
 from backend.models.families.renaming import Renaming, Target, lora_names
 from backend.models.families.sequence import PATCH, angles, grid, padded, patches, turns
 from backend.models.header import Header
@@ -141,10 +143,10 @@ class Wan:
         places = torch.cat([grid(rows, columns, index=frame) for frame in range(frames)])
         rotary = tuple(turn[None, :, None] for turn in turns(angles(places, _axes(), THETA), x.device))
         hidden = module.patch_embedding(padded(x)).flatten(2).transpose(1, 2).contiguous()
-        time, modulation, text, _ = module.condition_embedder(timesteps, tokens)
-        modulation = modulation.unflatten(1, (6, -1))
-        for block in module.blocks:
-            hidden = block(hidden, text, modulation, rotary)
+        time, modulation, text = told(module.condition_embedder, timesteps, tokens)
+        for number, block in enumerate(module.blocks):
+            run = partial(run_block, block, text, modulation, rotary)
+            (hidden,) = passed(additions, "double", number, run, (hidden,))
         shift, scale = (module.scale_shift_table + time.unsqueeze(1)).chunk(2, dim=1)
         hidden = (module.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden)
         out = module.proj_out(hidden).reshape(len(x), frames, rows, columns, PATCH, PATCH, -1)
@@ -158,6 +160,23 @@ class Wan:
 
     def lora_names(self, site: str) -> tuple[LayerName, ...]:
         return lora_names(site, NAMES.origin(site))
+
+
+def told(embed: nn.Module, timesteps: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What blocks are told: time [R, width], its part in each block [R, 6, width], text [R, T, width].
+
+    embed: the network's own embeddings; called as a whole they would round the time to the format of weights.
+    """
+    signal = embed.timesteps_proj(timesteps).to(tokens.dtype)  # type: ignore[operator]
+    time: Tensor = embed.time_embedder(signal)  # type: ignore[operator]
+    modulation: Tensor = embed.time_proj(embed.act_fn(time))  # type: ignore[operator]
+    return time, modulation.reshape(len(time), 6, -1), embed.text_embedder(tokens)  # type: ignore[operator]
+
+
+def run_block(
+    block: nn.Module, text: Tensor, modulation: Tensor, rotary: tuple[Tensor, ...], hidden: Tensor
+) -> tuple[Tensor, ...]:
+    return (block(hidden, text, modulation, rotary),)
 
 
 def detect(header: Header) -> Wan | None:

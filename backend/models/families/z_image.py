@@ -100,7 +100,9 @@ class ZImage:
     ) -> Tensor:
         assert isinstance(module, ZImageTransformer2DModel)
         height, width = x.shape[-2:]
-        time = module.t_embedder((1.0 - timesteps) * module.t_scale).to(x.dtype)
+        embed = module.t_embedder  # called as a whole it would round the time to the format of weights
+        steps = (1.0 - timesteps) * module.t_scale
+        time = embed.mlp(embed.timestep_embedding(steps, embed.frequency_embedding_size).to(x.dtype))
         length = _filled(tokens.shape[1])
         line = torch.zeros(length, 3, dtype=torch.float64)
         line[:, 0] = torch.arange(1, length + 1)

@@ -1,19 +1,22 @@
 """A pass of each family's network is what diffusers' own forward gives for the same inputs."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from backend.errors import UnsupportedOption
 from backend.models.additions import Additions, Alteration, Guide, Prefix, Row
 from backend.models.conditioning import Given
+from backend.models.denoiser import load_denoiser
 from backend.models.family import Layout
 from backend.models.style import styled
 from backend.patches import Blocks
 from backend.types import Cond
-from tests.backend.models.conftest import relative
+from tests.backend.models.conftest import CPU, relative, weights_of
 from tests.backend.models.families.originals import (
     ALL,
     FILL,
@@ -187,6 +190,24 @@ def test_wan():
 
 
 @pytest.mark.parametrize("kind", ALL)
+def test_weights_of_eighths_are_computed_with(kind: str, tmp_path):
+    layout = ALL[kind]
+    tensors = {name: value.contiguous() for name, value in original(layout, state_of(layout)).items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    weights = replace(weights_of(tmp_path / "model.safetensors", "denoiser"), narrow="fp8_e4m3fn")
+    frames = () if layout.latent.dimensions == 2 else (1,)
+    x, text = random(1, 16, *frames, 8, 8), random(1, TOKENS, 24, seed=2)
+    time = torch.tensor([0.3]) * layout.prediction.timestep(torch.tensor(1.0))
+    extra = {"pooled": random(1, 20, seed=3), "guidance": torch.tensor([3.5])}
+    if layout.in_channels > 16:
+        extra["concat"] = random(1, layout.in_channels - 16, 8, 8, seed=4)
+    with torch.no_grad():
+        eighths = layout.call(load_denoiser(weights, CPU, torch.float32).module, x, time, text, extra)
+        plain = layout.call(network(layout), x, time, text, extra)
+    assert 1e-4 < relative(eighths, plain) < 0.2
+
+
+@pytest.mark.parametrize("kind", ALL)
 def test_rows_of_one_pass_are_what_they_are_alone(kind: str):
     """Latents of odd sizes too; each row with inputs of its own."""
     layout = ALL[kind]
@@ -209,11 +230,11 @@ def test_rows_of_one_pass_are_what_they_are_alone(kind: str):
 
 def last_block(kind: str) -> int:
     names = state_of(ALL[kind])
-    return max(int(n.split(".")[1]) for n in names if n.startswith("transformer_blocks."))
+    return max(int(n.split(".")[1]) for n in names if n.startswith(("transformer_blocks.", "blocks.")))
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["second", "last"])
-@pytest.mark.parametrize("kind", ["flux", "sd3", "qwen_image"])
+@pytest.mark.parametrize("kind", ["flux", "sd3", "qwen_image", "wan"])
 def test_a_row_without_a_block_is_what_it_is_where_all_rows_are(kind: str, last: bool):
     layout = ALL[kind]
     frames = () if layout.latent.dimensions == 2 else (1,)
