@@ -29,6 +29,7 @@ async def test_what_jobs_took_makes_the_next_estimates(pool):  # noqa: F811
     bench.engine._board.pool.profile.observe_step("denoiser", 2, 0.5)
     for seed in range(12):
         await bench.submit(an_image_prompt(seed=seed), "ann")
+        await bench.settle()  # what a job needs starts in the event loop's next turn
         for kind in ("EncodeText", "Denoise", "DecodeLatent"):
             bench.clock.advance(20.0)
             for worker in bench.workers:
