@@ -154,7 +154,7 @@ def fill(
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     source = partial(_targets, file, convert, wanted)
     if narrow is not None:
-        source = partial(_narrowed, source, narrow)
+        source = partial(_narrowed, source, narrow, _ways_in(module))
     source = partial(_folding, source, folds, form.dtype)
     found = _shared(file, source, form, copy) if copy is not None and device.type == "cpu" else None
     if found is None:
@@ -185,9 +185,16 @@ def _weights_of(module: nn.Module) -> frozenset[str]:
     return frozenset(f"{name}.weight" for name in layers)
 
 
-def _narrowed(source: Source, narrow: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def _ways_in(module: nn.Module) -> frozenset[str]:
+    """What ComfyUI keeps whole whatever weights are cast to: the way into networks over frames."""
+    layers = (name for name, layer in module.named_modules() if isinstance(layer, nn.Conv3d))
+    return frozenset(f"{name}.{part}" for name in layers for part in ("weight", "bias"))
+
+
+def _narrowed(source: Source, narrow: torch.dtype, whole: frozenset[str]) -> Iterator[tuple[str, Tensor]]:
     for name, value in source():
-        yield name, value.to(narrow) if value.is_floating_point() and value.ndim else value
+        cast = value.is_floating_point() and value.ndim and name not in whole
+        yield name, value.to(narrow) if cast else value
 
 
 def _folding(source: Source, folds: Container[str], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
