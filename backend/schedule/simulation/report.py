@@ -86,11 +86,12 @@ def _text(plan: Plan, results: Results) -> list[str]:
 
 
 def _head(plan: Plan) -> list[str]:
-    hardware, seeds = plan.hardware, " ".join(f"--seed {seed}" for seed in plan.seeds)
+    hardware, flags = plan.hardware, " ".join(f"--seed {seed}" for seed in plan.seeds)
+    flags += f" --seconds {plan.seconds:g}" + "".join(f" --looser {slo:g}" for slo in plan.looser)
     return [
         "# The schedule, simulated",
         "",
-        f"Made by `tessera simulate {seeds} --seconds {plan.seconds:g}`: the live `plan()` and "
+        f"Made by `tessera simulate {flags}`: the live `plan()` and "
         "the baselines on simulated devices, with the costs that LegoDiffusion's authors published for an "
         "H800 (`backend/schedule/data/h800.json`), under traffic drawn from the statistics of two production "
         "traces (`workload.json`). The same seeds give the same bytes. How it is modelled, and what is not: "
