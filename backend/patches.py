@@ -80,6 +80,10 @@ class FreeU:
     version: Literal[1, 2]
 
 
+# A patch's start and end as noise levels of the model it was put on, set when a run begins; None: the run's.
+Sigmas: TypeAlias = tuple[float, float]
+
+
 @dataclass(frozen=True, slots=True)
 class Downscale:
     """The network works at a lower resolution from an input block on, early in the run (Kohya's deep shrink).
@@ -95,6 +99,7 @@ class Downscale:
     after_skip: bool
     down: ResizeMethod
     up: ResizeMethod
+    sigmas: Sigmas | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +158,7 @@ class SkipLayers:
     start: float
     end: float
     rescale: float = 0.0
+    sigmas: Sigmas | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +168,10 @@ class SkipLayersInNegative:
     blocks: Blocks
     start: float
     end: float
+    sigmas: Sigmas | None = None
+
+
+Timed: TypeAlias = Downscale | SkipLayers | SkipLayersInNegative
 
 
 @dataclass(frozen=True, slots=True)

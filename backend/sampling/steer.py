@@ -29,6 +29,7 @@ from backend.patches import (
     SelfAttention,
     SkipLayers,
     SkipLayersInNegative,
+    Timed,
 )
 from backend.sampling.discretization import NoiseRange
 from backend.sampling.foreign import codes_of
@@ -239,15 +240,16 @@ def _rule(patches: Sequence[ModelPatch]) -> Rule | None:
     return next((patch for patch in reversed(patches) if isinstance(patch, RULES)), None)
 
 
-def _within(start: float, end: float, request: DenoiseRequest, noise: NoiseRange) -> bool:
-    """The request's noise level lies between two percents of the run."""
-    return noise.percent_to_sigma(end) <= float(request.sigma) <= noise.percent_to_sigma(start)
+def in_force(patch: Timed, sigma: float, noise: NoiseRange) -> bool:
+    """The noise level lies between a patch's start and end. noise: the run's range."""
+    begins, ends = patch.sigmas or (noise.percent_to_sigma(patch.start), noise.percent_to_sigma(patch.end))
+    return ends <= sigma <= begins
 
 
 def _left_out(patches: Sequence[ModelPatch], request: DenoiseRequest, noise: NoiseRange) -> Blocks:
     """The blocks that the negative prediction is made without: the last patch of this kind decides."""
     last = next((patch for patch in reversed(patches) if isinstance(patch, SkipLayersInNegative)), None)
-    return last.blocks if last is not None and _within(last.start, last.end, request, noise) else NO_BLOCKS
+    return last.blocks if last is not None and in_force(last, float(request.sigma), noise) else NO_BLOCKS
 
 
 def _ask(patch: ModelPatch, plan: _Plan, request: DenoiseRequest, noise: NoiseRange) -> Ask | None:
@@ -255,7 +257,7 @@ def _ask(patch: ModelPatch, plan: _Plan, request: DenoiseRequest, noise: NoiseRa
     match patch:
         case PerturbedAttention(scale) if scale != 0:
             return Ask(plan.to, perturbed=True, beside=True)
-        case SkipLayers(blocks, scale, start, end) if scale > 0 and _within(start, end, request, noise):
+        case SkipLayers(blocks, scale) if scale > 0 and in_force(patch, float(request.sigma), noise):
             return Ask(plan.to, without=blocks, beside=True)
     return None
 

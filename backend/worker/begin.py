@@ -28,6 +28,7 @@ from backend.worker.conducted import (
 )
 from backend.worker.denoise import Denoising, Target, finisher
 from backend.worker.foreign_host import RunHost
+from backend.worker.predictions import timed
 from backend.worker.traced import Finish, traced
 from backend.worker.within import within
 
@@ -48,6 +49,7 @@ def begin(key: OpKey, op: Denoise, target: Target, layout: Layout, networks: Net
     most = float(sigmas.max()) if len(sigmas) else 0.0
     setting = Setting(layout, target.prediction.range, initial, mask, networks, most)
     guider, patches = stand_in(op.guider), op.guider.model.patches
+    guider = dataclasses.replace(guider, model=timed(layout, guider.model))
     sides = resolve(conditions_of(op.guider), setting, sides_of(op.guider))
     # ComfyUI makes random choices within a model with the generator that the initial noise came from
     generator = leftover_generator(noise.to(target.device), op.noise.seed)

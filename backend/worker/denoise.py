@@ -27,7 +27,7 @@ from backend.sampling.region import combined
 from backend.sampling.request import DenoiseRequest
 from backend.sampling.run import Outcome, Run
 from backend.sampling.stages import Memory
-from backend.sampling.steer import Ask, Estimate, Steering, settled, steer
+from backend.sampling.steer import Ask, Estimate, Steering, in_force, settled, steer
 from backend.types import Latent, OpKey
 from backend.worker.batch import ModelCall, Network
 from backend.worker.conditions import Condition, Sides, remaining
@@ -248,11 +248,7 @@ class Denoising:
         return tuple(
             patch
             for patch in self._guider.model.patches
-            if isinstance(patch, FreeU)
-            or (
-                isinstance(patch, Downscale)
-                and noise.percent_to_sigma(patch.end) <= sigma <= noise.percent_to_sigma(patch.start)
-            )
+            if isinstance(patch, FreeU) or (isinstance(patch, Downscale) and in_force(patch, sigma, noise))
         )
 
     def _ask(self, asks: Sequence[Ask]) -> None:

@@ -1,13 +1,24 @@
 """What a model's output means, its noise range and its latents, as nodes may have changed them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from backend.errors import UnsupportedOption
 from backend.models.families.sdxl import PLAYGROUND
 from backend.models.family import Layout
 from backend.models.latent import LatentFormat
-from backend.patches import CascadeSampling, ContinuousSampling, DiscreteSampling, FlowSampling, ModelPatch
+from backend.patches import (
+    CascadeSampling,
+    ContinuousSampling,
+    DiscreteSampling,
+    Downscale,
+    FlowSampling,
+    ModelPatch,
+    SkipLayers,
+    SkipLayersInNegative,
+)
+from backend.references import Model
 from backend.sampling.discretization import (
     cascade,
     continuous,
@@ -21,6 +32,7 @@ from backend.sampling.prediction import Prediction
 
 Sampling: TypeAlias = DiscreteSampling | FlowSampling | ContinuousSampling | CascadeSampling
 SAMPLING = (DiscreteSampling, FlowSampling, ContinuousSampling, CascadeSampling)
+TIMED = (Downscale, SkipLayers, SkipLayersInNegative)
 EDM_DATA = 0.5  # deviation of clean latents that EDM models were trained with
 
 
@@ -34,6 +46,25 @@ def prediction_of(layout: Layout, patches: Sequence[ModelPatch] = ()) -> Predict
     for code in codes_of(patches):
         known = code.prediction(known)
     return known
+
+
+def timed(layout: Layout, model: Model) -> Model:
+    """The model, its patches' starts and ends as noise levels of what it was when each was put on.
+
+    In ComfyUI a node looks at the model it is given: sampling that is changed behind it moves nothing.
+    """
+    patches = model.patches
+    if not any(isinstance(patch, TIMED) for patch in patches):
+        return model
+    return replace(model, patches=tuple(_timed(layout, patches, place) for place in range(len(patches))))
+
+
+def _timed(layout: Layout, patches: Sequence[ModelPatch], place: int) -> ModelPatch:
+    patch = patches[place]
+    if not isinstance(patch, TIMED):
+        return patch
+    noise = prediction_of(layout, patches[:place]).range
+    return replace(patch, sigmas=(noise.percent_to_sigma(patch.start), noise.percent_to_sigma(patch.end)))
 
 
 def _known(layout: Layout, patches: Sequence[ModelPatch]) -> Prediction:
