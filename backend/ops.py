@@ -170,10 +170,12 @@ class TracedDenoise(Denoise):
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """Tiling of a VAE in pixels."""
+    """Tiling of a VAE in pixels; frames, shared: of VAEs over frames, so many at a time and in two cuts."""
 
     size: int
     overlap: int
+    frames: int = 64
+    shared: int = 8
 
 
 @dataclass(frozen=True, slots=True)

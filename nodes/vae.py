@@ -29,7 +29,8 @@ def vae_decode_tiled(
     temporal_overlap: FrameOverlap = 8,
 ) -> Op[Image]:
     """Latents -> pictures, tile by tile: needs less memory. The temporal sizes are for video VAEs."""
-    return DecodeLatent(vae, samples, Tiles(tile_size, min(overlap, tile_size // 4)))
+    tiles = Tiles(tile_size, min(overlap, tile_size // 4), temporal_size, temporal_overlap)
+    return DecodeLatent(vae, samples, tiles)
 
 
 @node("VAEEncode", category="latent", display_name="VAE Encode")

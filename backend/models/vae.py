@@ -18,7 +18,7 @@ from backend.models.hostcopy import Form, HostCopies
 from backend.models.latent import LatentFormat
 from backend.models.parts import VAE_PREFIXES
 from backend.models.residual import install_residuals
-from backend.models.tiling import tiled
+from backend.models.tiling import tiled, tiled_frames
 from backend.models.upsampler import install_upsamplers
 from backend.models.vae_layout import VaeLayout
 from backend.models.weights import ModelFile, fill, open_file, open_model
@@ -29,6 +29,7 @@ from backend.types import Latent
 VAES: tuple[Callable[[Header], VaeLayout | None], ...] = (kl_vae.detect, wan_vae.detect)
 # What the latents of each tiny autoencoder are.
 TINY = {format.tiny: format for format in (sd15.LATENT, sdxl.LATENT, sd3.LATENT, flux.LATENT)}
+FRAMES = 4  # pictures that each frame of a latent but the first becomes
 _IMAGES = 12  # numbers per pixel of an image and its copies: parts of a batch, sums and weights of tiles
 
 
@@ -228,7 +229,9 @@ def decode_latent(vae: VaeModel, latent: Latent, tiles: Tiles | None = None) -> 
         raise ValueError(
             f"the VAE takes latents of shape {wants}, not {list(samples.shape)}: use its model's own"
         )
-    if tiles is None or frames:
+    if tiles is not None and frames:
+        decoded = _framed(samples, vae, tiles)
+    elif tiles is None:
         decoded = torch.cat([vae.decode(row[None]) for row in samples])
     else:
         downscale = vae.layout.downscale
@@ -237,6 +240,17 @@ def decode_latent(vae: VaeModel, latent: Latent, tiles: Tiles | None = None) -> 
         decoded = _three_ways(samples, vae.decode, inner, downscale)
     pixels = decoded.clamp(0.0, 1.0).movedim(1, -1)
     return pixels.reshape(-1, *pixels.shape[-3:]).contiguous()
+
+
+def _framed(samples: Tensor, vae: VaeModel, tiles: Tiles) -> Tensor:
+    """A latent with frames, decoded in tiles of space and time."""
+    downscale, overlap = vae.layout.downscale, min(tiles.overlap, tiles.size // 4)
+    size, shared = tiles.size // downscale, overlap // downscale
+    together = max(2, tiles.frames // FRAMES)
+    common = tiles.shared // 2 if tiles.frames < tiles.shared * 2 else tiles.shared
+    in_time = max(1, min(together // 2, common // FRAMES))
+    cut, between = (together, size, size), (in_time, shared, shared)
+    return tiled_frames(samples, vae.decode, cut, between, (FRAMES, downscale))
 
 
 def _opened(source: File) -> tuple[ModelFile, VaeLayout]:

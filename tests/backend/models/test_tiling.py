@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from backend.models.tiling import tiled
+from backend.models.tiling import tiled, tiled_frames
 
 
 def doubled(x: Tensor) -> Tensor:
@@ -38,3 +38,22 @@ def test_a_seam_fades_over_the_overlap():
 def test_an_overlap_as_large_as_a_tile_is_refused():
     with pytest.raises(ValueError, match="overlap of 4 does not fit tiles of 4"):
         tiled(torch.zeros(1, 1, 16, 16), lambda x: x, (4, 8), 4, 1)
+
+
+def test_tiles_over_frames_overlap_in_space_and_time():
+    # Copying is the same in tiles; the first frame of each tile makes one picture, every other one four.
+    def decode(part):
+        larger = part.repeat_interleave(2, -1).repeat_interleave(2, -2).repeat_interleave(4, 2)
+        return larger[:, :, 3:]
+
+    still = torch.rand(2, 3, 1, 9, 7).expand(2, 3, 6, 9, 7)
+    sizes = []
+
+    def seen(part):
+        sizes.append(tuple(part.shape[2:]))
+        return decode(part)
+
+    whole = tiled_frames(still, decode, (6, 9, 9), (1, 2, 2), (4, 2))
+    assert torch.equal(whole, decode(still))
+    assert torch.allclose(tiled_frames(still, seen, (3, 4, 4), (1, 2, 2), (4, 2)), whole, atol=1e-6)
+    assert set(sizes) > {(3, 4, 4), (2, 3, 3)}
