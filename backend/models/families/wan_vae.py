@@ -69,9 +69,16 @@ class WanVaeLayout:
         return mean
 
     def decode(self, module: nn.Module, latent: Tensor) -> Tensor:
+        """Frame by frame. Not clipped, unlike diffusers' own `decode`: tiles are blended first."""
         assert isinstance(module, AutoencoderKLWan)
-        out: Tensor = module.decode(latent, return_dict=False)[0]
-        return out
+        module.clear_cache()  # what each convolution kept of the frames before
+        frames: list[Tensor] = []
+        for number, frame in enumerate(module.post_quant_conv(latent).split(1, dim=2)):
+            module._conv_idx = [0]
+            kept = {"feat_cache": module._feat_map, "feat_idx": module._conv_idx}
+            frames.append(module.decoder(frame, **kept, first_chunk=number == 0))
+        module.clear_cache()
+        return torch.cat(frames, dim=2)
 
     def decoding(self, area: int) -> int:
         """Numbers alive at the peak of decoding `area` latent pixels: of one frame, and four in its place."""

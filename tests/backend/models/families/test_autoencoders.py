@@ -98,6 +98,10 @@ def test_wans_autoencoder_is_read_from_its_original_names(tmp_path: Path):
     latent = encode_pixels(vae, pixels)
     assert relative(latent.samples, wanted) < 1e-5
     assert relative(decode_latent(vae, latent), ((shown + 1) / 2).clamp(0, 1)[0].movedim(0, -1)) < 1e-5
+    with torch.no_grad():  # not clipped, so that tiles are blended as they are
+        bright, clipped = vae.layout.decode(vae.module, wanted * 1e4), network.decode(wanted * 1e4).sample
+    assert bright.abs().max() > 1.0
+    assert relative(bright.clamp(-1.0, 1.0), clipped) < 1e-5
 
 
 def test_wans_second_autoencoder_is_not_taken_for_the_first():
