@@ -31,7 +31,7 @@ def test_a_fresh_page_shows_a_workflow_whose_run_shows_an_image(own_server: Serv
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(own_server.url)
-    page.wait_for_function(OPENED, timeout=60_000)
+    page.wait_for_function(OPENED, timeout=120_000)
     assert page.evaluate(TYPES) == [
         "CLIPTextEncode",
         "CLIPTextEncode",

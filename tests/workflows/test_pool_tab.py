@@ -29,7 +29,7 @@ def test_the_pool_tab_shows_devices_components_and_users_live(own_server: Server
     page.on("console", lambda said: errors.append(said.text) if "tessera" in said.location["url"] else None)
     page.on("request", lambda request: asked.append(request.url) if "tessera/pool" in request.url else None)
     page.goto(own_server.url)
-    page.wait_for_function(OPENED, timeout=60_000)
+    page.wait_for_function(OPENED, timeout=120_000)
     mine = page.evaluate(MINE)
     jobs = [
         own_server.submit(a_prompt(seed=seed, steps=24, size=128), client_id=user)
