@@ -43,10 +43,12 @@ from backend.registry import Registry
 from backend.schedule.forecast import Forecast
 from backend.schedule.rules import Rules
 from backend.types import ClientId, DeviceId, JobId, JobKey, NodeId, Seconds
+from backend.worker.heap import give_back
 from backend.worker.messages import DeviceInfo, Report
 
 log = logging.getLogger(__name__)
 PROFILED = 60.0  # seconds between two writings of what was measured
+TIDY = 10.0  # seconds, at most, that freed memory is kept while jobs run
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ class Engine:
         self._inbox: deque[tuple[DeviceId, Report]] = deque()
         self._woken = self._due = False
         self._closing = False
+        self._used, self._tidied = False, clock.now()  # whether jobs came since the last `_tidy`; when it was
         self._profiled = clock.now()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -173,6 +176,7 @@ class Engine:
         claim = self._claim(record, ahead)
         job = Job(without_secrets(record), lowering, narrator, claim, preview)
         self._roster.jobs[job.key] = job
+        self._used = True
         self._board.trace.job_arrived(job.key, record.id, record.client)
         self._roster.guarded(partial(self._begin_growing, job), None, (job.key,))
         self._dispatch_soon()
@@ -294,6 +298,14 @@ class Engine:
             self.look()
             self._dispatch()  # a deadline may have passed
             self._keep_costs(PROFILED)
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Give freed memory back to the system once jobs are over, and now and then while there are more."""
+        now = self._clock.now()
+        if self._loop is not None and self._used and (not self._roster.jobs or now - self._tidied > TIDY):
+            self._used, self._tidied = False, now
+            self._loop.run_in_executor(None, give_back)
 
     def _keep_costs(self, every: Seconds) -> None:
         """Write down what was measured, if that was last done so many seconds ago."""

@@ -13,7 +13,7 @@ from backend.components import Loadable
 from backend.errors import OutOfMemory
 from backend.models.additions import Residuals
 from backend.models.hostcopy import host_copies
-from backend.ops import Denoise
+from backend.ops import DecodeLatent, Denoise
 from backend.storage import Storage
 from backend.types import DeviceId, OpKey
 from backend.worker import device
@@ -56,7 +56,7 @@ from backend.worker.residents import Residents
 from backend.worker.steploop import Ended, Lent, StepLoop, described
 
 _TABLE_EVERY = 0.5  # seconds between tables while only counters change
-_LULL = 0.01  # seconds without mail or work after which a worker counts as idle
+_LULL, _NO_LULL = 0.01, 0.001  # seconds without mail or work after which a worker counts as idle
 _log = logging.getLogger(__name__)
 
 
@@ -94,6 +94,7 @@ class Worker:
         self._whole: deque[RunOp] = deque()
         self._spent: dict[OpKey, _Spent] = {}  # what running Denoise ops cost before their first step
         self._told, self._told_at = Table(()), -_TABLE_EVERY
+        self._lull = _LULL
 
     def run(self) -> None:
         self._mailbox.send(Ready(device.info(self._device, self._residents.memory), self._mailbox.pid))
@@ -122,7 +123,7 @@ class Worker:
     def _next(self) -> ToWorker:
         """The next message. Where none comes for a while, what the last ops freed goes back to the system."""
         try:
-            return self._mailbox.inbox.get(timeout=_LULL)
+            return self._mailbox.inbox.get(timeout=self._lull)
         except Empty:
             self._residents.memory.rest()
             return self._mailbox.inbox.get()
@@ -230,6 +231,8 @@ class Worker:
             self._fail(message.key, op, error)
         finally:
             self._now = None
+            # A picture goes to the host, and no op for this device comes of it.
+            self._lull = _NO_LULL if isinstance(message.op, DecodeLatent) else _LULL
 
     def _cancel(self, key: OpKey) -> None:
         waiting = next((message for message in self._whole if message.key == key), None)

@@ -4,10 +4,8 @@ On a CPU nothing stops a process before the system kills it, so work says first 
 refused here where that is too much. On a GPU the driver's own refusal is exact, and estimates are not asked.
 """
 
-import ctypes
 import math
 import re
-import sys
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
@@ -19,6 +17,7 @@ from backend.errors import OutOfMemory
 from backend.models.parts import place_of
 from backend.models.weights import as_stored, open_model
 from backend.settings import Settings
+from backend.worker.heap import give_back
 
 # what the allocators of torch say where they have no class of their own for it
 _WORDS = ("can't allocate memory", "not enough memory", "out of memory")
@@ -78,10 +77,8 @@ class Memory:
         """Give memory that was freed here back to the device or the system, for others to take."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        elif sys.platform == "linux":
-            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc; others need no asking
-            if trim is not None:
-                trim(0)
+        else:
+            give_back()
 
 
 def ran_out(error: BaseException) -> bool:

@@ -21,6 +21,7 @@ from backend.engine.fleet import HOST
 from backend.engine.jobs import Submission
 from backend.engine.loop import Engine, Limits
 from backend.engine.store import Store
+from backend.engine.watch import EVERY
 from backend.graph.validate import Refused
 from backend.node import NodeSpec
 from backend.ops import Call, Op
@@ -246,6 +247,15 @@ async def test_calls_leave_workers_asleep_and_the_first_work_for_models_wakes_th
     assert not bench.gpu.awake
     await bench.submit(an_image_prompt())
     assert bench.gpu.awake
+
+
+async def test_freed_memory_goes_back_once_after_the_last_job(bench, monkeypatch):
+    given = []
+    monkeypatch.setattr("backend.engine.loop.give_back", lambda: given.append(len(bench.engine.queue()[0])))
+    await bench.submit(a_sum_prompt(1))
+    await bench.settle()
+    await asyncio.sleep(3 * EVERY)
+    assert given == [0]
 
 
 async def test_equal_work_of_two_users_runs_once_and_each_is_told_of_it(bench):
