@@ -221,7 +221,7 @@ def gain(figure: str, other: float, ours: float) -> float:
 
 def other_sections(path: Path) -> str:
     """What the file has beside the servers' figures: it is measured by other programs, and stays."""
-    _, heading, rest = (path.read_text() if path.is_file() else "").partition("\n## Forward passes\n")
+    _, heading, rest = (path.read_text() if path.is_file() else "").partition("\n## What bounds them\n")
     return heading + rest
 
 
