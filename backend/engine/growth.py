@@ -67,8 +67,8 @@ class Growth:
 
     def _sort(self, job: Job, node: LoweredNode, pending: set[OpKey], first: bool) -> None:
         """A lowered node has ops to wait for, or was done before, or is a reference and done now."""
-        known = [key for key in node.ops if key in self._board.results]
-        self._board.trace.job_cached(job.key, len(known))
+        known = sum(key in self._board.results for key in node.ops)
+        self._board.trace.job_cached(job.key, known)
         job.expect(node, pending)
         if pending:
             if node.blocked:

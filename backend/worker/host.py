@@ -173,8 +173,8 @@ class Host:
             over.release()
 
     def _run_in_a_row(self, calls: Sequence[HostCall]) -> None:
-        """Reports are held back while calls are known to be quick: each one would wake
-        the event loop, which costs more than such a call takes.
+        """Reports are held back while calls are known to be quick: each one would wake the event loop, which
+        costs more than such a call takes.
         """
         made: dict[OpKey, Stored] = {}
         turn = Turn(self._threads, calls)
