@@ -57,8 +57,6 @@ def plan(pool: Pool, now: Seconds) -> list[Decision]:
         _shed(state)
     pool.queue.age(now)
     _reject_late(state)
-    if pool.queue.fresh:
-        _admit(state)
     if pool.queue.calls:
         _start_calls(state)
     if pool.queue.lanes:
@@ -93,26 +91,6 @@ def _reject_late(state: _Plan) -> None:
         short = state.now + op.path - op.deadline
         reason = f"its job needs {op.path:.3g} s more at best and is {short:.3g} s too late for that"
         state.decisions.append(Reject(op.key, reason, "deadline"))
-
-
-def _admit(state: _Plan) -> None:
-    pool = state.pool
-    fresh, pool.queue.fresh = pool.queue.fresh, []
-    if not pool.rules.admit or not pool.devices.workers:
-        return
-    waits = sum(lane.seconds for lane in pool.queue.lanes.values())
-    waits -= sum(pool.queue.ops[key].cost for key in fresh if key in pool.queue.ops)
-    calm = waits <= pool.queue.haste.value * len(pool.devices.workers)
-    pace = pool.rules.busy * pool.pace.value * len(pool.devices.workers)
-    for key in fresh:
-        op = pool.queue.ops.get(key)
-        if op is None:
-            continue
-        if not pool.admission.takes((op.user, op.order), op.path, pace, state.now, calm):
-            pool.remove(key)
-            limit = pool.admission.limit
-            reason = f"more comes than can be done, and its job needs {op.path:.3g} s, over {limit:.3g} s"
-            state.decisions.append(Reject(key, reason, "deadline"))
 
 
 def _start_calls(state: _Plan) -> None:
@@ -176,7 +154,7 @@ def _begin(state: _Plan, op: ReadyOp) -> bool:
         state.stuck += 1
         taken = takeover(pool, op, state.now) if state.stuck <= PREEMPTORS and pool.rules.preempt else None
         if taken is None:
-            if state.stuck <= LOOK:
+            if state.stuck <= LOOK and not op.deferred:
                 _hold(state, op)
             return False
         _stop(state, op, taken.place.device, taken.victims)

@@ -22,7 +22,7 @@ class ReadyOp:
     that holds its unfinished run, for an op that was preempted. parts: into how many equal parts the rows of
     each of its passes may be dealt to several devices: the halves of guidance, the images of a batch.
     adapted: LoRAs change the weights that it runs with. controls: its ControlNets, of the
-    components.
+    components. deferred: it goes after all others that have a deadline, as the pool decides.
     """
 
     key: OpKey
@@ -43,6 +43,7 @@ class ReadyOp:
     parts: int = 1
     adapted: bool = False
     controls: tuple[ComponentId, ...] = ()
+    deferred: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,10 +111,12 @@ def _long(pool: Pool, op: ReadyOp, device: Device, running: Running, now: Second
     """Whether an op has had its turn and would keep another waiting for longer than that will run."""
     left = remaining(pool, device, running, now)
     if op.deadline is not None:
+        if running.op.deferred and not op.deferred:
+            return True
         if not _owes(pool, running.op, op, 0.0) or left <= op.cost:
             return False
         return _spare(running, left, now) >= op.cost or (
-            pool.rules.admit and left > LARGER * op.path and _pressed(op, now)
+            pool.rules.defer and left > LARGER * op.path and _pressed(op, now)
         )
     if _spare(running, left, now) < op.cost:
         return False
@@ -145,6 +147,8 @@ def _owes(pool: Pool, running: ReadyOp, op: ReadyOp, quantum: Seconds) -> bool:
         return False
     if op.ahead != running.ahead:
         return op.ahead
+    if op.deferred != running.deferred:
+        return running.deferred
     if op.deadline is not None:
         return running.deadline is None or running.deadline > op.deadline
     return pool.shares.served(running.user) >= pool.shares.tag(op.user) + quantum

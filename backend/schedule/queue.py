@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from backend.schedule.admission import Haste
+from backend.schedule.overload import Haste
 from backend.schedule.fairness import Shares
 from backend.schedule.pool import Order, ReadyOp
 from backend.types import OpKey, Seconds
@@ -19,9 +19,8 @@ from backend.types import OpKey, Seconds
 AGEING = 120.0  # seconds without service after which a user goes before jobs that were put ahead
 
 # tiers: what goes first
-_AGED, _AHEAD, _DUE, _FAIR = range(
-    4
-)  # unserved for long; put ahead by hand; by deadline; the user served least
+# unserved for long; put ahead by hand; by deadline; deferred, the least first; the user served least
+_AGED, _AHEAD, _DUE, _DEFERRED, _FAIR = range(5)
 
 Entry: TypeAlias = tuple[Order, float, OpKey]  # the job's order, then the longest path first
 # tier, the place in it, the op, its user
@@ -78,7 +77,6 @@ class Queue:
         self._users: dict[str, _User] = {}
         self._ahead = 0
         self._late: list[tuple[Seconds, OpKey]] = []
-        self.fresh: list[OpKey] = []  # with a deadline, since somebody last looked
 
     def __len__(self) -> int:
         return len(self.ops)
@@ -106,7 +104,6 @@ class Queue:
         if op.deadline is not None:
             insort(self._late, (op.deadline - op.path, op.key))
             self.haste.note(op.deadline - op.path - now)
-            self.fresh.append(op.key)
         if op.ahead:
             user.ahead += 1
             self._ahead += 1
@@ -219,9 +216,9 @@ class Queue:
                 lane.offer(self._head(name, user, lane.lines[name][0]))
 
     def _head(self, name: str, user: _User, entry: Entry) -> Head:
-        deadline = self.ops[entry[2]].deadline
-        if deadline is not None and self._deadlines and user.tier > _DUE:
-            return _DUE, deadline, entry, name
+        op = self.ops[entry[2]]
+        if op.deadline is not None and self._deadlines and user.tier > _DUE:
+            return (_DEFERRED, op.path, entry, name) if op.deferred else (_DUE, op.deadline, entry, name)
         return user.tier, user.place, entry, name
 
     def _lane(self, name: object, op: ReadyOp) -> Lane:
@@ -245,7 +242,7 @@ def lane_of(op: ReadyOp) -> object:
     """What decides where an op can start."""
     if op.kind == "host":
         return op.serial
-    return op.kind, op.batch, op.components, op.rows, op.alone, op.home
+    return op.kind, op.batch, op.components, op.rows, op.alone, op.home, op.deferred
 
 
 def _entry(op: ReadyOp) -> Entry:
@@ -253,7 +250,7 @@ def _entry(op: ReadyOp) -> Entry:
 
 
 def _place(op: ReadyOp) -> Order:
-    """Within a user: what was put ahead, then by deadline, then as it came."""
+    """Within a user: what was put ahead, then by deadline, then what is deferred, then as it came."""
     if op.deadline is None or op.ahead:
         return op.order
-    return -0.5, op.deadline
+    return (-0.25, op.path) if op.deferred else (-0.5, op.deadline)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import inf
 from typing import Literal
 
-from backend.schedule.admission import Admission, Pace
+from backend.schedule.overload import Overload, Pace
 from backend.schedule.devices import Device, Devices, Held, Running
 from backend.schedule.fairness import Shares
 from backend.schedule.memory import worth_of
@@ -35,7 +35,7 @@ class Pool:
         self.queue = Queue(self.shares, self.rules.deadlines)
         self.devices = Devices()
         self.demand: Counter[ComponentId] = Counter()
-        self.admission, self.pace = Admission(), Pace()
+        self.overload, self.pace = Overload(), Pace()
         self.cold: dict[ComponentId, None] = {}
         self.over: dict[DeviceId, None] = {}
         self.free_in: dict[DeviceId, Seconds] = {}
@@ -88,6 +88,9 @@ class Pool:
 
     def add(self, op: ReadyOp, now: Seconds) -> None:
         """An op is ready."""
+        if op.deadline is not None and self.rules.defer:
+            pace = self.pace.value * len(self.devices.workers)
+            op = replace(op, deferred=self.overload.defers((op.user, op.order), op.path, pace, now))
         self._live[op.user] += 1
         self.queue.add(op, now)
 

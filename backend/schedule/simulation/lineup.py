@@ -16,21 +16,21 @@ OURS, PAPER = "tessera", "micro-serving paper"
 PIPELINES = ("static partition", "swap anywhere", "groups", "one queue each")
 POLICIES = (OURS, PAPER, *PIPELINES)
 _ALONE, _REFUSING = "one pipeline each", ", refusing"
-ALL = Rules(split=True, admit=True)
+ALL = Rules(split=True)
 
 
 def maker(name: str, traffic: Sequence[Job], rules: Rules = ALL) -> Make:
     """What builds a policy. traffic: what a static partition is made for."""
-    kind, admits = name.removesuffix(_REFUSING), name.endswith(_REFUSING)
+    kind, refuses = name.removesuffix(_REFUSING), name.endswith(_REFUSING)
     makers: dict[str, Make] = {
         OURS: lambda c, h, d: Micro(Charted(c, h), d, rules),
         PAPER: lambda c, h, d: Paper(c, h, d),
-        "static partition": lambda c, h, d: Static(c, h, d, work=work_by_pipeline(traffic, c), admits=admits),
+        "static partition": lambda c, h, d: Static(c, h, d, work=work_by_pipeline(traffic, c), refuses=refuses),
         _ALONE: lambda c, h, d: Static(
-            c, h, d, work=work_by_pipeline(traffic, c), packed=False, admits=admits
+            c, h, d, work=work_by_pipeline(traffic, c), packed=False, refuses=refuses
         ),
-        "swap anywhere": lambda c, h, d: Swap(c, h, d, admits=admits),
-        "groups": lambda c, h, d: Groups(c, h, d, work=work_by_pipeline(traffic, c), admits=admits),
+        "swap anywhere": lambda c, h, d: Swap(c, h, d, refuses=refuses),
+        "groups": lambda c, h, d: Groups(c, h, d, work=work_by_pipeline(traffic, c), refuses=refuses),
         "one queue each": lambda c, h, d: OneQueueEach(c, h, d),
     }
     return makers[kind]

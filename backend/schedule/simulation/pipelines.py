@@ -2,8 +2,8 @@
 
 All know the profile, keep what they loaded while there is room, load over a channel of its own, and (but for
 the last) take jobs by deadline, drop the hopeless and run jobs of one pipeline, adapters and step count as
-one batch. admits: they refuse the largest while more comes than can be done, as Tessera does; every figure is
-the better of with and without. What they can't do is what makes them whole-pipeline serving: share a part, or
+one batch. refuses: when they come, the largest are refused while more comes than can be done; every figure is
+the better of with and without. Without preemption that is worth more to them than to let these go last. What they can't do is what makes them whole-pipeline serving: share a part, or
 stop between two steps.
 """
 
@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from backend.schedule.admission import Admission, Haste
+from backend.schedule.overload import Haste, Overload
 from backend.schedule.pool import Decision, Reject
 from backend.schedule.simulation.catalogue import Base, Catalogue
 from backend.schedule.simulation.fleet import Task
@@ -25,7 +25,6 @@ from backend.types import ComponentId, DeviceId, OpKey, Seconds
 _LOOK = 64  # jobs of the queue that are thought about
 _MATES = 8  # jobs in one batch at most
 _GAIN = 0.95  # a batch must save a twentieth
-_BUSY = 0.9  # of the time devices compute, as for Tessera
 
 
 def work_by_pipeline(jobs: Iterable[Job], catalogue: Catalogue) -> dict[ComponentId, Seconds]:
@@ -46,11 +45,12 @@ class Whole:
     whole: bool = True
     merged: bool = True
     batches: bool = True
-    admits: bool = False
+    refuses: bool = False
     lanes: Lanes = field(init=False)
     queue: list[tuple[Seconds, int, Task]] = field(default_factory=list)
-    admission: Admission = field(default_factory=Admission)
+    overload: Overload = field(default_factory=Overload)
     haste: Haste = field(default_factory=Haste)
+    refused: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.lanes = Lanes(self.catalogue, self.host, self.devices)
@@ -59,6 +59,8 @@ class Whole:
 
     def ready(self, task: Task, cost: Seconds, path: Seconds, now: Seconds) -> None:
         self.haste.note(task.due - now - task.seconds)
+        if self.refuses and self._surplus(task, now):
+            self.refused.add(task.job)
         insort(self.queue, (task.due, task.job, task))
 
     def progress(self, key: OpKey, fraction: float, now: Seconds) -> None: ...
@@ -104,17 +106,17 @@ class Whole:
 
     def _drop(self, now: Seconds) -> list[Decision]:
         late = {e[1] for e in self.queue if now + e[2].seconds > e[0] or not self.places(e[2])}
-        if self.admits:
-            late |= {e[1] for e in self.queue if not self._takes(e[2], now)}
+        late |= self.refused
+        self.refused.clear()
         out: list[Decision] = [Reject(e[2].key, "too late", "deadline") for e in self.queue if e[1] in late]
         self.queue = [entry for entry in self.queue if entry[1] not in late]
         return out
 
-    def _takes(self, task: Task, now: Seconds) -> bool:
-        lanes = max(1, len(self.lanes.all))
-        waits = sum(entry[2].seconds for entry in self.queue) - task.seconds
-        calm = waits <= lanes * self.haste.value
-        return self.admission.takes(task.job, task.seconds, _BUSY * lanes, now, calm)
+    def _surplus(self, task: Task, now: Seconds) -> bool:
+        """Whether a job that comes is one of the largest and those in most haste can't wait for all that waits."""
+        lanes = len(self.lanes.all)
+        large = self.overload.defers(task.job, task.seconds, lanes, now)
+        return large and sum(entry[2].seconds for entry in self.queue) > lanes * self.haste.value
 
     def _start(self, lane: Lane, entry: tuple[Seconds, int, Task], now: Seconds) -> list[Decision]:
         task = entry[2]

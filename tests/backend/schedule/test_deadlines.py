@@ -4,7 +4,7 @@ import pytest
 
 from backend.schedule.pool import Preempt, Reject
 from backend.schedule.rules import Rules
-from backend.types import ComponentId, DeviceId
+from backend.types import ComponentId, DeviceId, OpKey
 from tests.backend.schedule.build import a_pool, a_profile, a_step, holds, of, starts, wait
 
 LOADING = 4.0
@@ -62,14 +62,56 @@ def test_a_batch_leaves_its_runs_some_play(deadline, shared):
     assert ("second" in starts(wait(pool, a_step("second", order=1, deadline=60.0)))) == shared
 
 
-def test_nothing_is_refused_while_those_in_haste_could_wait_for_all_that_waits():
-    pool = a_pool(2, rules=Rules(admit=True))
-    for number in range(40):
-        pool.admission.takes(number, 50.0, 1.0, number / 10)
-    assert pool.admission.limit < 60.0
-    large = {"rows": 8, "cost": 60.0, "path": 60.0, "deadline": 80.0}  # 16 s to spare
-    assert of(Reject, wait(pool, a_step("large", **large), now=4.0)) == []
-    for number in range(2):  # one finds a device, one waits
-        wait(pool, a_step(f"other{number}", rows=8, cost=40.0, path=40.0), now=4.0)
-    (reject,) = of(Reject, wait(pool, a_step("larger", order=9, **large), now=4.0))
-    assert (reject.key, reject.cause) == ("larger", "deadline")
+def rushed(workers: int, **rules: bool):
+    """A pool to which more came lately than it can do: what takes over 10 s goes last."""
+    pool = a_pool(workers, rules=Rules(**rules))
+    for number in range(workers):
+        holds(pool, f"gpu{number}", "sd15", "sdxl")
+    for number in range(60):
+        pool.overload.defers(number, 10.0, 0.1, number / 10)
+    assert pool.overload.limit <= 10.0
+    pool.queue.haste.note(0.2)
+    return pool
+
+
+LARGE = {"rows": 8, "cost": 60.0, "path": 60.0, "deadline": 200.0}
+
+
+def test_while_more_comes_than_can_be_done_the_largest_jobs_stop_for_all_others():
+    pool = rushed(1)
+    assert starts(wait(pool, a_step("large", **LARGE), now=6.0)) == {"large": "gpu0"}
+    small = a_step("small", "sdxl", order=1, cost=9.0, path=9.0, deadline=500.0)
+    decisions = wait(pool, small, now=7.0)
+    assert [d.key for d in of(Preempt, decisions)] == ["large"]
+    assert starts(decisions) == {"small": "gpu0"}
+
+
+def test_without_that_rule_they_go_by_deadline():
+    pool = rushed(1, defer=False)
+    wait(pool, a_step("large", **LARGE), now=6.0)
+    small = a_step("small", "sdxl", order=1, cost=9.0, path=9.0, deadline=500.0)
+    assert starts(wait(pool, small, now=7.0)) == {}
+
+
+def test_of_several_that_go_last_the_one_with_least_left_is_first_and_none_is_refused_before_it_is_hopeless():
+    pool = rushed(1)
+    wait(pool, a_step("now", cost=9.0, path=9.0, rows=8, deadline=100.0), now=6.0)
+    larger = a_step("larger", order=1, **{**LARGE, "cost": 80.0, "path": 80.0, "deadline": 150.0})
+    assert wait(pool, larger, a_step("large", order=2, **LARGE), now=6.0) == []
+    pool.done(OpKey("now"), 9.0)
+    assert starts(wait(pool, now=15.0)) == {"large": "gpu0"}
+    assert [d.key for d in of(Reject, wait(pool, now=71.0))] == ["larger"]
+
+
+def test_a_quarter_of_the_devices_starts_no_long_passes_of_what_goes_last():
+    pool = rushed(4)
+    large = [a_step(f"large{n}", order=n, alone=True, **LARGE) for n in range(4)]
+    assert len(starts(wait(pool, *large, now=6.0))) == 3
+    assert starts(wait(pool, a_step("small", order=9, deadline=8.0), now=7.0)) == {"small": "gpu3"}
+
+
+def test_short_passes_of_what_goes_last_take_every_device():
+    pool = rushed(4)
+    pool.queue.haste.value = 10.0
+    large = [a_step(f"large{n}", order=n, alone=True, **LARGE) for n in range(4)]
+    assert len(starts(wait(pool, *large, now=6.0))) == 4

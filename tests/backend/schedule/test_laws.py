@@ -33,11 +33,17 @@ class PoolMachine(RuleBasedStateMachine):
     """waiting, running, paused: the ops as an outsider sees them, from the decisions alone."""
 
     @initialize(
-        workers=st.integers(1, 3), pays=st.booleans(), rows=st.sampled_from([2, 8]), split=st.booleans()
+        workers=st.integers(1, 3),
+        pays=st.booleans(),
+        rows=st.sampled_from([2, 8]),
+        split=st.booleans(),
+        rush=st.booleans(),
     )
-    def begin(self, workers, pays, rows, split):
+    def begin(self, workers, pays, rows, split, rush):
         profile, rules = a_profile(pays=pays, **SIZES), Rules(split=split)
         self.pool = a_pool(workers, threads=2, gib=GIBS, rows=rows, profile=profile, rules=rules)
+        for number in range(40 * rush):
+            self.pool.overload.defers(number, 20.0, 0.1, 0.0)
         self.helping: dict[DeviceId, tuple[OpKey, DeviceId]] = {}
         self.rows, self.now, self.count = rows, 0.0, 0
         self.ops: dict[OpKey, ReadyOp] = {}

@@ -1,8 +1,10 @@
-"""Admission by size: while more work comes than can be done, the fewest jobs with a deadline are refused, and
-at once, so that nothing is computed for them in vain.
+"""What goes last while more work comes than can be done: the largest jobs with a deadline, so that the fewest
+are late.
 
-Of the jobs that came lately, the smaller are taken as far as the devices suffice for all of them; a larger
-one is refused when it comes, unless what waits is little. Jobs without a deadline only wait.
+Of the jobs that came lately, the smaller are due as far as the devices suffice for all of them; what is left
+of a larger one is deferred: it runs where nothing else wants a device, and is dropped when it can no longer be
+in time. How long it may wait for that is its deadline's matter, so nothing has to be foretold. Jobs without a
+deadline only wait.
 """
 
 from bisect import bisect_left, insort
@@ -14,7 +16,9 @@ from math import exp, inf
 from backend.types import Seconds
 
 SPAN = 90.0  # seconds that count as lately
-_KEPT = 20_000  # jobs whose answer is remembered
+_BUSY = 0.85  # of their time devices compute in
+_OFTEN = 0.5  # seconds after which to look again where the limit lies
+_KEPT = 20_000  # jobs that are known to have come
 _LEAST = 20  # jobs that say something of what comes
 _KEEP = 0.98  # of what is known of the pace, when one more op has ended
 _HASTY, _LEARN, _SHORTEST = 0.1, 0.1, 0.01  # share of ops below `Haste`; weight of one more; at first
@@ -22,47 +26,47 @@ _START = 30.0  # device seconds that the first guess of the pace counts like
 
 
 @dataclass(slots=True)
-class Admission:
-    """limit: seconds of work; larger jobs are refused."""
+class Overload:
+    """limit: seconds of work; what is larger is deferred."""
 
     limit: Seconds = inf
     _came: deque[tuple[Seconds, Seconds]] = field(default_factory=deque)
     _sizes: list[Seconds] = field(default_factory=list)
-    _answers: OrderedDict[Hashable, bool] = field(default_factory=OrderedDict)
-    _first: Seconds | None = None
+    _known: OrderedDict[Hashable, None] = field(default_factory=OrderedDict)
+    _first: Seconds = inf
+    _looked: Seconds = -inf
 
-    def takes(self, job: Hashable, work: Seconds, pace: float, now: Seconds, calm: bool = False) -> bool:
-        """Whether a job is taken: the same answer each time. pace: seconds of work that all devices do in a
-        second. calm: those with least time to spare could wait for all that waits.
+    def defers(self, job: Hashable, work: Seconds, pace: float, now: Seconds) -> bool:
+        """Whether a job's op is deferred. work: what is left of the job; pace: seconds of work that all devices
+        do in a second.
         """
-        known = self._answers.get(job)
-        if known is None:
+        if job not in self._known:
+            self._known[job] = None
+            if len(self._known) > _KEPT:
+                self._known.popitem(last=False)
             self._note(work, now)
-            self._learn(pace, now)
-            known = self._answers[job] = calm or work <= self.limit
-            if len(self._answers) > _KEPT:
-                self._answers.popitem(last=False)
-        return known
+        if not 0 <= now - self._looked < _OFTEN:
+            self._looked = now
+            self.limit = self._limit(_BUSY * pace, now)
+        return work > self.limit
 
     def _note(self, work: Seconds, now: Seconds) -> None:
-        self._first = now if self._first is None else self._first
+        self._first = min(self._first, now)
         self._came.append((now, work))
         insort(self._sizes, work)
         while self._came[0][0] < now - SPAN:
             _, gone = self._came.popleft()
             del self._sizes[bisect_left(self._sizes, gone)]
 
-    def _learn(self, pace: float, now: Seconds) -> None:
-        assert self._first is not None
-        self.limit = inf
-        left = pace * max(SPAN / 3, min(SPAN, now - self._first))
+    def _limit(self, pace: float, now: Seconds) -> Seconds:
         if len(self._sizes) < _LEAST:
-            return
+            return inf
+        left = pace * max(SPAN / 3, min(SPAN, now - self._first))
         for size in self._sizes:
             left -= size
             if left < 0:
-                self.limit = size
-                return
+                return size
+        return inf
 
 
 @dataclass(slots=True)
