@@ -2,9 +2,9 @@
 are late.
 
 Of the jobs that came lately, the smaller are due as far as the devices suffice for all of them; what is left
-of a larger one is deferred: it runs where nothing else wants a device, and is dropped when it can no longer be
-in time. How long it may wait for that is its deadline's matter, so nothing has to be foretold. Jobs without a
-deadline only wait.
+of a larger one is deferred: it runs where nothing else wants a device, and is dropped when it can no longer
+be in time. How long it may wait for that is its deadline's matter, so nothing has to be foretold. Jobs without
+a deadline only wait.
 """
 
 from bisect import bisect_left, insort
@@ -37,8 +37,8 @@ class Overload:
     _looked: Seconds = -inf
 
     def defers(self, job: Hashable, work: Seconds, pace: float, now: Seconds) -> bool:
-        """Whether a job's op is deferred. work: what is left of the job; pace: seconds of work that all devices
-        do in a second.
+        """Whether a job's op is deferred. work: what is left of the job; pace: seconds of work that all
+        devices do in a second.
         """
         if job not in self._known:
             self._known[job] = None

@@ -12,8 +12,8 @@ from backend.schedule.state import Pool
 from backend.types import ComponentId, DeviceId, Seconds
 
 _WITH = "it holds the network, and what else the op needs comes soonest there"
-SPARED = 0.25  # of the devices start no deferred op with long passes:
-HASTE = 0.5  # of what hurried ops have to spare
+SPARED = 0.25  # of the devices start no deferred op whose pass takes longer
+HASTE = 0.5  # than that share of what hurried ops have to spare
 Holds = Mapping[DeviceId, ReadyOp]  # devices that are kept for an op that could not start yet
 
 
@@ -38,7 +38,7 @@ def place(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
 
 
 def _keeps(pool: Pool, op: ReadyOp) -> bool:
-    """Whether the devices without steps are kept for hurried ops, which can't wait for a deferred one's pass."""
+    """Whether devices without steps are kept for hurried ops, which can't wait for a deferred one's pass."""
     if len(pool.devices.idle) > SPARED * len(pool.devices.workers):
         return False
     return pool.profile.step(op.components[0], op.rows) > HASTE * pool.queue.haste.value

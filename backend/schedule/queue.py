@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from backend.schedule.overload import Haste
 from backend.schedule.fairness import Shares
+from backend.schedule.overload import Haste
 from backend.schedule.pool import Order, ReadyOp
 from backend.types import OpKey, Seconds
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Rules:
     """split: deal one op's passes to idle devices too. prefetch: load what jobs will want before they do.
     preempt: stop runs at a step for others. batch: let ops join a batch. deadlines: go by them between users.
-    defer: while more comes than can be done, the largest jobs with a deadline go last. merge: LoRAs are merged
-    into a run's own copy of the weights where that costs less than LoRAs beside them.
+    defer: while more comes than can be done, the largest jobs with a deadline go last. merge: LoRAs are
+    merged into a run's own copy of the weights where that costs less than LoRAs beside them.
     """
 
     split: bool = False

@@ -6,10 +6,10 @@ from dataclasses import replace
 from math import inf
 from typing import Literal
 
-from backend.schedule.overload import Overload, Pace
 from backend.schedule.devices import Device, Devices, Held, Running
 from backend.schedule.fairness import Shares
 from backend.schedule.memory import worth_of
+from backend.schedule.overload import Overload, Pace
 from backend.schedule.pool import ReadyOp
 from backend.schedule.profile import Profile
 from backend.schedule.queue import Queue

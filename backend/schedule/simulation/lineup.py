@@ -25,7 +25,9 @@ def maker(name: str, traffic: Sequence[Job], rules: Rules = ALL) -> Make:
     makers: dict[str, Make] = {
         OURS: lambda c, h, d: Micro(Charted(c, h), d, rules),
         PAPER: lambda c, h, d: Paper(c, h, d),
-        "static partition": lambda c, h, d: Static(c, h, d, work=work_by_pipeline(traffic, c), refuses=refuses),
+        "static partition": lambda c, h, d: Static(
+            c, h, d, work=work_by_pipeline(traffic, c), refuses=refuses
+        ),
         _ALONE: lambda c, h, d: Static(
             c, h, d, work=work_by_pipeline(traffic, c), packed=False, refuses=refuses
         ),

@@ -2,9 +2,9 @@
 
 All know the profile, keep what they loaded while there is room, load over a channel of its own, and (but for
 the last) take jobs by deadline, drop the hopeless and run jobs of one pipeline, adapters and step count as
-one batch. refuses: when they come, the largest are refused while more comes than can be done; every figure is
-the better of with and without. Without preemption that is worth more to them than to let these go last. What they can't do is what makes them whole-pipeline serving: share a part, or
-stop between two steps.
+one batch. refuses: the largest are refused when they come while more comes than can be done; every figure is
+the better of with and without. Without preemption that is worth more to them than to let these go last. What
+they can't do is what makes them whole-pipeline serving: share a part, or stop between two steps.
 """
 
 from bisect import insort
@@ -113,7 +113,7 @@ class Whole:
         return out
 
     def _surplus(self, task: Task, now: Seconds) -> bool:
-        """Whether a job that comes is one of the largest and those in most haste can't wait for all that waits."""
+        """Whether a job that comes is large, and those in most haste could not wait for all that waits."""
         lanes = len(self.lanes.all)
         large = self.overload.defers(task.job, task.seconds, lanes, now)
         return large and sum(entry[2].seconds for entry in self.queue) > lanes * self.haste.value
