@@ -3,8 +3,8 @@ are late.
 
 Of the jobs that came lately, the smaller are due as far as the devices suffice for all of them; what is left
 of a larger one is deferred: it runs where nothing else wants a device, and is dropped when it can no longer
-be in time. How long it may wait for that is its deadline's matter, so nothing has to be foretold. Jobs without
-a deadline only wait.
+be in time. How long it may wait for that is its deadline's matter, so nothing has to be foretold. Jobs
+without a deadline only wait.
 """
 
 from bisect import bisect_left, insort
