@@ -5,14 +5,14 @@ of its own making sees none, unless it copies its context.
 """
 
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from backend.ops import Op
 from backend.types import ClientId, JobId, NodeId
+from backend.values import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Picture:
     """An encoded preview."""
 
@@ -53,7 +53,7 @@ class Line(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CallContext:
     """job: the prompt id; list_index: which call of a node that is called once per item of a list.
 

@@ -4,14 +4,15 @@ A component is known by its content, so equal ones of different files are one.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from hashlib import blake2b
 from typing import ClassVar, Literal, Self, TypeAlias
 
 from backend.types import ComponentId
+from backend.values import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class File:
     """Which bytes: a path and what tells us that the file was not exchanged."""
 
@@ -34,7 +35,7 @@ ComponentKind = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Component:
     """One component in a file. digest: of its tensors' canonical names, dtypes, shapes and bytes.
 
@@ -49,7 +50,7 @@ class Component:
     part: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Contents:
     """What a model file holds.
 
@@ -73,7 +74,7 @@ class Contents:
         return meant or (Component(kind, self.digest, self.nbytes),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Weights:
     """One network's weights: the role it plays, what they are, and where they can be read.
 
@@ -111,7 +112,7 @@ class Weights:
         return ComponentId(f"{id}:{self.precision}" if self.precision else id)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LoraUse:
     """A LoRA (weights of that kind, from one file) at a strength; any number, negative too."""
 
@@ -124,7 +125,7 @@ class LoraUse:
         return self.weights.files[0]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Adapter:
     """A LoRA as a device holds it: its changes of the layers of one network, at any strength."""
 
@@ -148,7 +149,7 @@ def adapter_id(lora: ComponentId, target: ComponentId) -> ComponentId:
     return ComponentId(f"{lora} on {target}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WeightScale:
     """Layers times factors. factors: a pattern of the layers' names in diffusers' or transformers' form, and
     the factor.
@@ -170,7 +171,7 @@ class WeightScale:
 Adjustment: TypeAlias = LoraUse | WeightScale
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Share:
     """How much of each of two weights goes into tensors whose canonical names begin with `start`."""
 
@@ -179,7 +180,7 @@ class Share:
     other: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Source:
     """Weights with their LoRAs, as a part of others."""
 
@@ -187,7 +188,7 @@ class Source:
     loras: tuple[Adjustment, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Blend:
     """Weights made of others: each tensor `base` times its share, plus `other` (None: nothing) times its.
 

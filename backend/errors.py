@@ -4,9 +4,9 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from backend.types import NodeId
+from backend.values import frozen
 
 
 class TesseraError(Exception):
@@ -39,7 +39,7 @@ class NodeError(GraphError):
         super().__init__(node, message, details, extra)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NodeErrors:
     """What is wrong with one node. dependents: the outputs that can't run because of it."""
 

@@ -1,14 +1,15 @@
 """What a sampling run is told: noise, sampler, sigmas, and the guider that steers it. All are references."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, ClassVar, TypeAlias
 
 from backend.latent_operations import Sharpen, Tonemap
 from backend.references import MODELS, Model, Ref
 from backend.types import Conditioning, Image, Wire
+from backend.values import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Noise:
     """Initial noise. A disabled noise is all zeros; its seed still drives the noise of SDE samplers."""
 
@@ -17,7 +18,7 @@ class Noise:
     enabled: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GivenNoise:
     """Initial noise that a node pack made. values: a tensor as the latent; the seed is for SDE samplers."""
 
@@ -27,7 +28,7 @@ class GivenNoise:
     enabled: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sampler:
     """A sampler by ComfyUI's name, with the options that its own node offers (eta, s_noise ...)."""
 
@@ -36,7 +37,7 @@ class Sampler:
     options: tuple[tuple[str, float | int | str | bool], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ForeignNoise:
     """Initial noise that a node pack's object makes once the latent is known. code, owner: as of a `Foreign`
     patch.
@@ -49,7 +50,7 @@ class ForeignNoise:
     enabled: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ForeignSampler:
     """A sampler that is a node pack's own function. code, owner: as of a `Foreign` patch."""
 
@@ -59,7 +60,7 @@ class ForeignSampler:
     owner: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Schedule:
     """Sigmas by name, as KSampler and KSamplerAdvanced ask for them.
 
@@ -76,7 +77,7 @@ class Schedule:
     code: bytes | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BetaSchedule:
     """Sigmas of a model by a beta distribution's quantiles; alpha, beta > 0: its parameters."""
 
@@ -85,7 +86,7 @@ class BetaSchedule:
     beta: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TurboSchedule:
     """Sigmas of a distilled SDXL or SD2 model: `steps` of its ten times, the first at `denoise` (0..1)."""
 
@@ -93,7 +94,7 @@ class TurboSchedule:
     denoise: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BasicGuider:
     """The model's prediction under one conditioning, unsteered."""
 
@@ -102,7 +103,7 @@ class BasicGuider:
     positive: Conditioning | Ref
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CfgGuider:
     """Classifier-free guidance: negative + cfg * (positive - negative); one call only where cfg is 1."""
 
@@ -113,7 +114,7 @@ class CfgGuider:
     cfg: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DualCfgGuider:
     """Guidance by two conditionings: cfg from `middle` to `positive`, middle_cfg from `negative` to `middle`.
 
@@ -130,7 +131,7 @@ class DualCfgGuider:
     nested: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PerpNegGuider:
     """Guidance from `empty`, away from that part of `negative` alone which is not in `positive`."""
 
@@ -143,7 +144,7 @@ class PerpNegGuider:
     neg_scale: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ForeignGuider:
     """A node pack's own guider. sides: its conditionings by name; cfg: its scale. code, owner: as of a
     `Foreign` patch.

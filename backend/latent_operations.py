@@ -1,12 +1,12 @@
 """What LatentOperation nodes describe: a change of a latent, as data. `sampling/operation.py` does it."""
 
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, TypeAlias
 
 from backend.types import Wire
+from backend.values import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tonemap:
     """The lengths of latent vectors compressed by Reinhard's curve, up to `multiplier` times a high one."""
 
@@ -14,7 +14,7 @@ class Tonemap:
     multiplier: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sharpen:
     """The directions of latent vectors sharpened. sigma: of the blur, in units of the radius."""
 

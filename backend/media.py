@@ -7,7 +7,6 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -19,6 +18,7 @@ from isal import isal_zlib
 from PIL import Image, ImageOps, ImageSequence
 
 from backend.errors import BadFile
+from backend.values import frozen
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -42,7 +42,7 @@ _DAMAGED = (
 _RAW_LATENT_UNITS = "latent_format_version_0"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Picture:
     """The frames of a file that have the size of its first, upright.
 
@@ -199,7 +199,7 @@ def encode_lossy(pixels: Pixels, format: Literal["JPEG", "WEBP"], quality: int =
     return out.getvalue()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Animation:
     """How an animated file plays and is packed. effort: WebP's method or PNG's level, larger is smaller."""
 

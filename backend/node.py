@@ -8,7 +8,7 @@ while lowering), ops (model work) or values (a host op).
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
 from backend.guiders import REFERENCES
@@ -17,6 +17,7 @@ from backend.ops import Op
 from backend.settings import Settings
 from backend.storage import Storage
 from backend.types import Wire
+from backend.values import frozen
 
 NodeKind = Literal["reference", "model", "value"]
 Hidden = Literal[
@@ -28,7 +29,7 @@ _SCALARS = {int: "INT", float: "FLOAT", str: "STRING", bool: "BOOLEAN"}
 
 
 # Widgets are compared as objects: `Annotated[..., widget] | None` hashes them, and dicts can't be.
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Widget:
     """Options of an input, as the front end reads them; `type` where it isn't the annotation's own."""
 
@@ -56,7 +57,7 @@ def Boolean(**options: object) -> Widget:
     return Widget(options)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Combo(Widget):
     """One of several strings: a fixed list, or one read from storage each time (file lists).
 
@@ -80,14 +81,14 @@ def Choice(
     return Combo(options=options, among=among, style=style)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HiddenInput:
     """A parameter that the server fills: `Annotated[object, HiddenInput("PROMPT")]`."""
 
     kind: Hidden
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InputSpec:
     """One input. `type` is the wire's name; `choice` is set for combos; options are the front end's.
 
@@ -115,7 +116,7 @@ class InputSpec:
         return [self.type, {"options": list(choices), **options}]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OutputSpec:
     type: str | tuple[str, ...]  # a tuple: a combo's choices
     name: str
@@ -123,7 +124,7 @@ class OutputSpec:
     tooltip: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Result:
     """What a value node returns when it has more to say than its outputs.
 
@@ -138,7 +139,7 @@ class Result:
     pictures: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NodeSpec:
     """Everything the server knows of a node class, built in or third-party.
 

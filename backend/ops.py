@@ -6,7 +6,7 @@ hashed and sent to a worker is flat.
 """
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from functools import cache
 from typing import ClassVar, Generic, Literal, TypeAlias, TypeVar
 
@@ -35,13 +35,14 @@ from backend.types import (
     OpKey,
     Sigmas,
 )
+from backend.values import frozen
 
 T_co = TypeVar("T_co", covariant=True)
 OpKind = Literal["host", "step", "whole"]
 _NO_JOB = JobId("")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Op(Generic[T_co]):
     """Work that yields a T. `kind`: run by the host's threads, by a step loop, or whole on a device."""
 
@@ -50,7 +51,7 @@ class Op(Generic[T_co]):
     outputs: ClassVar[int] = 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Part(Op[T_co]):
     """One output of an op that has several."""
 
@@ -65,7 +66,7 @@ Lazy: TypeAlias = T_co | Op[T_co] | Ref
 Chunks: TypeAlias = tuple[tuple[tuple[object, float], ...], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EncodeText(Op[Conditioning]):
     """embeddings: the files that the text names, so that an exchanged file makes another key; texts: those of
     encoders that have their own, by the encoder's name; images: what an encoder that sees is shown; left_out:
@@ -82,7 +83,7 @@ class EncodeText(Op[Conditioning]):
     tokens: Mapping[str, Chunks] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ScalePixels(Op[Image]):
     """Images of about `total` pixels, in the same aspect ratio; sides are multiples of `multiple`."""
 
@@ -91,7 +92,7 @@ class ScalePixels(Op[Image]):
     multiple: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WithOptions(Op[Conditioning]):
     """Conditions with options set, by ComfyUI's names; of a latent, its samples.
 
@@ -103,7 +104,7 @@ class WithOptions(Op[Conditioning]):
     appended: Mapping[str, Lazy[object]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WithControlText(Op[Conditioning]):
     """Conditions whose ControlNets read another text: that of the first condition in `text`."""
 
@@ -111,14 +112,14 @@ class WithControlText(Op[Conditioning]):
     text: Lazy[Conditioning]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EmptyLike(Op[Latent]):
     """A latent of zeros as large as another."""
 
     latent: Lazy[Latent]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModelSigmas(Op[Sigmas]):
     """The sigmas of a model's own noise range under a schedule. Reads the model's header, not its weights."""
 
@@ -126,7 +127,7 @@ class ModelSigmas(Op[Sigmas]):
     schedule: Schedule | BetaSchedule | TurboSchedule
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PercentSigma(Op[float]):
     """The sigma of a model where `percent` (0..1) of the run is done. Reads the model's header alone.
 
@@ -138,7 +139,7 @@ class PercentSigma(Op[float]):
     inside: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AddNoise(Op[Latent]):
     """A latent noised for a model as far as the sigmas go. Reads the model's header alone."""
 
@@ -148,7 +149,7 @@ class AddNoise(Op[Latent]):
     latent: Lazy[Latent]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Denoise(Op[Latent]):
     """One sampling run. Outputs: the samples, and the last denoised estimate."""
 
@@ -161,14 +162,14 @@ class Denoise(Op[Latent]):
     sigmas: Lazy[Sigmas] | Schedule
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TracedDenoise(Denoise):
     """A run whose steps a node pack wants to see: a third output, as `worker.traced` has it."""
 
     outputs: ClassVar[int] = 3
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tiles:
     """Tiling of a VAE in pixels; frames, shared: of VAEs over frames, so many at a time and in two cuts."""
 
@@ -178,14 +179,14 @@ class Tiles:
     shared: int = 8
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EncodePixels(Op[Latent]):
     vae: Vae
     pixels: Lazy[Image]
     tiles: Tiles | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EncodeInpaint(Op[Latent]):
     """Pixels with the masked part greyed out, and the mask grown by `grow` pixels as the noise mask.
 
@@ -199,7 +200,7 @@ class EncodeInpaint(Op[Latent]):
     soft: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WithPicture(Op[Conditioning]):
     """Conditions with the picture an inpainting model is shown; its noise mask says what is to be made."""
 
@@ -207,7 +208,7 @@ class WithPicture(Op[Conditioning]):
     picture: Lazy[Latent]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WithMask(Op[Latent]):
     """A latent with the noise mask of another."""
 
@@ -215,14 +216,14 @@ class WithMask(Op[Latent]):
     source: Lazy[Latent]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DecodeLatent(Op[Image]):
     vae: Vae
     latent: Lazy[Latent]
     tiles: Tiles | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EncodeVision(Op[ClipVisionOutput]):
     """crop: the square in a picture's middle, not all of it squeezed into a square."""
 
@@ -231,7 +232,7 @@ class EncodeVision(Op[ClipVisionOutput]):
     crop: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ApplyStyle(Op[Conditioning]):
     """Conditions followed by a style's tokens.
 
@@ -245,7 +246,7 @@ class ApplyStyle(Op[Conditioning]):
     biased: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Upscale(Op[Image]):
     """Pictures enlarged by a network."""
 
@@ -253,7 +254,7 @@ class Upscale(Op[Image]):
     image: Lazy[Image]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Call(Op[object]):
     """A value node: a Python function on concrete values, run by the host.
 
@@ -279,14 +280,14 @@ class Call(Op[object]):
     job: JobId = _NO_JOB
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Needs:
     """A call's answer: its node wants these lazy inputs before it can run."""
 
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Row:
     """What one call of an expanding node returned, one value per output.
 
@@ -298,7 +299,7 @@ class Row:
     nodes: Mapping[str, Mapping[str, object]] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Expanded:
     """A call's answer: other nodes run in place of its own.
 
@@ -310,7 +311,7 @@ class Expanded:
     fingerprints: Mapping[str, object] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Identify(Op[Contents]):
     """Read a model file through and say what it holds, by content. Run by the host."""
 

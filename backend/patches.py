@@ -5,18 +5,19 @@ the others act one after the other.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, TypeAlias
 
 from backend.latent_operations import LatentOperation
 from backend.types import ClipVisionOutput, Image, Mask
+from backend.values import frozen
 
 DiscreteKind = Literal["eps", "v_prediction", "lcm", "x0", "img_to_img"]
 ContinuousKind = Literal["v_prediction", "edm", "edm_playground_v2.5", "eps", "cosmos_rflow"]
 ResizeMethod = Literal["bicubic", "nearest-exact", "bilinear", "area", "bislerp"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DiscreteSampling:
     """What the network predicts, over Stable Diffusion's steps of noise.
 
@@ -27,7 +28,7 @@ class DiscreteSampling:
     zsnr: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FlowSampling:
     """The network predicts the velocity of a rectified flow, over a range of noise with this shift.
 
@@ -39,7 +40,7 @@ class FlowSampling:
     multiplier: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ContinuousSampling:
     """What the network predicts, over a range of noise without steps. angle: its time is an angle."""
 
@@ -49,14 +50,14 @@ class ContinuousSampling:
     angle: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CascadeSampling:
     """The network predicts the noise, over a cosine's range with this shift."""
 
     shift: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RescaleCfg:
     """Guidance brought back to the deviation of the unguided prediction: arXiv:2305.08891, section 3.4.
 
@@ -66,7 +67,7 @@ class RescaleCfg:
     multiplier: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FreeU:
     """Backbone factors b1, b2 and skip factors s1, s2 of a UNet's two deepest widths: arXiv:2309.11497.
 
@@ -84,7 +85,7 @@ class FreeU:
 Sigmas: TypeAlias = tuple[float, float]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Downscale:
     """The network works at a lower resolution from an input block on, early in the run (Kohya's deep shrink).
 
@@ -102,14 +103,14 @@ class Downscale:
     sigmas: Sigmas | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PerturbedAttention:
     """Guidance away from the prediction without self-attention in the middle block: arXiv:2403.17377."""
 
     scale: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SelfAttention:
     """Guidance away from the prediction for a latent blurred where the network looks: arXiv:2210.00939.
 
@@ -120,7 +121,7 @@ class SelfAttention:
     blur: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Foreign:
     """What a node pack's own functions do in a run (`sampling/foreign.py`).
 
@@ -131,7 +132,7 @@ class Foreign:
     owner: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Blocks:
     """Numbers of a transformer's blocks: of those with two streams (joint attention), and with one."""
 
@@ -145,7 +146,7 @@ class Blocks:
 NO_BLOCKS = Blocks()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SkipLayers:
     """Guidance away from the prediction without some of a transformer's blocks (Stability AI, for SD3.5).
 
@@ -161,7 +162,7 @@ class SkipLayers:
     sigmas: Sigmas | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SkipLayersInNegative:
     """The negative prediction itself is made without some of a transformer's blocks."""
 
@@ -174,7 +175,7 @@ class SkipLayersInNegative:
 Timed: TypeAlias = Downscale | SkipLayers | SkipLayersInNegative
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProjectedGuidance:
     """Guidance with its part along the prediction scaled by eta: arXiv:2410.02416.
 
@@ -186,12 +187,12 @@ class ProjectedGuidance:
     momentum: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TangentialDamping:
     """The negative prediction loses what is not along the main direction of both: arXiv:2503.18137."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FrequencyGuidance:
     """The guidance's low and high frequencies scaled apart: arXiv:2504.02154.
 
@@ -203,14 +204,14 @@ class FrequencyGuidance:
     cutoff: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GuidanceOperation:
     """The guidance (without one, the prediction) changed by a latent operation."""
 
     operation: LatentOperation
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RenormCfg:
     """Guidance at sigmas under `below` alone, the result's norm at most `limit` times the prediction's.
 
@@ -221,7 +222,7 @@ class RenormCfg:
     limit: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RowScales:
     """Guidance whose scale differs between the rows of a batch, a video's frames: from `least` to the scale.
 
@@ -232,7 +233,7 @@ class RowScales:
     shape: Literal["linear", "triangle"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PerpNegative:
     """Guidance away from what is in the negative condition alone: arXiv:2304.04968.
 
@@ -243,31 +244,31 @@ class PerpNegative:
     scale: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CfgNorm:
     """The guided result's length over the channels is at most the prediction's, then times `strength`."""
 
     strength: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CfgZeroStar:
     """The negative prediction scaled to fit the positive one best: arXiv:2503.18886."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Mahiro:
     """The guided result drawn towards the scaled positive prediction, the more the less alike they are."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EpsilonScale:
     """The predicted noise divided by `factor`: arXiv:2308.15321."""
 
     factor: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DifferentialMask:
     """A noise mask of shades: each place is sampled from the time that its shade says: arXiv:2306.00950.
 
@@ -277,7 +278,7 @@ class DifferentialMask:
     strength: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HyperTile:
     """Self-attention in tiles of `tile` pixels, down to the `depth`-th halving of the latent.
 
@@ -291,14 +292,14 @@ class HyperTile:
     grow: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TokenMerging:
     """Self-attention asks for a part of the places only; the most alike are merged: arXiv:2303.17604."""
 
     ratio: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EasyCache:
     """The network is left out while its output changes little: arXiv:2507.02860.
 
@@ -310,7 +311,7 @@ class EasyCache:
     end: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LazyCache:
     """As EasyCache, by the guided result: all of an evaluation is left out."""
 
@@ -319,7 +320,7 @@ class LazyCache:
     end: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BlockGuide:
     """A network adds to the picture behind every block of two streams, by a hint that it is shown.
 
@@ -334,7 +335,7 @@ class BlockGuide:
     mask: Mask | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StyleReference:
     """A picture's style, as tokens before a prompt's. network: a PatchNetwork."""
 

@@ -4,15 +4,16 @@ A reference may hold `Lazy` values (results that do not exist yet); `ops.py` say
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar, Self
 
 from backend.components import Adjustment, LoraUse, Weights, WeightScale
 from backend.patches import ModelPatch
 from backend.types import Image, Mask, OpKey
+from backend.values import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ref:
     """One output of an op of the live graph, whether it has run or not.
 
@@ -24,7 +25,7 @@ class Ref:
     item: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Model:
     wire: ClassVar[str] = "MODEL"
     weights: Weights
@@ -42,7 +43,7 @@ class Model:
         return replace(self, patches=(*self.patches, patch))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ControlNet:
     """A control model.
 
@@ -56,7 +57,7 @@ class ControlNet:
     kind: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ControlUse:
     """A control model at work on a condition, from percent `start` to `end` of the run (0..1).
 
@@ -72,7 +73,7 @@ class ControlUse:
     mask: Mask | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Keyframe:
     """A hook's strength from percent `start` of the run on (0..1), for at least `steps` steps of it."""
 
@@ -81,7 +82,7 @@ class Keyframe:
     steps: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Keyframes:
     """Keyframes in the order of their starts; none: strength 1 all the time."""
 
@@ -92,7 +93,7 @@ class Keyframes:
         return replace(self, frames=tuple(sorted((*self.frames, *frames), key=lambda frame: frame.start)))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OtherModel:
     """A model that others are drawn towards, as by a LoRA that holds the whole difference."""
 
@@ -100,7 +101,7 @@ class OtherModel:
     encoders: tuple[Weights, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hook:
     """A LoRA for the conditions that it is on, and for the encoding of their text, at a strength each."""
 
@@ -114,7 +115,7 @@ class Hook:
         return replace(self, keyframes=other.keyframes) == other
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hooks:
     """Hooks, none of them twice."""
 
@@ -132,7 +133,7 @@ class Hooks:
         return replace(self, hooks=tuple(replace(hook, keyframes=keyframes) for hook in self.hooks))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClipHooks:
     """The hooks of text encoders. scheduled: a text is encoded for each stretch of the run in which their
     keyframes stay; otherwise they have none. to_conditions: what is encoded gets them, keyframes and all.
@@ -143,7 +144,7 @@ class ClipHooks:
     scheduled: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Clip:
     """Text encoders that work together, each a component of its own.
 
@@ -170,7 +171,7 @@ class Clip:
         return self if strength == 0 else replace(self, loras=(*self.loras, LoraUse(lora, strength)))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Vae:
     """An autoencoder. tiny: its name, where it is a tiny one: its files do not say whose latents they are
     for.
@@ -181,7 +182,7 @@ class Vae:
     tiny: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UpscaleModel:
     """A network that enlarges pictures."""
 
@@ -189,7 +190,7 @@ class UpscaleModel:
     weights: Weights
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClipVision:
     """An encoder of pictures."""
 
@@ -197,7 +198,7 @@ class ClipVision:
     weights: Weights
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StyleModel:
     """A network that makes tokens of an encoded picture."""
 
@@ -205,7 +206,7 @@ class StyleModel:
     weights: Weights
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PatchNetwork:
     """A network that acts within a diffusion model's passes."""
 

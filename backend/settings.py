@@ -3,16 +3,18 @@
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal
+
+from backend.values import frozen
 
 PreviewMethod = Literal["none", "auto", "latent2rgb", "taesd"]
 HashName = Literal["md5", "sha1", "sha256", "sha512"]
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cache:
     """How long results are kept. bytes: under a budget, whoever made them; classic: those of each client's
     last prompt; lru: the last `entries`; none: no longer than their prompt; ram: as long as the machine has
@@ -24,7 +26,7 @@ class Cache:
     headroom: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Settings:
     """What the server was told at start. Paths are absolute; None means: below `base_directory`."""
 

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -24,6 +23,7 @@ from backend.components import File
 from backend.errors import BadFile
 from backend.settings import Settings
 from backend.types import Seconds
+from backend.values import frozen
 
 PlaceKind = Literal["input", "output", "temp"]
 PLACE_KINDS: tuple[PlaceKind, ...] = get_args(PlaceKind)
@@ -71,7 +71,7 @@ class OutsideFolder(BadFile):
     code = "outside_folder"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Slots:
     """Names for a batch of files to save, held until the reservation ends.
 
@@ -88,7 +88,7 @@ class Slots:
         return f"{self.name.replace('%batch_num%', str(index))}_{self.first + index:05}_{extension}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Listing:
     names: tuple[str, ...]
     stamps: tuple[tuple[str, int], ...]  # folder, its mtime: as long as all are unchanged, so are the names

@@ -1,8 +1,10 @@
 """The words the rest is written in: ids, and the values that flow along a workflow's wires."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NewType, TypeAlias
+
+from backend.values import frozen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +25,7 @@ Seconds: TypeAlias = float
 Part: TypeAlias = Literal["calls", "controls"]  # of a sampling run, that another device computes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wire:
     """The name that ComfyUI gives to a type of value, for use in `Annotated`."""
 
@@ -36,7 +38,7 @@ Sigmas: TypeAlias = Annotated[Tensor, Wire("SIGMAS")]  # float32 [steps + 1], de
 AnyValue: TypeAlias = Annotated[object, Wire("*")]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Latent:
     """A batch of latents in the family's unscaled units.
 
@@ -52,7 +54,7 @@ class Latent:
     extra: Mapping[str, object] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cond:
     """One encoded condition: ComfyUI's `[tensor, dict]`.
 
@@ -65,7 +67,7 @@ class Cond:
     options: Mapping[str, object] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClipVisionOutput:
     """Encoded pictures, under ComfyUI's names.
 
@@ -90,7 +92,7 @@ class ClipVisionOutput:
 Conditioning: TypeAlias = Annotated[tuple[Cond, ...], Wire("CONDITIONING")]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Blocked:
     """A value that keeps the nodes that would read it from being called; their outputs are blocked in turn.
 

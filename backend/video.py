@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ import numpy as np
 
 from backend.errors import BadFile
 from backend.media import Floats, Pixels
+from backend.values import frozen
 
 _EXTRA = "Install the extra for video: pip install 'tessera-serve[video]'."
 _KEEP_TAGS = {"movflags": "use_metadata_tags"}  # or an MP4 loses what is not of its own list of tags
@@ -22,7 +22,7 @@ _WEBM = {"vp9": ("libvpx-vp9", "yuv420p"), "av1": ("libsvtav1", "yuv420p10le")}
 WebmCodec = Literal["vp9", "av1"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sound:
     """samples [channels, N], -1..1."""
 
@@ -30,7 +30,7 @@ class Sound:
     rate: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Film:
     """A file's frames [H, W, 3], their number a second, its first sound, and its tags."""
 
@@ -40,7 +40,7 @@ class Film:
     tags: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Facts:
     """formats: the names of the container; codec: of the pictures; seconds: its length."""
 

@@ -7,7 +7,6 @@ MODEL that carries it is handed to the next pack.
 import pickle
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from backend.patches import Foreign
 from backend.sampling.foreign import Asked, Conducted, ForeignCode, Host, Setup, View
 from backend.sampling.prediction import Prediction
+from backend.values import frozen
 from comfy_compat.block_code import PATCHES
 from comfy_compat.conducting import conduct, deep
 from comfy_compat.guidance import opaque
@@ -222,7 +222,7 @@ class Hooks:
         return [both[0], both[1] if view.both else None]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Part:
     """A pack's own sampler, guider, NOISE object or schedule, on its way to a worker.
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from itertools import count
 
 from backend.calling import CallContext, current
+from backend.values import frozen
 
 Fragment = dict[str, dict[str, object]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Numbering:
     """Whose graphs are counted: those of `<root>.<call>`, in the call that runs."""
 

@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,11 +13,12 @@ from backend.node import InputSpec, NodeSpec
 from backend.ops import Denoise, ModelSigmas, Part
 from backend.registry import Registry
 from backend.sampling.names import SAMPLER_NAMES, SCHEDULER_NAMES
+from backend.values import frozen
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Own:
     """What packs have added, by name; of schedules the code."""
 

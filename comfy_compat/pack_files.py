@@ -6,16 +6,17 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from types import ModuleType
 
 from backend.settings import Settings
+from backend.values import frozen
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pack:
     """One pack after loading. error: why it, or some of it, could not be loaded; web: its scripts' folder."""
 

@@ -1,7 +1,6 @@
 """Videos: made of pictures, taken apart, read and written."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Protocol, TypeAlias
@@ -12,6 +11,7 @@ from backend.node import Choice, Float, Result, String, node
 from backend.settings import Settings
 from backend.storage import Storage
 from backend.types import Image, Wire
+from backend.values import frozen
 from backend.video import (
     Sound,
     WebmCodec,
@@ -30,7 +30,7 @@ Tags: TypeAlias = Mapping[str, object] | None
 Audio = Annotated[object, Wire("AUDIO")]  # {"waveform": float32 [B, channels, N], "sample_rate": int}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Components:
     """A video taken apart, as ComfyUI's nodes know it. images [N, H, W, 3]."""
 
@@ -59,7 +59,7 @@ class VideoLike(Protocol):
 Video = Annotated[VideoLike, Wire("VIDEO")]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PictureVideo:
     """A video made of pictures."""
 
@@ -94,7 +94,7 @@ class PictureVideo:
         write_mp4(Path(path), pixels_of(parts.images), size, parts.frame_rate, sound, metadata or {})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FileVideo:
     """A video in a file: read when it is taken apart."""
 

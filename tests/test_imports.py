@@ -38,6 +38,7 @@ ROWS = (
     ("backend.latent_operations",),
     ("backend.errors", "backend.settings"),
     ("backend.types", "backend.deferred", "backend.jsontext"),
+    ("backend.values",),
 )
 
 # library -> the files and folders (ending in /) that may name it

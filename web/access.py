@@ -2,10 +2,11 @@
 
 import hashlib
 import hmac
-from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from aiohttp import web
+
+from backend.values import frozen
 
 COOKIE = "tessera_session"
 QUERY = "token"
@@ -16,7 +17,7 @@ _HOW = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Access:
     """token: what clients must show, None where everybody may. Every guess is compared in the same time."""
 

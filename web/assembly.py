@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from backend.registry import Registry
 from backend.settings import Settings, visible_gpus, yield_idle_cores
 from backend.storage import Storage
 from backend.types import DeviceId
+from backend.values import frozen
 from backend.worker.exchange import sweep, sweep_own
 from backend.worker.host import Host
 from backend.worker.nursery import Nursery
@@ -48,7 +49,7 @@ class FolderInUse(TesseraError):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Assembly:
     """What `assemble` put together. Devices start with `start_devices`."""
 

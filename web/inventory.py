@@ -4,7 +4,6 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,6 +15,7 @@ from backend.library import Library
 from backend.models.identity import VERSION, identify
 from backend.settings import Settings
 from backend.storage import Storage
+from backend.values import frozen
 
 # What a file of a folder is, where it is no container of several components.
 ROLES: Mapping[str, ComponentKind] = {
@@ -34,7 +34,7 @@ ROLES: Mapping[str, ComponentKind] = {
 _SHOWN = 10  # digits of an identity in the table
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entry:
     """One model file. name: as `folder/file`; components: largest first, none where `problem` says why."""
 
@@ -44,7 +44,7 @@ class Entry:
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Inventory:
     """All entries; holders: the names of the entries that hold a component, by its kind and digest."""
 

@@ -4,13 +4,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
+
+from backend.values import frozen
 
 KEPT = 300  # lines, as many as ComfyUI keeps
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LogEntry:
     """time: ISO 8601, local; message: one line with its newline."""
 

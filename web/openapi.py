@@ -6,11 +6,11 @@ query, the body, and the answers. A test asks every route and holds its answers 
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from aiohttp import web
 
 from backend.engine.assets import ASSET_SORTS
+from backend.values import frozen
 
 Schema = dict[str, object]
 STRING: Schema = {"type": "string"}
@@ -59,7 +59,7 @@ HISTORY: Schema = {
 UPLOADED = record({"name": STRING, "subfolder": STRING, "type": STRING})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Told:
     """query: parameters; body: of a JSON request; form: of an upload; answer: the JSON of a 200, None where
     it is empty, a file or text; others: statuses beside 200 -> JSON, None where it is empty or text.

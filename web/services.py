@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from backend.schedule.forecast import Forecast
 from backend.settings import Settings
 from backend.storage import Storage
 from backend.types import ClientId, JobId, NodeId
+from backend.values import frozen
 from backend.worker.messages import DeviceInfo
 from comfy_compat.bridge import OnPrompt
 from comfy_compat.pack_files import Pack
@@ -50,7 +51,7 @@ class Engine(Protocol):
     def metrics(self) -> Metrics: ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Services:
     """packs: a node pack's name -> the folder of its scripts; loaded: all packs, with what became of them;
     on_prompt: what they make of a request before it is queued. writing: held while a free name is used.

@@ -8,11 +8,11 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from backend.settings import Settings
 from backend.storage import Storage
+from backend.values import frozen
 from web.assets import below
 
 EXAMPLES = ("example_workflows", "example", "examples", "workflow", "workflows")
@@ -20,7 +20,7 @@ _PARTS = ("nodeDefs", "commands", "settings")  # beside main.json, under their o
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Subgraph:
     """A blueprint. data: the workflow as its file has it, a text."""
 

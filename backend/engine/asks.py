@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass
 
 from backend.engine.board import Board
 from backend.engine.jobs import Job
@@ -16,13 +15,14 @@ from backend.graph.keys import Unkeyable
 from backend.ops import Op
 from backend.references import Ref
 from backend.types import JobKey, OpKey
+from backend.values import frozen
 from backend.worker.messages import Asked, Failed
 
 Reply = Future[tuple[tuple[object, ...], ...]]
 Claims = Callable[[JobKey], Claim]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Ask:
     """call: the op that asked; target: what it wants; ops: that, and what it is made of, inputs first."""
 

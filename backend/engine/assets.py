@@ -7,11 +7,13 @@ follow from where they lie. Nothing here waits, or reads a disk or a clock.
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from blake3 import blake3
+
+from backend.values import frozen
 
 Json = Mapping[str, object]
 AssetSort = Literal["created_at", "name", "updated_at", "size", "last_access_time"]
@@ -20,7 +22,7 @@ PLACES = ("input", "output")
 _NAMES = uuid.UUID("6d1c2f3e-6f0f-5b1a-9a55-5d1f0c9f0f4e")  # of ids that follow from a file's place
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Asset:
     """A name for some bytes, which other assets may name too.
 
@@ -50,7 +52,7 @@ class Asset:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Filter:
     """Which assets a list shows: those with all of `include` and none of `exclude`, whose name contains
     `name` and whose metadata has each value of `metadata` (a list: one of them; None: no such value).

@@ -4,13 +4,13 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from backend.types import ClientId, JobId, NodeId
+from backend.values import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NodeProgress:
     """One node of a job as `progress_state` shows it."""
 
@@ -23,19 +23,19 @@ class NodeProgress:
     real_node: NodeId | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QueueChanged:
     remaining: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JobStarted:
     job: JobId
     client: ClientId | None
     at: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NodesCached:
     job: JobId
     client: ClientId | None
@@ -43,7 +43,7 @@ class NodesCached:
     at: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StateChanged:
     """All nodes of the job that are not pending, in the order they began."""
 
@@ -52,7 +52,7 @@ class StateChanged:
     nodes: tuple[NodeProgress, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NodeExecuting:
     """node None: the job has ended (the last event of every job)."""
 
@@ -62,7 +62,7 @@ class NodeExecuting:
     display_node: NodeId | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StepProgress:
     job: JobId
     client: ClientId | None
@@ -71,7 +71,7 @@ class StepProgress:
     max: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PreviewImage:
     job: JobId
     client: ClientId | None
@@ -80,7 +80,7 @@ class PreviewImage:
     format: Literal["JPEG", "PNG"] = "JPEG"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NodeExecuted:
     """ui None: a cached output node that never had any."""
 
@@ -91,7 +91,7 @@ class NodeExecuted:
     display_node: NodeId | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NodeBlocked:
     """A blocker's message: told like an error, while the job goes on."""
 
@@ -103,7 +103,7 @@ class NodeBlocked:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClientMessage:
     """What a node's code sends. client None: to all."""
 
@@ -112,7 +112,7 @@ class ClientMessage:
     data: object
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NodeText:
     """A text that a node's code shows on a node. client None: to all."""
 
@@ -121,14 +121,14 @@ class NodeText:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JobSucceeded:
     job: JobId
     client: ClientId | None
     at: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JobFailed:
     job: JobId
     client: ClientId | None
@@ -143,7 +143,7 @@ class JobFailed:
     at: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JobInterrupted:
     job: JobId
     client: ClientId | None

@@ -10,9 +10,10 @@ from backend.graph.lower import Lowering
 from backend.graph.lowered import LoweredNode
 from backend.graph.validate import NodeErrors
 from backend.types import JobId, JobKey, NodeId, OpKey, Seconds
+from backend.values import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Submission:
     """A prompt as it arrived. prompt: the JSON value, unchecked; targets: the only outputs to run."""
 
@@ -25,7 +26,7 @@ class Submission:
     targets: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Accepted:
     """The job is on disk and will run. node_errors: outputs that were left out, and why."""
 

@@ -1,15 +1,15 @@
 """Passes on what devices compute for each other (`worker/lending.py`); answers for helpers that are gone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from backend.engine.fleet import Worker
 from backend.types import DeviceId
+from backend.values import frozen
 from backend.worker.exchange import remove
 from backend.worker.messages import Ask, Evaluated, Segment
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Out:
     """A loan on its way: who computes it."""
 

@@ -11,7 +11,7 @@ import logging
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from backend.engine.asks import settle
@@ -43,6 +43,7 @@ from backend.registry import Registry
 from backend.schedule.forecast import Forecast
 from backend.schedule.rules import Rules
 from backend.types import ClientId, DeviceId, JobId, JobKey, NodeId, Seconds
+from backend.values import frozen
 from backend.worker.heap import give_back
 from backend.worker.messages import DeviceInfo, Report
 
@@ -51,7 +52,7 @@ PROFILED = 60.0  # seconds between two writings of what was measured
 TIDY = 10.0  # seconds, at most, that freed memory is kept while jobs run
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Limits:
     """cache_bytes: budget of finished results; preview: the default method; preview_size: in pixels.
 

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 from backend.ops import OpKind
 from backend.types import DeviceId, Seconds
+from backend.values import frozen
 from backend.worker.messages import Table
 
 Outcome: TypeAlias = Literal["finished", "failed", "cancelled", "lost"]
@@ -35,7 +36,7 @@ class Histogram:
         return sum(self.counts)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OpLabel:
     """What ops are counted by. name: the op's class, or the node of a call; component: "" without weights."""
 

@@ -1,7 +1,7 @@
 """An op as the scheduler sees it: what it needs, what it costs, and whose turn it is."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from backend.components import Adapter, Adjustment, Loadable, LoraUse, Weights
 from backend.graph.frontier import LiveOp
@@ -13,13 +13,14 @@ from backend.schedule.fairness import Shares
 from backend.schedule.pool import Order, ReadyOp
 from backend.schedule.profile import Profile, Role
 from backend.types import ComponentId, Seconds
+from backend.values import frozen
 
 # References whose weights an op needs on its device.
 _HELD = (Vae, UpscaleModel, ClipVision, StyleModel, PatchNetwork)
 STEPS = 20  # of a run whose schedule another op still has to make
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Claim:
     """A job's place in the queue.
 

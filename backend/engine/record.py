@@ -1,11 +1,12 @@
 """JobRecord: a job as it is kept. JobSummary: the part of it that lists show."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Literal, TypeAlias
 
 from backend.errors import GraphError
 from backend.types import ClientId, JobId, NodeId
+from backend.values import frozen
 
 JobStatus = Literal["pending", "running", "completed", "failed", "cancelled"]
 SortBy = Literal["created_at", "execution_duration"]
@@ -18,7 +19,7 @@ _MEDIA = frozenset({"images", "video", "audio"})
 _MODELS = (".obj", ".fbx", ".gltf", ".glb", ".usdz", ".stl", ".ply", ".spz", ".splat", ".ksplat")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JobRecord:
     """A submitted prompt and what became of it.
 
@@ -80,7 +81,7 @@ class JobRecord:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JobSummary:
     """A job in a list: JobRecord's fields of the same names."""
 

@@ -7,7 +7,6 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from pickle import PicklingError
@@ -15,6 +14,7 @@ from threading import Lock
 
 from backend.errors import TesseraError
 from backend.types import OpKey, Seconds
+from backend.values import frozen
 from backend.worker.exchange import Value
 from backend.worker.messages import Segment, Stored
 
@@ -23,7 +23,7 @@ LEAST = 0.02  # seconds of work below which a result is not worth a file
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Kept:
     """A result on disk. lengths, seconds, ui: as in `results.Result`."""
 

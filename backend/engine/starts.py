@@ -1,7 +1,6 @@
 """Does what `plan()` says: starts ops on devices, and passes on all else that it decides."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from functools import partial
 
 from backend.engine.board import Board
@@ -14,6 +13,7 @@ from backend.ops import Call
 from backend.schedule.policy import MOST, plan
 from backend.schedule.pool import Decision, Evict, Load, Preempt, Reject, Resume, Run, Split, Unsplit
 from backend.types import JobKey, OpKey
+from backend.values import frozen
 from backend.worker.messages import HostCall, Stored
 
 AT_ONCE = 128  # ops started, about, before others have their turn
@@ -24,7 +24,7 @@ Preview = Callable[[LiveOp], str]
 Guarded = Callable[[Callable[[], None], OpKey | None, Collection[JobKey]], None]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rejected:
     """An op that `plan()` refused, and the jobs that end because of it."""
 

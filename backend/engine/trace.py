@@ -18,6 +18,7 @@ from backend.graph.frontier import LiveOp
 from backend.ops import Call, Op
 from backend.schedule.pool import ReadyOp
 from backend.types import ClientId, ComponentId, DeviceId, JobId, JobKey, OpKey, Seconds
+from backend.values import frozen
 from backend.worker.messages import Finished, Table
 
 SPANS = 1024  # ops of the timeline
@@ -52,7 +53,7 @@ class OpenOp:
         return self.counts.label
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Span:
     """An op that left its device. jobs: how many it served, users: whose they were."""
 
@@ -66,7 +67,7 @@ class Span:
     users: tuple[ClientId | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Decided:
     """A decision that was carried out. subject: the op or component it is about."""
 

@@ -5,7 +5,6 @@ Times are seconds before or after the moment of the view ("ago", "for"), so that
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from backend.engine.board import Board
 from backend.engine.fleet import Seat
@@ -16,6 +15,7 @@ from backend.ops import Denoise
 from backend.patches import apart
 from backend.schedule.forecast import Forecast
 from backend.types import ClientId, ComponentId, DeviceId, JobId, JobKey, OpKey, Seconds
+from backend.values import frozen
 from backend.worker.messages import DeviceInfo, Resident, Table
 
 TIMELINE = 60.0  # seconds that the timeline covers
@@ -25,7 +25,7 @@ RECENT = 16  # ended jobs shown
 RECENTLY = 600.0  # seconds for which a user of a component counts as one
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OpView:
     """An op on a device. began: seconds since the device took it up, None while it waits there. value of max:
     its steps. rows: of the batch, 0 for an op without steps. users: whose jobs wait for it. hung: the
@@ -47,7 +47,7 @@ class OpView:
     apart: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DeviceView:
     """info is None until the device's process has come up. restarts: deaths since it last finished an op.
     batch_rows: rows of its step batch now; max_rows: the most that it takes.
@@ -64,7 +64,7 @@ class DeviceView:
     max_rows: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ComponentView:
     """A resident component. files: names it was asked for by, the latest last; devices: where; users:
     who used it in the last ten minutes, latest first; running: ops that use it now, on all devices.
@@ -79,7 +79,7 @@ class ComponentView:
     running: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UserView:
     """oldest: seconds since the arrival of the oldest unfinished job. compute: seconds of the ops that this
     user's jobs had a part in, shared ones in full.
@@ -93,7 +93,7 @@ class UserView:
     compute: Seconds
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SpanView:
     """A part of the timeline. began, ended: seconds ago."""
 
@@ -109,7 +109,7 @@ class SpanView:
     users: tuple[ClientId | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DecisionView:
     ago: Seconds
     kind: str
@@ -118,7 +118,7 @@ class DecisionView:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JobView:
     """An ended job, and where its time went (`trace.JobTrace`)."""
 
@@ -135,7 +135,7 @@ class JobView:
     ran: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ForecastView:
     """An unfinished job: seconds until it is over, likely and at least and most (four of five end within)."""
 
@@ -147,7 +147,7 @@ class ForecastView:
     known: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PoolView:
     """running: jobs; pending: the first of those that are not, pending_count: how many they are.
 

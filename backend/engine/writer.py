@@ -6,7 +6,6 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from sqlalchemy import Connection, Delete, Engine, Insert, Update, delete, select
@@ -29,6 +28,7 @@ from backend.engine.tables import (
 )
 from backend.errors import StoreFailed
 from backend.types import JobId
+from backend.values import frozen
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ _GROUP = 500  # most hand-overs in one transaction: an add never waits behind mo
 REFUSALS = (SQLAlchemyError, ValueError, OverflowError)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Add:
     """A job arrives."""
 
@@ -46,7 +46,7 @@ class Add:
     row: Values
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Enter:
     """A job that has arrived takes its place among the others, as far as it has come by now."""
 
@@ -54,20 +54,20 @@ class Enter:
     over: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Start:
     key: int
     at: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finish:
     key: int
     id: JobId
     row: Values
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Do:
     """Anything rarer than the above; nothing at all, to wait for what came before."""
 
@@ -80,7 +80,7 @@ Outcome: TypeAlias = tuple[
 ]  # who waits for a write, and what became of it
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Write:
     op: Entry
     waiting: asyncio.Future[None] | None = None

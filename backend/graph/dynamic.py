@@ -1,12 +1,12 @@
 """The submitted prompt and what expansion added to it: as the lowering sees it, and as nodes read it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 from backend.errors import TesseraError
 from backend.graph.parse import Link, Prompt, PromptNode
 from backend.types import NodeId
+from backend.values import frozen
 
 
 class NodeNotFound(TesseraError):
@@ -34,7 +34,7 @@ class DuplicateNode(TesseraError):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """Where a node shows: on which node of the prompt, made by which, and within which submitted one."""
 

@@ -1,7 +1,6 @@
 """Nodes that run in place of another, and the result that is made of theirs."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from backend.graph.dynamic import DynamicPrompt, NodeNotFound, as_link, renamed, renamed_id
 from backend.graph.lowered import Items
@@ -10,9 +9,10 @@ from backend.graph.parse import Link, PromptNode
 from backend.node import NodeSpec
 from backend.ops import Expanded, Row
 from backend.types import NodeId, OpKey
+from backend.values import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Expansion:
     """An expanded node: the key of its result, and what each of its calls returned."""
 

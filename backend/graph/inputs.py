@@ -4,7 +4,7 @@ import logging
 import math
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from inspect import isawaitable
 from typing import TypeAlias
 
@@ -15,6 +15,7 @@ from backend.guiders import REFERENCES
 from backend.node import InputSpec, NodeSpec
 from backend.storage import Storage
 from backend.types import DATA_WIRES, NodeId
+from backend.values import frozen
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ Types: TypeAlias = str | tuple[str, ...]
 Settle: TypeAlias = Callable[[Awaitable[object]], object]  # runs a coroutine to its end
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fault:
     """What made looking at a node impossible. It is worded by where the node stands (`validate._worded`)."""
 
@@ -40,7 +41,7 @@ class Fault:
     traceback: tuple[str, ...] = ()  # where `text` is ComfyUI's and tells a reader little: what it means
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Checked:
     """A node looked at: its inputs with values coerced, and what is wrong with them."""
 
@@ -65,7 +66,7 @@ class _Unreadable(Exception):
         super().__init__(fault.text)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Surroundings:
     """What one validation looks things up in. choices: options of combos, read once."""
 

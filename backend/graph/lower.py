@@ -7,7 +7,7 @@ needs more of its lazy inputs, or that other nodes run in its place.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 
 from backend.errors import TesseraError
@@ -35,11 +35,12 @@ from backend.ops import Awaiting, Call, Expanded, Needs, Op
 from backend.references import Ref
 from backend.registry import Registry
 from backend.types import DATA_WIRES, Blocked, NodeId, OpKey
+from backend.values import frozen
 
 _DEEPEST = 20  # lazy inputs of lazy inputs that are looked up in the cache before anything runs
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Wait:
     """A node that waits for some of its sources. lowered: which of them are; early: what it will read."""
 

@@ -1,7 +1,7 @@
 """What lowering makes, and what can go wrong with a node on the way."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar
 
 from backend.errors import TesseraError
@@ -9,6 +9,7 @@ from backend.graph.dynamic import DynamicPrompt
 from backend.node import NodeSpec
 from backend.references import Ref
 from backend.types import ClientId, JobId, JobKey, NodeId, OpKey
+from backend.values import frozen
 
 Items = tuple[object, ...]  # what one wire carries: values, or Refs to results
 MISSING = object()
@@ -38,7 +39,7 @@ class BadDemand(TesseraError):
         super().__init__(f"Node {node} says it needs input {name}, but {problem}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Submitter:
     """Whose job it is, and what hidden inputs say. prompt: its JSON, made anew where this is None."""
 
@@ -64,7 +65,7 @@ class Submitter:
                 return self.tokens.get(kind)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LoweredNode:
     """A node after lowering. key: equal for equal work; ops: what it added, inputs first.
 
@@ -79,7 +80,7 @@ class LoweredNode:
     blocked: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Composed:
     """An expanded node's result, made of those of the nodes that ran in its place."""
 

@@ -1,18 +1,19 @@
 """An API-format prompt (`{id: {class_type, inputs}}`) becomes a `Prompt`. Classes are not looked at here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import isfinite
 from typing import TypeAlias
 
 from backend.errors import InvalidPrompt, NoPrompt
 from backend.types import NodeId
+from backend.values import frozen
 
 _OWN_KEYS = frozenset({"class_type", "inputs"})
 _WRAP = "__value__"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Link:
     """An input that takes output `slot` (0 is the first) of another node."""
 
@@ -20,7 +21,7 @@ class Link:
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BadLink:
     """A bare list that is no link. `received` is the list; validation says what is wrong with it."""
 
@@ -30,7 +31,7 @@ class BadLink:
 Input: TypeAlias = object  # a Link, a BadLink, or a JSON value
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PromptNode:
     """One node. bare: its JSON had no `inputs`; extra: its other keys (`_meta` ...), kept as they came."""
 
@@ -52,7 +53,7 @@ class PromptNode:
         return {**inputs, "class_type": self.class_type, **self.extra}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Prompt:
     """A graph as submitted, its nodes in the order of the JSON."""
 

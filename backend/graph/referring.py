@@ -1,7 +1,6 @@
 """Reference and model nodes: what they return is a reference, or ops, at once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from backend.graph.flatten import flatten
 from backend.graph.lowered import Items, NodeRaised
@@ -9,9 +8,10 @@ from backend.graph.parse import PromptNode
 from backend.node import NodeSpec
 from backend.ops import Awaiting, Op
 from backend.types import Blocked, OpKey
+from backend.values import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Returned:
     """columns: the items of each output; ops: that they refer to; blocked: messages of blockers met."""
 

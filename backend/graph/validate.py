@@ -1,7 +1,7 @@
 """A prompt held against the registry: which of its outputs can run, and what is wrong with the rest."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from backend.errors import (
     GraphError,
@@ -17,12 +17,13 @@ from backend.graph.parse import Link, Prompt, PromptNode
 from backend.node import NodeSpec
 from backend.registry import Registry
 from backend.types import NodeId
+from backend.values import frozen
 
 _LONGEST_CYCLE = 20  # nodes that an error names: a cycle of thousands tells it to each of them
 __all__ = ["NodeErrors", "Refused", "Validated", "validate"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Validated:
     """prompt: values of what runs are coerced; outputs: the output nodes to run; errors: of the rest."""
 
@@ -77,7 +78,7 @@ def _spec(node: PromptNode, registry: Registry) -> NodeSpec:
 # -- the graph -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Walk:
     """What the outputs reach. order: sources first; via: who led to a node first, and by which input.
 

@@ -6,7 +6,6 @@ Base weights are never edited.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -17,9 +16,10 @@ from backend.models import kernels
 from backend.models.blocks import Packing
 from backend.models.changes import Delta, Kron
 from backend.models.stored import Scratch, is_plain, whole
+from backend.values import frozen
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class SidePath:
     """A change and the rows it is added for. strengths: float32, one per row of `rows`."""
 
@@ -28,7 +28,7 @@ class SidePath:
     strengths: Tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Weight:
     """A layer's weight and bias, with LoRAs in them or without."""
 
@@ -36,7 +36,7 @@ class Weight:
     bias: Tensor | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Site:
     """What one layer does in a pass beside its own product.
 

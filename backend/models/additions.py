@@ -4,7 +4,7 @@ All of it is said per row, so rows of several users share a pass whatever each o
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import zip_longest
 from typing import Literal, Protocol, TypeAlias
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from backend.errors import UnsupportedOption
 from backend.patches import NO_BLOCKS, Blocks, Downscale, FreeU, HyperTile, TokenMerging
+from backend.values import frozen
 
 BlockPatch: TypeAlias = FreeU | Downscale
 SharingPatches: TypeAlias = tuple[HyperTile | TokenMerging, ...]  # in each layer the first that applies
@@ -66,7 +67,7 @@ class BlockNetwork(Protocol):
         """To tokens [R, S, C] behind block `number`, for hints like them; None: nothing."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Guide:
     """Such a network at work on a call. hint [B, S, C]: of the call's rows, in turn."""
 
@@ -75,14 +76,14 @@ class Guide:
     strength: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Prefix:
     """Tokens [B, T, C] before those of the text, as wide as its: of the call's rows, in turn."""
 
     tokens: Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Guided:
     """Rows of a pass that a network acts on: their numbers, their hints [n, S, C], strengths [n]."""
 
@@ -92,7 +93,7 @@ class Guided:
     strengths: Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Alteration:
     """How a call alters the network's blocks.
 
@@ -123,7 +124,7 @@ class Alteration:
 UNALTERED = Alteration()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Residuals:
     """What control models add to a pass, [R, ...] each, and None where nothing is added.
 
@@ -161,7 +162,7 @@ class Residuals:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Row:
     """One row's alteration, and its number within its call."""
 
@@ -169,7 +170,7 @@ class Row:
     number: int = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Additions:
     """Beside a pass of R rows. rows: R of them, or () where none is altered; late: what is added behind a
     UNet's way down, asked for when the pass has come there.

@@ -4,7 +4,6 @@ file of the base names it, so that merged weights are read like those of any fil
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -19,12 +18,13 @@ from backend.models.lora import Target, lora_of
 from backend.models.merged import Patch, Stack, biased, merged
 from backend.models.parts import place_of
 from backend.models.weights import Convert, ModelFile, open_file
+from backend.values import frozen
 
 _log = logging.getLogger(__name__)
 _CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Blank:
     """A network without weights, for LoRAs to be bound to: on the meta device."""
 
@@ -42,7 +42,7 @@ class Blank:
         return self.names(site)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Outline:
     """How a component's network takes its file.
 
@@ -69,7 +69,7 @@ def open_weights(weights: Weights, outlined: Outlined) -> ModelFile:
     return ModelFile(base.file.header, _Made(base, other, blend.shares), base.file.file)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class _Part:
     """A source, opened. names: canonical name -> name in the file; tensors: by the names in the file."""
 

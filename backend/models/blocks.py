@@ -4,18 +4,18 @@ Source: the layouts of https://github.com/ggml-org/ggml, docs and ggml-common.h.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from backend.models.gguf import SIZES
+from backend.values import frozen
 
 # Of ggml's formats of four bits that are not evenly spaced.
 _LEVELS = tuple(map(float, (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Packing:
     """kind: ggml's name of the format; shape: of the weights."""
 
@@ -23,7 +23,7 @@ class Packing:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Block:
     """weights: how many a block has; nbytes: that it takes; read: blocks uint8 [n, nbytes] -> float32 [n,
     weights].

@@ -7,14 +7,15 @@ arXiv:2402.09353, OFT arXiv:2306.07280; strengths and norms as ComfyUI applies t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from backend.values import frozen
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@frozen(eq=False)
 class Delta:
     """A change of one layer's weight: up @ down, or `weight` where it is not of low rank; and of its bias.
 
@@ -43,7 +44,7 @@ class Delta:
         return Delta(down, up, mid, self.scale, weight, bias)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Kron:
     """LoKr: scale times the Kronecker product of outer [o1, i1] and inner [o2, i2] or [o2, i2, h, w]."""
 
@@ -63,7 +64,7 @@ class Kron:
         return Kron(self.outer.to(device, dtype), self.inner.to(device, dtype), self.scale)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Decomposed:
     """DoRA: the weight with `direction` added, its outputs (or inputs) scaled to the lengths in `magnitude`.
 
@@ -85,7 +86,7 @@ class Decomposed:
         return Decomposed(self.direction.placed(device, dtype), self.magnitude.to(device, dtype))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Rotation:
     """OFT: each of k blocks of n outputs rotated. rotations [k, n, n], float32."""
 
@@ -103,7 +104,7 @@ class Rotation:
         return Rotation(self.rotations.to(device))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Scaled:
     """The weight and the bias, with all that was added to them before, times a factor; its strength is 1."""
 

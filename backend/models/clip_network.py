@@ -3,16 +3,16 @@
 Source: arXiv:2103.00020, section 2.4. Names as in transformers' CLIPTextModel, which checkpoints use.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backend.values import frozen
+
 _HEAD = 64  # channels of one attention head, in every CLIP
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClipSizes:
     """width: of tokens; hidden: of the feed-forward layers; layers: their number; projection: width of the
     pooled output behind its projection, None without one; quick: GELU as OpenAI approximates it.

@@ -1,16 +1,17 @@
 """What a family makes of a condition: the network's inputs beside the latent, the time and the tokens."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import torch
 from torch import Tensor
 
 from backend.resize import resize
 from backend.types import Cond
+from backend.values import frozen
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Given:
     """A condition and the run it is for.
 
@@ -34,7 +35,7 @@ class Given:
         return value if isinstance(value, Tensor) else None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Inputs:
     """What `Layout.call` finds in `extra`, by name.
 

@@ -1,7 +1,6 @@
 """What a kind of control model must say of itself: its hint, its network, and what that adds to a pass."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from torch import Tensor, nn
@@ -10,12 +9,13 @@ from backend.errors import UnsupportedOption
 from backend.models.additions import Residuals
 from backend.models.latent import LatentFormat
 from backend.resize import resize
+from backend.values import frozen
 
 Preparation = Literal["none", "canny", "inverted"]
 MAKE = "Use a ControlNet that was made for this model."
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HintFormat:
     """The picture that a control model takes.
 
@@ -45,7 +45,7 @@ class HintFormat:
         return hint.mean(1, keepdim=True) if self.grey and hint.shape[1] > 1 else hint
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class ControlInputs:
     """Of R rows. x [R, C, h, w], timesteps [R], tokens [R, T, context], extra: as the denoiser has them; hint
     [R, ...]; kind: which of the hints that a model for several was trained on it is, None unless it is said.

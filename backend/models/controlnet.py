@@ -1,7 +1,6 @@
 """Control models, loaded: what they add to a denoiser's pass for a picture (the hint)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -24,6 +23,7 @@ from backend.models.header import Header, TensorInfo
 from backend.models.hostcopy import Form, HostCopies
 from backend.models.residual import install_residuals
 from backend.models.weights import ModelFile, fill, open_file
+from backend.values import frozen
 
 # A control model's header (names without prefix) -> its layout, None if it is of another kind.
 CONTROLS: tuple[Callable[[Header], ControlLayout | None], ...] = (
@@ -40,7 +40,7 @@ _LORA = "lora_controlnet"  # an empty tensor: low-rank changes to a UNet's weigh
 _UNET = ("model.diffusion_model.", "")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class ControlModel:
     """weights: what it was loaded from; nbytes: of its weights."""
 

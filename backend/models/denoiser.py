@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -23,12 +22,13 @@ from backend.models.residual import install_residuals
 from backend.models.stored import shape_of
 from backend.models.upsampler import install_upsamplers
 from backend.models.weights import ModelFile, fill
+from backend.values import frozen
 
 # UNETLoader's names of the formats that weights may be cast to.
 EIGHTHS = {"fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Denoiser:
     """sites: the layers that LoRAs may change, by the module's own names; base_bytes: of the weights.
 

@@ -6,13 +6,13 @@ Endings stand behind the layer's name; which names a layer may have, the family 
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from backend.errors import BadFile
 from backend.models.changes import Change, Decomposed, Delta, Kron, Rotation
+from backend.values import frozen
 
 _log = logging.getLogger(__name__)
 # (ending of the up matrix, ending of the down matrix)
@@ -37,7 +37,7 @@ def foreign(tensors: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Part:
     """What a file has under one name of a layer. used: collects the names of the tensors that were taken."""
 

@@ -1,7 +1,6 @@
 """Which family of models a file belongs to, read from names and shapes alone."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -16,6 +15,7 @@ from backend.models.latent import LatentFormat
 from backend.models.layer_name import LayerName
 from backend.models.parts import DENOISER_PREFIXES
 from backend.sampling.prediction import Prediction
+from backend.values import frozen
 
 
 class Layout(Protocol):
@@ -76,7 +76,7 @@ class Layout(Protocol):
         """What LoRA files may call a layer of the network, without the endings (`.lora_up.weight` ...)."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Family:
     """detect: the layout of a header (names without prefix) if it is of this family, and None if it isn't.
 

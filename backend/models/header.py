@@ -5,11 +5,12 @@ import math
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import BinaryIO
 
 from backend.components import File
 from backend.errors import BadFile
+from backend.values import frozen
 
 _LONGEST = 100_000_000  # bytes; the format's own limit for its JSON header
 _BITS = {
@@ -33,7 +34,7 @@ _BITS = {
 _AGAIN = "Download or copy the file again."
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TensorInfo:
     """dtype: safetensors' name for it (F16, BF16 ...); span: its bytes in the file, start and end."""
 
@@ -42,7 +43,7 @@ class TensorInfo:
     span: tuple[int, int] = field(default=(0, 0), compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Header:
     """What a model file holds, or a part of it.
 

@@ -22,7 +22,6 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,6 +29,7 @@ import torch
 from torch import Tensor
 
 from backend.components import Weights
+from backend.values import frozen
 
 if sys.platform != "win32":
     import fcntl
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 Source: TypeAlias = Callable[[], Iterator[tuple[str, Tensor]]]  # a module's tensors as the file has them
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Form:
     """What weights are computed with. channels_last: the memory format of tensors of four dimensions; kept:
     names of those that stay in the file's form (`stored.py`); derived: of what is made of them, in no file.
@@ -76,7 +76,7 @@ class Form:
         return torch.channels_last if last else torch.contiguous_format
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HostCopies:
     """The copies of one server. prefix: what the path of each begins with, in shared memory."""
 
@@ -91,7 +91,7 @@ def host_copies(prefix: str) -> HostCopies | None:
     return None if sys.platform == "win32" else HostCopies(prefix)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HostCopy:
     """The copies of one component, one per form. stem: of their paths."""
 

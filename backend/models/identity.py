@@ -8,7 +8,6 @@ and not the end of the process.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from blake3 import blake3
@@ -21,6 +20,7 @@ from backend.models.header import Header, TensorInfo, check_unchanged, read_head
 from backend.models.parts import RULES_VERSION, Place, places
 from backend.models.pickles import is_pickle, named_tensors
 from backend.models.text_places import checkpoint_encoding
+from backend.values import frozen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ Digests: TypeAlias = Mapping[str, "TensorDigest"]  # by the names in the file
 Progress: TypeAlias = Callable[[int], object]  # told the bytes read since the last call
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TensorDigest:
     info: TensorInfo
     nbytes: int

@@ -1,15 +1,16 @@
 """What a family's latents are: channels, scale, and colours for previews."""
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from backend.values import frozen
+
 PerChannel: TypeAlias = float | tuple[float, ...]  # one number for all channels, or one for each
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LatentFormat:
     """downscale: pixels per latent pixel; a model's units are (latent - shift) * scale.
 

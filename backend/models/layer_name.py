@@ -1,9 +1,9 @@
 """What LoRA files call a layer, where that says more than a name."""
 
-from dataclasses import dataclass
+from backend.values import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LayerName:
     """What a LoRA file may call a layer. part: where that names several, the layer's part of their outputs,
     as (first, last + 1, of); None: all.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from backend.models.adapters import Weight
 from backend.models.changes import Change, Decomposed, Delta, Scaled, changed
+from backend.values import frozen
 
 # What of a copy's making counts: each weight is read, changed and written. Measured (BENCHMARKS.md, "LoRAs").
 _PASSES = 2
@@ -32,7 +33,7 @@ def pays(places: int, layers: Sequence[tuple[int, int]]) -> bool:
     return rent >= _PASSES * sum(outputs * inputs for outputs, inputs in layers)
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+@frozen(eq=False, weakref_slot=True)
 class Lora:
     """A LoRA file, bound to one target: the change of each of its layers."""
 
@@ -45,7 +46,7 @@ class Lora:
         return sum(part.nbytes for part in parts if part is not None)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Patch:
     """A LoRA at a strength; any number, negative too."""
 

@@ -5,7 +5,6 @@ Sources: DiffSynth-Studio's Qwen-Image ControlNets; USO, arXiv:2508.18966. Names
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 import torch
@@ -19,13 +18,14 @@ from backend.models.families.sequence import PATCH, padded, to_tokens
 from backend.models.header import Header
 from backend.models.hostcopy import Form, HostCopies
 from backend.models.weights import fill, open_file
+from backend.values import frozen
 
 _EPS = 1e-6
 _EMBEDDER = "feature_embedder."
 _LEVELS = ("high", "mid", "low")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BlockControl:
     """Behind each block it adds what a small network makes of the picture's tokens and of the hint's.
 
@@ -44,7 +44,7 @@ class BlockControl:
         yield name, weight
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StyleProjector:
     """Three of SigLIP's layers become tokens before a prompt's.
 
@@ -69,7 +69,7 @@ PatchLayout: TypeAlias = BlockControl | StyleProjector
 T = TypeVar("T", BlockControl, StyleProjector)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class PatchModel:
     """nbytes: of its weights."""
 

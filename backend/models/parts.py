@@ -1,11 +1,11 @@
 """Where components stand in model files, by names alone: what is stripped, what left out. Without torch."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from backend.components import ComponentKind
 from backend.models.header import Header
 from backend.models.text_places import text_places
+from backend.values import frozen
 
 RULES_VERSION = 4  # raise it when a rule below changes: identities are computed anew then
 
@@ -17,7 +17,7 @@ VAE_NAMES = ("encoder.", "decoder.", "quant_", "post_quant_", "conv1.", "conv2."
 MARKS = frozenset({"v_pred", "ztsnr", "edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min"})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """A component in a file. names: canonical name -> name in the file; marks: those that belong to it;
     part: which of several of its kind.

@@ -3,10 +3,11 @@
 import logging
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from torch import Tensor
+
+from backend.values import frozen
 
 _log = logging.getLogger(__name__)
 _EMBEDDING = "embedding:"
@@ -14,7 +15,7 @@ _WHOLE = 8  # a group of fewer tokens than this is moved to the next chunk rathe
 _ESCAPES = (("\\)", "\0\1", ")"), ("\\(", "\0\2", "("))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Token:
     """value: an id, or a vector [C] of an embedding; weight: 1 is neutral."""
 
@@ -27,7 +28,7 @@ Chunk: TypeAlias = tuple[Token, ...]
 FindVectors: TypeAlias = Callable[[str], Tensor | None]  # an embedding's name -> float [n, C]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Marks:
     """Ids around a chunk (None: no such mark), and its length with them.
 

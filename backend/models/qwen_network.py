@@ -4,17 +4,17 @@ Source: arXiv:2412.15115 and arXiv:2505.09388; positions of pictures: arXiv:2502
 as in transformers' models, which checkpoints use. Activations are float32: they overflow half formats.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from backend.values import frozen
 
 _EPSILON = 1e-6
 _THETA = 1_000_000.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QwenSizes:
     """width: of tokens; head: channels of one; shared: of so many heads each key and value head is used by;
     biased: queries, keys and values have a bias (2.5); normed: queries and keys are normalised (3).

@@ -4,13 +4,13 @@ Source: arXiv:2502.13923, section 2.1.1. Names as in transformers' model, which 
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.models.qwen_network import Gated, RmsNorm, turned
+from backend.values import frozen
 
 PATCH, MERGED = 14, 2  # pixels of a patch's side; patches of a token's side
 FRAMES = 2  # of a picture's patch: the picture, twice
@@ -22,7 +22,7 @@ _MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's pictures
 _DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VisionSizes:
     """width: of patches; hidden: of the feed-forward layers; out: width of the tokens it makes."""
 
@@ -33,7 +33,7 @@ class VisionSizes:
     out: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Patches:
     """A picture cut up. values [S, 3 * 2 * 14 * 14], token by token; rows, columns: of patches."""
 

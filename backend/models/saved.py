@@ -6,7 +6,7 @@ import os
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from backend.models.parts import place_of
 from backend.models.text_places import text_places
 from backend.models.weights import Convert, ModelFile, open_file
 from backend.references import Clip, ClipVision, Model, Vae
+from backend.values import frozen
 
 DENOISER = "model.diffusion_model."
 _CONTEXT = 77  # tokens of a CLIP text model
@@ -73,7 +74,7 @@ _NAMES = {
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entry:
     """A tensor to be written. make: gives it, in any floating dtype; it is cast to `dtype` then."""
 

@@ -1,7 +1,7 @@
 """Style models (Flux's Redux, T2I's style): an encoded picture -> tokens behind a prompt's tokens."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf, log
 
 import torch
@@ -17,9 +17,10 @@ from backend.models.header import Header
 from backend.models.hostcopy import Form, HostCopies
 from backend.models.weights import fill, open_file
 from backend.types import ClipVisionOutput, Cond
+from backend.values import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Redux:
     """Two layers over the tokens of SigLIP. into, inner, out: widths."""
 
@@ -32,7 +33,7 @@ class Redux:
             return _Redux(self)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StyleAdapter:
     """CLIP's tokens beside a few of its own, through transformer blocks: arXiv:2302.08453."""
 
@@ -46,7 +47,7 @@ class StyleAdapter:
             return _StyleAdapter(self)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class StyleModel:
     """nbytes: of its weights."""
 

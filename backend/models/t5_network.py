@@ -6,17 +6,18 @@ T5EncoderModel, which checkpoints use. Activations are float32: they overflow ha
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backend.values import frozen
+
 _BUCKETS, _FARTHEST = 32, 128  # how distances are told apart
 _EPSILON = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class T5Sizes:
     """width: of tokens; inner: of all heads together; hidden: of the feed-forward layers; own: every layer
     has positions of its own.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol, TypeAlias
 
 import torch
@@ -16,6 +16,7 @@ from backend.models.prompt import Chunk
 from backend.models.stored import shape_of
 from backend.models.weights import ModelFile
 from backend.types import Cond
+from backend.values import frozen
 
 FindEmbedding: TypeAlias = Callable[[str], str | None]  # an embedding's name -> its file
 
@@ -39,7 +40,7 @@ class Tokenizer(Protocol):
     def ids(self, text: str) -> list[int]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EncoderKind:
     """How encoders of a name are read.
 
@@ -53,7 +54,7 @@ class EncoderKind:
     exact: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class TextEncoder:
     """part: its name (clip_l ...); base_bytes: of its weights; sites: layers that LoRAs may change; copies:
     of weights with LoRAs in them.
@@ -87,7 +88,7 @@ class TextEncoder:
         return self.layout.lora_names(site)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Working:
     """An encoder with the LoRAs of one request, loaded for it."""
 
@@ -103,7 +104,7 @@ class Working:
             yield
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Request:
     """What is to be encoded.
 
@@ -134,7 +135,7 @@ class Request:
 Encode: TypeAlias = Callable[[Mapping[str, Working], Request], tuple[Cond, ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Encoding:
     """What encoders make together. parts: the names of encoders that it can't do without."""
 

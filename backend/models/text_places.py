@@ -5,9 +5,9 @@ The rules are ComfyUI's: it tells encoders by the same names, and chooses their 
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from backend.models.header import Header
+from backend.values import frozen
 
 _OPEN_CLIP = "transformer.resblocks.0.ln_1.weight"  # OpenCLIP's own names
 _CLIP = "text_model.encoder.layers.0.mlp.fc1.weight"  # transformers' names
@@ -73,7 +73,7 @@ EDIT_FRAME = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TextPlace:
     """An encoder in a file.
 

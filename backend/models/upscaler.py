@@ -8,7 +8,6 @@ arXiv:2107.10833 (pixel unshuffling; the compact network). Files have the names 
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Protocol
@@ -25,6 +24,7 @@ from backend.models.spandrel_nets import load_other
 from backend.models.tiling import tiled
 from backend.models.weights import ModelFile, fill, open_file
 from backend.ops import Tiles
+from backend.values import frozen
 
 TILES = Tiles(512, 32)  # larger pictures are cut; as ComfyUI does it
 _PER_PIXEL = 3 * 4 * 384  # bytes at the peak per pixel of a tile and unit of scale: ComfyUI's estimate
@@ -63,7 +63,7 @@ class Net(Protocol):
         """One tensor of the file -> the network's."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RrdbNet:
     """An ESRGAN as its header describes it.
 
@@ -164,7 +164,7 @@ def _leaky(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.2)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CompactNet:
     """Real-ESRGAN's small network as its header describes it: convolutions at the picture's own size."""
 
@@ -209,7 +209,7 @@ class Compact(nn.Module):
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Upscaler:
     """run: [1, C, h, w], 0..1 -> [1, D, h * scale, w * scale]; any size; channels: those it takes."""
 

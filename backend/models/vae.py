@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from backend.models.vae_layout import VaeLayout
 from backend.models.weights import ModelFile, fill, open_file, open_model
 from backend.ops import Tiles
 from backend.types import Latent
+from backend.values import frozen
 
 # An autoencoder's header (names without prefix) -> its layout, None if it is of another kind.
 VAES: tuple[Callable[[Header], VaeLayout | None], ...] = (kl_vae.detect, wan_vae.detect)
@@ -33,7 +34,7 @@ FRAMES = 4  # pictures that each frame of a latent but the first becomes
 _IMAGES = 12  # numbers per pixel of an image and its copies: parts of a batch, sums and weights of tiles
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class VaeModel:
     """An autoencoder. nbytes: of its weights; units: what its own latents are, where these are a model's
     units.

@@ -4,7 +4,6 @@ Source: arXiv:2103.00020, section 2.4; arXiv:2303.15343. Names as in transformer
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from math import isqrt
 
 import torch
@@ -19,6 +18,7 @@ from backend.models.header import Header
 from backend.models.hostcopy import Form, HostCopies
 from backend.models.weights import fill, open_file
 from backend.types import ClipVisionOutput
+from backend.values import frozen
 
 _HEADS = 16  # of every one of them; the only number that shapes do not tell
 _DEEP = 31  # layers from which on the activation is GELU itself
@@ -38,7 +38,7 @@ _CLIP_PIXELS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.
 _SIGLIP_PIXELS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VisionLayout:
     """width: of tokens; hidden: of the feed-forward layers; patch: pixels of a token's side; tokens: of a
     picture; siglip: without a class token; projection: width of the pooled output, None as it is; llava:
@@ -84,7 +84,7 @@ class VisionLayout:
             yield name, weight
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class VisionEncoder:
     """nbytes: of its weights."""
 

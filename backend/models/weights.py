@@ -6,7 +6,7 @@ eighth formats and in blocks always, halves where all of them together are large
 
 import mmap
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from typing import TypeAlias
 
@@ -23,6 +23,7 @@ from backend.models.header import Header, TensorInfo, check_unchanged, read_head
 from backend.models.hostcopy import Form, HostCopy, Source
 from backend.models.pickles import is_pickle, named_tensors
 from backend.models.upsampler import foldable, folded
+from backend.values import frozen
 
 Convert: TypeAlias = Callable[[str, Tensor], Iterator[tuple[str, Tensor]]]
 
@@ -41,7 +42,7 @@ _FOLDED = " folded"  # behind a weight's name: no tensor of a module is called s
 _TABLE = 4096  # entries from which on an embedding is worth being left in the file's form
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModelFile:
     """A model file, opened: its header, and a way to its tensors by their names in `header`'s file."""
 

@@ -6,7 +6,6 @@ else 0.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from backend.errors import UnsupportedOption
 from backend.sampling.noise import ancestral_noise
 from backend.sampling.request import DenoiseRequest, RunFacts, Sampler, steps
 from backend.sampling.sde import finite_start, log_snr
+from backend.values import frozen
 
 MAX_ORDER = 6
 
@@ -103,7 +103,7 @@ def sa_solver_pece(
     )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Orders:
     """The order each step may use: what history there is, and less towards a schedule's end at 0."""
 
@@ -123,7 +123,7 @@ class Orders:
         return min(order, self.sigmas - 1 - step) if self.to_zero else order
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Interval:
     """The step that starts at index `at` of a schedule, under noise of strength tau."""
 

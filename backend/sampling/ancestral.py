@@ -3,19 +3,18 @@
 eta 0..1 and above: how much of a step's noise is fresh; s_noise: its strength.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from backend.resize import resize
 from backend.sampling.noise import NoiseSource, ancestral_noise, leftover_generator
 from backend.sampling.request import DenoiseRequest, RunFacts, Sampler, slope, steps
+from backend.values import frozen
 
 FLOW_START = 0.9999  # stands in for a flow's sigma of 1, whose log-SNR is infinite
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Renoise:
     """One step's split. down: the sigma to step to; up: the deviation of the fresh noise; keep: the factor
     on x before it (1 but for flows)."""

@@ -6,11 +6,12 @@ mixture, 0..1 (flow). All tensors here are float32 on the CPU; tables run from l
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+from backend.values import frozen
 
 Time = TypeVar("Time", float, Tensor)
 BEYOND_ALL_NOISE = 999999999.9  # the sigma that ComfyUI gives to 0 percent: above every sigma of a schedule
@@ -50,7 +51,7 @@ def sigma_max(noise_range: NoiseRange) -> float:
     return float(noise_range.sigmas[-1])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Table:
     """A range of discrete steps (SD1.5, SDXL): a timestep is the index of the nearest log sigma.
 
@@ -81,7 +82,7 @@ class Table:
         return float(self.sigma(torch.tensor((1.0 - percent) * 999.0)))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Continuous:
     """A range without steps (EDM and SVD models): time is a quarter of log sigma, or, as an angle, 2/pi of
     its arctangent.
@@ -105,7 +106,7 @@ class Continuous:
         return math.exp((high - low) * (1.0 - percent) + low)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class ShiftedFlow:
     """Flow with a resolution shift (SD3, Wan): sigma = shift * t / (1 + (shift - 1) * t), t in 0..1.
 
@@ -126,7 +127,7 @@ class ShiftedFlow:
         return _flow_percent(percent, self.shift, shifted)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class ExponentialFlow:
     """Flow with Flux's shift: sigma = e^shift / (e^shift + 1/t - 1), t in 0..1; the network's time is
     sigma.
@@ -176,7 +177,7 @@ def continuous(low: float, high: float, angle: bool = False) -> Continuous:
     return Continuous(torch.linspace(math.log(low), math.log(high), 1000).exp(), angle)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Cosine:
     """Stable Cascade's range, whose signal follows a cosine; the network's time goes from 0 to 1.
 

@@ -5,7 +5,7 @@ Times are t = -log sigma. The schedule gives only the ends and, for dpm_fast, th
 
 import math
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from backend.errors import UnsupportedOption
 from backend.sampling.ancestral import ancestral_step
 from backend.sampling.noise import ancestral_noise
 from backend.sampling.request import DenoiseRequest, RunFacts, Sampler
+from backend.values import frozen
 
 THIRD = 1 / 3
 END = 1e-5  # time left that counts as none
@@ -41,7 +42,7 @@ def dpm_fast(x: Tensor, sigmas: Tensor, facts: RunFacts) -> Sampler:
     return x
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pace:
     """A PID controller of step length. h: the length to try; errors: inverse errors of the last steps."""
 

@@ -5,7 +5,6 @@ A `Foreign` patch holds them pickled. Unpickling imports what they need: nothing
 
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol, TypeAlias, cast
 
@@ -16,6 +15,7 @@ from backend.patches import Foreign, ModelPatch
 from backend.references import Model
 from backend.sampling.prediction import Prediction
 from backend.sampling.request import DenoiseRequest
+from backend.values import frozen
 
 
 class Host(Protocol):
@@ -64,7 +64,7 @@ Shaded: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Asked: TypeAlias = Callable[[DenoiseRequest], Tensor]  # the guided estimate, in passes shared with other runs
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Setup:
     """A run for functions of node packs to conduct. latent, noise: [B, C, ...], in LATENT's units; mask: as
     latent, or None. sides, cfg: the conditionings that guide it, and how strongly. sampler, options: the
@@ -84,7 +84,7 @@ class Setup:
     shaded: Shaded | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Conducted:
     """How such a run ended: samples in LATENT's units; denoised: the last estimate, in the model's."""
 
@@ -92,7 +92,7 @@ class Conducted:
     denoised: Tensor | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class View:
     """What there is to guide by; as `stages.Seen`, and the run."""
 

@@ -1,11 +1,12 @@
 """How strong a hook is as a run goes down the noise, by its keyframes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
+from backend.values import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class Frame:
     """A keyframe of a run. sigma: where it begins; steps: that it stays in force at least."""
 

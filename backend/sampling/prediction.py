@@ -3,19 +3,19 @@
 Here x is the noisy latent [B, ...], sigma a scalar tensor or one value per row [B].
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
 from backend.sampling.discretization import NoiseRange, sigma_max
+from backend.values import frozen
 
 Kind = Literal["eps", "v", "edm", "x0", "img_to_img", "lcm", "flow"]
 LCM_DATA, LCM_TIME = 0.5, 10.0  # arXiv:2310.04378: sigma_data and the timestep's factor of its boundary
 SAME_SIGMA = 1e-5  # relative: a schedule that starts this near to the range's end starts from pure noise
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Prediction:
     """A model's noise range and the meaning of its output.
 

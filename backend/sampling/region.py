@@ -4,7 +4,6 @@ Sizes and places are in latent pixels, one number per axis behind the channels: 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import inf, prod
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from backend.errors import UnsupportedOption
 from backend.sampling.discretization import NoiseRange
+from backend.values import frozen
 
 FEATHER = 8  # most latent pixels over which a rectangle fades out towards its neighbours
 LEAST_BOUNDS = 8  # sides of the smallest rectangle that is put around a mask
@@ -31,7 +31,7 @@ OPTIONS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Box:
     """A rectangle. It may reach over the latent's end; what is over is left out."""
 
@@ -64,7 +64,7 @@ class Box:
         return prod(self.size)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Region:
     """mask [B, *dims], 0..1 as a rule, or None; begins, ends: the sigmas between which it counts; asked: the
     box as it was asked for, which may reach over the latent's end.

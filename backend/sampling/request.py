@@ -1,16 +1,16 @@
 """What a sampler asks for. A sampler is a generator of requests; it knows no model, device or other user."""
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeAlias
 
 from torch import Tensor
 
 from backend.sampling.prediction import Prediction
+from backend.values import frozen
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class DenoiseRequest:
     """Denoise x at noise level sigma.
 
@@ -29,7 +29,7 @@ class DenoiseRequest:
 Sampler: TypeAlias = Generator[DenoiseRequest, Tensor, Tensor]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class RunFacts:
     """What a sampler may know of its run beyond x and sigmas. seed: 0 .. 2**64 - 1."""
 

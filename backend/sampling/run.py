@@ -1,7 +1,7 @@
 """One sampling run: a latent and noise in, samples out, with a sampler's requests in between."""
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
@@ -12,12 +12,13 @@ from backend.sampling.prediction import Prediction
 from backend.sampling.request import DenoiseRequest
 from backend.sampling.samplers import Options, make_sampler
 from backend.sampling.unipc import LAST_SIGMA
+from backend.values import frozen
 
 RENOISES_MASKED = frozenset({"ddim"})  # these fill the kept part with other noise than the run's
 SHORT_OF_ZERO = frozenset({"uni_pc", "uni_pc_bh2"})  # these end at LAST_SIGMA where the schedule says 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Outcome:
     """samples [B, ...]; denoised: the estimate of the last step, None where no step ran. Both in model
     space.
@@ -71,7 +72,7 @@ def sample(
     return Outcome(prediction.inverse_noise_scaling(last, samples), denoised)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Shades:
     """Differential diffusion (arXiv:2306.00950): a place is sampled once the run is down to its shade.
 
@@ -91,7 +92,7 @@ class Shades:
         return self.strength * reached + (1 - self.strength) * mask
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Kept:
     """The part of a masked run that is not sampled: it follows `latent`, with `noise`, down the schedule."""
 

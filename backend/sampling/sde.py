@@ -5,8 +5,6 @@ Times are half log-SNRs, lambda = log(alpha / sigma). eta: 0 gives the ODE, 1 th
 strength.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -15,6 +13,7 @@ from backend.sampling.ancestral import ancestral_step
 from backend.sampling.noise import brownian_noise
 from backend.sampling.prediction import Prediction
 from backend.sampling.request import DenoiseRequest, RunFacts, Sampler, steps
+from backend.values import frozen
 
 FLOW_OFFSET = 1e-4  # the share of a flow's range given up so that its first log-SNR is finite
 
@@ -36,7 +35,7 @@ def finite_start(sigmas: Tensor, prediction: Prediction) -> Tensor:
     return torch.cat([sigmas.new_tensor([prediction.range.percent_to_sigma(FLOW_OFFSET)]), sigmas[1:]])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Leg:
     """One step in log-SNR. h: its length; h_eta: with the noise's part; alpha: the signal's share at its
     end.

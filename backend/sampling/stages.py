@@ -41,6 +41,7 @@ from backend.sampling.guidance import (
     zero_star,
 )
 from backend.sampling.operation import operated
+from backend.values import frozen
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +56,7 @@ class Memory:
     host: Host | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Seen:
     """What there is to guide by: x, its noise level (0-dim) and the predictions, all [B, ...].
 

@@ -5,7 +5,7 @@ and returns the result. A guidance that looks at one estimate before it asks for
 """
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
@@ -43,12 +43,13 @@ from backend.sampling.guidance import (
 from backend.sampling.request import DenoiseRequest
 from backend.sampling.stages import RULES, Memory, Rule, Seen, after, before, guided, instead
 from backend.types import Cond
+from backend.values import frozen
 
 _LEAST_TO_BLUR = 4  # latent pixels: what is no larger has no room for the blur's margin
 EMPTY = "empty"  # the side of perp-neg's third condition
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Ask:
     """A prediction under one side of the guider's conditions.
 
@@ -65,7 +66,7 @@ class Ask:
     beside: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Estimate:
     """denoised as x; attention [B, n] where it was asked for: what each place got from all others."""
 
@@ -73,7 +74,7 @@ class Estimate:
     attention: Tensor | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Guided:
     """The answer to a request. uncond: the estimate that was guided away from; zeros where there is none."""
 
@@ -85,7 +86,7 @@ Conditions: TypeAlias = Sequence[Cond]
 Steering: TypeAlias = Generator[tuple[Ask, ...], Sequence[Estimate], Guided]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Plan:
     """The guidance that patches of the model take part in: from side `away` to side `to`, by `scale`.
 

@@ -5,18 +5,18 @@ sqrt(1 - alpha^2). The shares are computed in float32, as ComfyUI does: near sig
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from backend.sampling.request import DenoiseRequest, RunFacts, Sampler
+from backend.values import frozen
 
 ORDER = 3
 LAST_SIGMA = 0.001  # stands in for a last sigma of 0, whose log-SNR is infinite
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Point:
     """A noise level. log_signal: log alpha; noise: the noise share; time: the half log-SNR."""
 
@@ -84,7 +84,7 @@ def point(sigma: Tensor) -> Point:
     return Point(sigma, log_signal, variance.sqrt(), log_signal - 0.5 * variance.log())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Move:
     """A step from the newest of `past` (level and estimate, newest first) to a level, of that order."""
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from backend.types import Seconds
+from backend.values import frozen
 
 Key = TypeVar("Key", bound=Hashable)
 _KEPT = 200  # former jobs that count
@@ -21,7 +22,7 @@ _WIDE = (0.5, 3.0)  # the guess
 _SHORT = 0.05  # seconds: jobs that were said to take less say nothing of longer ones
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Backlog:
     """A job that is not over. order: smaller goes first within a user; work: seconds of devices that it
     still needs; path: seconds that it needs at least.
@@ -33,7 +34,7 @@ class Backlog:
     path: Seconds
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Forecast:
     """Seconds from now until a job is over: likely, and between which four of five such jobs ended. known:
     whether enough former jobs stand behind that.

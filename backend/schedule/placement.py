@@ -1,7 +1,7 @@
 """Where an op could start: the device, what it must load and drop for it, and why there."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import inf
 
 from backend.schedule.crowding import PLAY, crowds, latest, remaining, turn
@@ -10,6 +10,7 @@ from backend.schedule.memory import room
 from backend.schedule.pool import ReadyOp
 from backend.schedule.state import Pool
 from backend.types import ComponentId, DeviceId, Seconds
+from backend.values import frozen
 
 _WITH = "it holds the network, and what else the op needs comes soonest there"
 SPARED = 0.25  # of the devices start no deferred op whose pass takes longer
@@ -17,7 +18,7 @@ HASTE = 0.5  # than that share of what hurried ops have to spare
 Holds = Mapping[DeviceId, ReadyOp]  # devices that are kept for an op that could not start yet
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """sizes: bytes of what must be loaded; evict: what must go first; replica: other devices hold it too."""
 

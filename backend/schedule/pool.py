@@ -1,14 +1,14 @@
 """What `plan()` reads and answers: ops that are ready, and decisions, as plain values."""
 
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from backend.types import ComponentId, DeviceId, OpKey, Part, Seconds
+from backend.values import frozen
 
 Order: TypeAlias = tuple[float, float]  # a job's number and its arrival: ComfyUI's order of the queue
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReadyOp:
     """An op whose inputs exist.
 
@@ -46,7 +46,7 @@ class ReadyOp:
     deferred: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Run:
     """Start an op on a device. reason, here and below: for the log and the pool view. merge: its LoRAs are to
     be merged into a copy of the weights, for which there is room.
@@ -58,7 +58,7 @@ class Run:
     merge: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Resume:
     """Let an op that was preempted go on where it stopped."""
 
@@ -67,7 +67,7 @@ class Resume:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Preempt:
     """Stop an op after its current step; the device keeps its state until `Resume`."""
 
@@ -76,7 +76,7 @@ class Preempt:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Split:
     """From its next step on, `helper` computes a part of each pass of an op that runs on `device`: it holds
     what that needs and has nothing else to do. part: "calls": an op's rows are dealt out evenly to its device
@@ -90,7 +90,7 @@ class Split:
     part: Part = "calls"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unsplit:
     """After its current step, an op goes on without a helper, which is free for what it is told next."""
 
@@ -100,7 +100,7 @@ class Unsplit:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Load:
     """Bring a component to a device. cause: no op runs there for it yet, or other devices hold it too."""
 
@@ -110,7 +110,7 @@ class Load:
     cause: Literal["prefetch", "replicate"] = "prefetch"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Evict:
     """Drop a component from a device. cause: for room, or as a copy that others make needless."""
 
@@ -120,7 +120,7 @@ class Evict:
     cause: Literal["room", "retire"] = "room"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reject:
     """An op that will not run. cause: its deadline can't be met, or no device could ever hold its weights."""
 

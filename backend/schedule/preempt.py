@@ -1,6 +1,5 @@
 """Which running ops stop after their step so that an op of a user who got less may start at once."""
 
-from dataclasses import dataclass
 from math import inf
 
 from backend.schedule.crowding import PLAY, crowders, remaining, rows_by_user, steps, turn
@@ -9,12 +8,13 @@ from backend.schedule.placement import Place, cleared, delay, too_late
 from backend.schedule.pool import ReadyOp
 from backend.schedule.state import Pool
 from backend.types import Seconds
+from backend.values import frozen
 
 LARGER = 3.0  # times as much must be left of a run that is made late, so that another is in time
 PRESSED = 1.0  # seconds to spare
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Takeover:
     """The ops that stop, and the place that this makes. wait: until the op begins there. spare: what the one
     with the least can wait for and still be in time, below 0 where it can't. late: the op will be too late

@@ -15,6 +15,7 @@ from math import ceil
 from typing import Literal, TypeAlias
 
 from backend.types import ComponentId, Seconds
+from backend.values import frozen
 
 Measure: TypeAlias = Literal["load", "step", "op", "size"]
 Role: TypeAlias = Literal["denoiser", "text_encoder", "vae", "other"]  # other: ControlNets and the like
@@ -33,7 +34,7 @@ HANDOVER = 0.002  # seconds that latents take to another device and back, each s
 _GAIN = 0.95  # a shared pass must save a twentieth of the time of two
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Published:
     """nbytes: of the weights; seconds: of one call by rows."""
 
@@ -42,7 +43,7 @@ class Published:
     seconds: tuple[tuple[int, Seconds], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cost:
     """One measured figure, as it is stored. name: component or op; rows: 0 where they don't matter."""
 

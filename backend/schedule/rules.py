@@ -1,9 +1,9 @@
 """Which rules plan() follows: each may be left out, to see in the simulation what it is worth."""
 
-from dataclasses import dataclass
+from backend.values import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rules:
     """split: deal one op's passes to idle devices too. prefetch: load what jobs will want before they do.
     preempt: stop runs at a step for others. batch: let ops join a batch. deadlines: go by them between users.

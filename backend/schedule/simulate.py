@@ -17,12 +17,13 @@ from backend.schedule.simulation.lowering import lower
 from backend.schedule.simulation.policies import Device, Policy
 from backend.schedule.simulation.workload import Job
 from backend.types import ComponentId, OpKey, Seconds
+from backend.values import frozen
 
 _PATIENCE, _STARVED = 1.0, 3600.0
 _LOOK_AGAIN = 0.5  # seconds after which progress alone is a reason to plan again
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hardware:
     """memory: GiB of each device, of which `weights` is for weights; host: GiB of host memory per device."""
 
@@ -36,7 +37,7 @@ class Hardware:
         return self.memory * self.weights * GIB
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ending:
     """What became of a job. ended None: it was refused at `left`."""
 
@@ -49,7 +50,7 @@ class Ending:
         return self.ended is not None and self.ended <= self.job.due
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome:
     """loaded: bytes that went to devices; read: from disk; peak: held at once. busy: device seconds.
     served: when, whom and how much. backlog: for each user, the times in which an op of theirs waited.

@@ -4,7 +4,7 @@ Pure but for the model: calls in, raw outputs back, in the same order.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial, reduce
 from math import lcm
 from time import perf_counter
@@ -27,6 +27,7 @@ from backend.models.control_layout import ControlInputs, HintFormat
 from backend.models.controlnet import scaled
 from backend.models.lora import Patch
 from backend.types import ComponentId, OpKey
+from backend.values import frozen
 
 _MOST_REPEATS = 4  # of the shortest tokens to reach the common length; ComfyUI's limit too
 
@@ -68,7 +69,7 @@ class ControlNetwork(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Elsewhere:
     """A control model that another device asks; what that does not bring back is computed here.
 
@@ -102,7 +103,7 @@ class Elsewhere:
         return made
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Control:
     """A control model's part in a call.
 
@@ -117,7 +118,7 @@ class Control:
     kind: int | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class ModelCall:
     """One condition of one op's pending request.
 
@@ -140,7 +141,7 @@ class ModelCall:
     mixes_lengths: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Beside:
     """What a pass spent on a control model: computing so many rows, or (here=False) waiting for them."""
 
@@ -150,7 +151,7 @@ class Beside:
     here: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pass:
     """One forward pass as the counters see it: how many rows, of how many ops, and its control models."""
 
@@ -222,7 +223,7 @@ def layout(call: ModelCall) -> object:
     return id(call.network), shape, call.x.dtype, tuple(tokens), extra, call.alteration.layout
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class _Rows:
     """Of one pass."""
 

@@ -1,7 +1,6 @@
 """What ops are done with on a device, and the networks that a run has it load."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from torch import Tensor
@@ -16,6 +15,7 @@ from backend.models.vae import encode_pixels, in_units
 from backend.ops import EncodePixels, Tiles
 from backend.references import ControlNet, Model, PatchNetwork, Vae
 from backend.types import Latent
+from backend.values import frozen
 from backend.worker.denoise import Target
 from backend.worker.ladder import Ladder
 from backend.worker.predictions import format_of, prediction_of
@@ -24,7 +24,7 @@ from backend.worker.residents import Residents
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bench:
     """What ops are done with.
 
@@ -41,7 +41,7 @@ class Bench:
         return self.ladder.attempt("loading a ControlNet", lambda: self.residents.controlnet(weights))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunNetworks:
     """Makes resident what a sampling run asks for (`conditions.Networks`). model: the run's own."""
 

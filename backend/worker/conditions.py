@@ -4,7 +4,7 @@ Done once, before the first step, as far as the latent's size and the model's no
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 from typing import Protocol, TypeAlias
 
@@ -25,6 +25,7 @@ from backend.sampling.discretization import NoiseRange
 from backend.sampling.keyframes import Frame
 from backend.sampling.region import OPTIONS, Region, region_of
 from backend.types import Cond
+from backend.values import frozen
 from backend.worker.batch import Control, ControlNetwork
 
 CONTROL, FOR_BOTH = "control", "control_apply_to_uncond"  # ComfyUI's names of the options
@@ -34,7 +35,7 @@ _OWN = frozenset({CONTROL, FOR_BOTH, CONTROL_TOKENS, CONTROL_POOLED, HOOKS, DEFA
 HONOURED = OPTIONS | FAMILY_OPTIONS | _OWN
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class ActiveControl:
     """A control model at work for a time. hint [B, C, H, W], as large as its condition's region."""
 
@@ -51,7 +52,7 @@ class ActiveControl:
         return Control(self.network, hint, self.strength, self.average, tokens, self.kind)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class ActiveHook:
     """A LoRA for one condition, its strength that of a keyframe's 1; frames: of this run. change: a LoRA's
     weights, or a model in the place of one; patch: a LoRA, loaded.
@@ -63,7 +64,7 @@ class ActiveHook:
     patch: Patch | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Condition:
     """inputs: what the family makes of the condition for the network; default: it counts where the others of
     its side leave room.
@@ -94,7 +95,7 @@ class Networks(Protocol):
         """The network of one of the model's patches."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Setting:
     """What conditions are resolved for.
 

@@ -26,13 +26,14 @@ from backend.sampling.run import Outcome, Run, Shades
 from backend.sampling.sigmas import Levels
 from backend.sampling.steer import conditions_of
 from backend.types import Latent
+from backend.values import frozen
 from backend.worker.foreign_host import RunHost
 from backend.worker.inverted import inverted
 from backend.worker.predictions import SAMPLING
 from backend.worker.traced import Finish
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Start:
     """What a run starts from: the op's latent, the noise, the levels, the mask as the latent."""
 

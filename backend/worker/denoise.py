@@ -6,7 +6,7 @@ loop, together with those of other ops.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from backend.sampling.run import Outcome, Run
 from backend.sampling.stages import Memory
 from backend.sampling.steer import Ask, Estimate, Steering, in_force, settled, steer
 from backend.types import Latent, OpKey
+from backend.values import frozen
 from backend.worker.batch import ModelCall, Network
 from backend.worker.conditions import Condition, Sides, remaining
 from backend.worker.foreign_host import RunHost, Target
@@ -38,7 +39,7 @@ from backend.worker.traced import Finish
 __all__ = ["Denoising", "Target", "finisher"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class _Asked:
     """An ask on its way: the conditions that count at this noise level, a call each, and what was seen."""
 
@@ -54,7 +55,7 @@ class _Asked:
         return Estimate(combined(self.x, parts), attention)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class _Part:
     """One condition of an ask, its call, and the call's output once it is there.
 

@@ -18,6 +18,7 @@ from backend.sampling.foreign import ForeignCode
 from backend.sampling.prediction import Prediction
 from backend.sampling.region import combined
 from backend.types import OpKey
+from backend.values import frozen
 from backend.worker.batch import Control, ModelCall, Network, run
 from backend.worker.conditions import Condition, Sides
 from backend.worker.within import NOTHING, Within
@@ -30,7 +31,7 @@ Moved: TypeAlias = Callable[
 ]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Target:
     """The model that a run steers: the loaded network and what its outputs mean.
 

@@ -1,15 +1,16 @@
 """Hooks of text encoders: for which stretches of a run a text is encoded, and with which weights."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from backend.components import LoraUse, Weights, towards
 from backend.references import ClipHooks, OtherModel
 from backend.sampling.keyframes import stretches
+from backend.values import frozen
 from backend.worker.conditions import HOOKS
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Encoding:
     """One encoding of a text. options: of what comes of it; loras: beside the encoders' own; others: models
     that the encoders are drawn towards, each at a strength.

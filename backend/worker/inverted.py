@@ -4,7 +4,6 @@ own, which stands still while its request is answered.
 
 import threading
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
@@ -13,12 +12,13 @@ from torch import Tensor
 
 from backend.errors import Interrupted
 from backend.sampling.request import DenoiseRequest
+from backend.values import frozen
 
 T = TypeVar("T")
 Ask = Callable[[DenoiseRequest], Tensor]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _End(Generic[T]):
     """How the code ended: one of the two is there."""
 

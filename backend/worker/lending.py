@@ -19,10 +19,11 @@ from backend.models.additions import UNALTERED
 from backend.models.control_layout import ControlInputs
 from backend.references import Model
 from backend.types import DeviceId, OpKey, Part
+from backend.values import frozen
 from backend.worker.batch import ModelCall
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class LentControl:
     """A control model's part in a call, whose network the other device looks up. Fields as of Control."""
 
@@ -34,7 +35,7 @@ class LentControl:
     kind: int | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Loan:
     """One model call for another device, which looks the network up by itself. Tensors as in ModelCall."""
 
@@ -46,7 +47,7 @@ class Loan:
     controls: tuple[LentControl, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class ControlLoan:
     """A control model's rows for another device, which looks the network up by itself."""
 

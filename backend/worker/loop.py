@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from queue import Empty
 from time import monotonic, perf_counter
 
@@ -16,6 +16,7 @@ from backend.models.hostcopy import host_copies
 from backend.ops import DecodeLatent, Denoise
 from backend.storage import Storage
 from backend.types import DeviceId, OpKey
+from backend.values import frozen
 from backend.worker import device
 from backend.worker.bench import Bench
 from backend.worker.borrowed import evaluate, evaluate_control
@@ -67,7 +68,7 @@ def run(mailbox: Mailbox, setup: Setup) -> None:
         Worker(mailbox, setup).run()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Spent:
     """Seconds of an op that were not its own compute: loading weights, and unpacking and packing values."""
 

@@ -5,18 +5,19 @@ Tensors never travel in a message: a `Segment` names the shared memory that hold
 
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, Protocol, TypeAlias
 
 from backend.components import Loadable
 from backend.ops import Call, Expanded, Needs, Op
 from backend.settings import Settings
 from backend.types import ClientId, ComponentId, DeviceId, NodeId, OpKey, Part, Seconds
+from backend.values import frozen
 
 PictureFormat = Literal["JPEG", "PNG"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Segment:
     """A packed value: a file in shared memory that holds a pickle and, aligned behind it, its tensors."""
 
@@ -27,7 +28,7 @@ class Segment:
 # -- to a worker ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Setup:
     """The first message to a worker. index: which of `count` workers; owner: the server's pid."""
 
@@ -37,7 +38,7 @@ class Setup:
     owner: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunOp:
     """inputs: the result (a tuple of outputs) of every op that `op` refers to."""
 
@@ -48,7 +49,7 @@ class RunOp:
     preview_size: int = 512
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HostCall:
     """A call for the host's threads. inputs: results that it reads, but for those of calls before it."""
 
@@ -57,33 +58,33 @@ class HostCall:
     inputs: Mapping[OpKey, "Stored"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CancelOp:
     key: OpKey
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pause:
     """Skip a Denoise op from its next step on; its state is kept."""
 
     key: OpKey
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Resume:
     """Go on with an op that was paused."""
 
     key: OpKey
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Merge:
     """Make a copy of the denoiser's weights with a Denoise op's LoRAs in them: it runs for long."""
 
     key: OpKey
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Split:
     """Let another device compute a share of a Denoise op's model calls, or its ControlNets, from its next
     step on. It should hold the components: it loads them otherwise.
@@ -94,7 +95,7 @@ class Split:
     part: Part = "calls"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unsplit:
     """Go on without a helper: it is needed elsewhere."""
 
@@ -102,7 +103,7 @@ class Unsplit:
     helper: DeviceId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Evaluate:
     """Compute a call (`lending.Loan` or `ControlLoan`, packed) for the device `lead`; `Evaluated` answers."""
 
@@ -111,7 +112,7 @@ class Evaluate:
     loan: Segment
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """A lent call's raw output, or what a ControlNet adds, packed; None where the helper could not."""
 
@@ -119,7 +120,7 @@ class Answer:
     output: Segment | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LoadComponent:
     """Bring a component, or a LoRA for one that is there, in before an op asks for it; between two steps.
     `Loaded` answers, or nothing where it is there already, can't be loaded, or has no room: nothing is
@@ -129,14 +130,14 @@ class LoadComponent:
     what: Loadable
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unload:
     """Drop resident components: the named ones, or all."""
 
     components: tuple[ComponentId, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stop:
     pass
 
@@ -160,7 +161,7 @@ ToWorker: TypeAlias = (
 # -- from a worker -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DeviceInfo:
     """Bytes; `name` as torch gives it; type: cpu, cuda, mps."""
 
@@ -173,7 +174,7 @@ class DeviceInfo:
     torch_free: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Resident:
     """A component that the worker holds. copies is 1 always: it is here to be looked at."""
 
@@ -183,18 +184,18 @@ class Resident:
     copies: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ready:
     info: DeviceInfo
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Started:
     key: OpKey
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Progress:
     """node: a node of the job that is meant instead of those that the op works for."""
 
@@ -204,7 +205,7 @@ class Progress:
     node: NodeId | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Preview:
     """An encoded image: of the current denoised estimate (JPEG), or one that a node sends.
 
@@ -217,7 +218,7 @@ class Preview:
     node: NodeId | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ask:
     """A call that `helper` is to compute for this device (`lending.Loan` or `ControlLoan`, packed)."""
 
@@ -226,7 +227,7 @@ class Ask:
     loan: Segment
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Evaluated:
     """The raw output of a call computed for the device `lead`, packed; None: it could not be."""
 
@@ -235,7 +236,7 @@ class Evaluated:
     output: Segment | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Done:
     """lengths: items per output. ui: what output nodes show. seconds: time of its own compute.
 
@@ -255,7 +256,7 @@ class Done:
 Shown: TypeAlias = str | int | float | None  # an input for a reader: plain values as they are, others as text
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Failed:
     """What an op raised.
 
@@ -270,12 +271,12 @@ class Failed:
     inputs: Mapping[str, tuple[Shown, ...]] | None = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OpCancelled:
     key: OpKey
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Loaded:
     """A component was brought in. seconds: what that took; late: a pass needs it in its middle only."""
 
@@ -286,7 +287,7 @@ class Loaded:
     late: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unloaded:
     """A component was dropped. reason: asked for by the server, or evicted to make room."""
 
@@ -296,7 +297,7 @@ class Unloaded:
     reason: Literal["asked", "evicted"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Relief:
     """What was done so far where memory was short, by rung of the ladder (`worker/ladder.py`).
 
@@ -312,7 +313,7 @@ class Relief:
     failed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Table:
     """What the worker holds and has done, sent whenever it changes.
 
@@ -352,7 +353,7 @@ class Stored(Protocol):
         """Give the memory back. No one may read the result afterwards."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finished:
     """`Done` as the engine sees it: what the server-side end of a worker, or the host, reports.
 
@@ -374,7 +375,7 @@ class Finished:
 # -- from the host alone -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unfinished:
     """A call answered, but with no result yet: it needs lazy inputs, or other nodes run in its place.
 
@@ -388,14 +389,14 @@ class Unfinished:
     blocked: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stopped:
     """A node's code raised the interrupt by itself."""
 
     key: OpKey
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Said:
     """A node's code sends a message to a client, or to all. node: data is a text to show on it."""
 
@@ -405,7 +406,7 @@ class Said:
     node: NodeId | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Asked:
     """A running call wants an op's result; it waits for `reply`."""
 
@@ -414,7 +415,7 @@ class Asked:
     reply: "Future[tuple[tuple[object, ...], ...]]"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lost:
     """The worker's process is gone. Made by the pool, not by the worker."""
 

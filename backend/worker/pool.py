@@ -12,7 +12,6 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from queue import SimpleQueue
 from typing import IO
@@ -23,6 +22,7 @@ from backend.components import Loadable
 from backend.ops import Op
 from backend.settings import Settings
 from backend.types import ComponentId, DeviceId, OpKey, Part
+from backend.values import frozen
 from backend.worker.exchange import Value
 from backend.worker.failure import failed
 from backend.worker.messages import (
@@ -57,7 +57,7 @@ _LAST_WORDS = 20  # lines of output that the reason of a loss quotes
 _GRACE = 5.0  # seconds between the end of the connection and the kill
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _ToRun:
     key: OpKey
     op: Op[object]

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from PIL import Image, ImageOps
@@ -10,11 +9,12 @@ from torch import Tensor
 
 from backend.models.latent import LatentFormat
 from backend.models.preview import latent_to_rgb
+from backend.values import frozen
 
 _QUALITY = 95
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Shown:
     """How a run is shown: in a square of `size` pixels; decode: by a tiny autoencoder (None: by colours
     alone).

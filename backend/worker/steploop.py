@@ -14,6 +14,7 @@ from backend.models.additions import Residuals
 from backend.models.control_layout import ControlInputs
 from backend.ops import Denoise
 from backend.types import ComponentId, DeviceId, Latent, OpKey, Part
+from backend.values import frozen
 from backend.worker.batch import Control, Elsewhere, ModelCall, Pass, groups, run
 from backend.worker.denoise import Denoising
 from backend.worker.failure import failed
@@ -25,7 +26,7 @@ _PREVIEW_EVERY = 0.1  # seconds between the previews of one op
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Counters:
     """forwards: passes; rows: in them in all; shared: passes for several ops; largest: rows of one pass;
     sizes: (rows, passes of that many rows), by rows.
@@ -58,7 +59,7 @@ class _Running:
     previewed: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ended:
     """A finished run: its outputs and the compute time that it had a part in."""
 
@@ -67,7 +68,7 @@ class Ended:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Lent:
     """A call for another device to compute; `StepLoop.answer` takes what comes back under its number. What it
     makes of a control loan, the pass waits for.

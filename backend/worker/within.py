@@ -1,7 +1,7 @@
 """What networks add within a model's passes, made once for a run: hints encoded, styles projected."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeAlias
 
 import torch
@@ -15,13 +15,14 @@ from backend.models.model_patch import PatchModel
 from backend.patches import BlockGuide, ModelPatch, StyleReference
 from backend.references import PatchNetwork, Vae
 from backend.resize import resize
+from backend.values import frozen
 from backend.worker.conditions import Networks, Sides
 
 Dims: TypeAlias = tuple[int, int]
 _LOW, _MID = -20, -11  # SigLIP's layers that a style is read from, beside the one before the last
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Within:
     """guides: by a latent's rows and columns, for each size that conditions count in."""
 

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
@@ -13,6 +12,7 @@ from aiohttp.http import HttpProcessingError
 
 from backend.errors import BadFile
 from backend.storage import PLACE_KINDS, OutsideFolder, PlaceKind, Storage, split_annotation
+from backend.values import frozen
 from web import pictures, wire
 from web.assets import content_type
 from web.services import SERVICES
@@ -29,7 +29,7 @@ _ACTIVE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Upload:
     """The parts of an upload form. original: the picture that a mask belongs to."""
 

@@ -1,13 +1,13 @@
 """Jobs, unfinished and finished, in one list: where the front end's queue and history come from."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TypeVar
 
 from aiohttp import web
 
 from backend.engine.record import JobRecord, JobStatus, SortBy, SortOrder
 from backend.types import JobId
+from backend.values import frozen
 from web import wire
 from web.body import read_object, strings
 from web.services import SERVICES, Engine
@@ -19,7 +19,7 @@ SORT_KEYS: tuple[SortBy, ...] = ("created_at", "execution_duration")
 SORT_ORDERS: tuple[SortOrder, ...] = ("desc", "asc")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Listing:
     """Which jobs a client wants to see. statuses None: all."""
 

@@ -6,7 +6,6 @@ inpainting ones a mask), or the original names and take pixels (XLabs').
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -19,13 +18,14 @@ from backend.models.control_layout import MAKE, ControlInputs, HintFormat
 from backend.models.families.flux import LATENT, NAMES, THETA, Flux, rope_axes, run_block, time_of
 from backend.models.families.sequence import PATCH, angles, grid, padded, patches, to_tokens, turns
 from backend.models.header import Header
+from backend.values import frozen
 
 _DOUBLE, _SINGLE = 19, 38  # blocks of the model that the additions are for
 _PIXELS = (3, 16, 16, 16, 16, 16, 16, 16, 16)  # widths of the convolutions that take pixels in
 _STRIDED = (2, 4, 6)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FluxControl:
     """flux: the blocks that it has; shown: channels of the hint's latents, 0 for pixels; modes: kinds of
     hints that a union model knows, 0 for any other.

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
@@ -15,11 +14,12 @@ from backend.models.families.qwen_image import QwenImage, run_block, shown_token
 from backend.models.families.sequence import PATCH, padded, to_tokens
 from backend.models.families.wan import LATENT
 from backend.models.header import Header
+from backend.values import frozen
 
 _BLOCKS = 60  # of the model that the additions are for
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QwenControl:
     """qwen: the blocks that it has; shown: channels of the hint's latents, with a mask's behind them."""
 

@@ -6,7 +6,6 @@ the first. Names are the original ones or diffusers'.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from math import ceil
 
@@ -22,6 +21,7 @@ from backend.models.families.sd3 import HEAD, LATENT
 from backend.models.families.sequence import PATCH, padded, patches
 from backend.models.header import Header
 from backend.models.weights import ModelFile
+from backend.values import frozen
 
 TYPE = "control_type"  # the tensor that says what the hint is
 _PREPARATIONS: Mapping[str, Preparation] = {"1": "canny", "2": "inverted"}  # canny and depth
@@ -38,7 +38,7 @@ _ORIGINAL = {
 _CENTRE = 7.5  # of the known positions along the shorter side
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sd35Control:
     """pooled: width of the pooled text; apart: each block sees what goes into the first, and the pooled text
     comes through the model's layers.

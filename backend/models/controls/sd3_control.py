@@ -4,7 +4,7 @@ The pooled text says nothing to them, and their hints are not shifted. Names as 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import isqrt
 
 import torch
@@ -17,9 +17,10 @@ from backend.models.control_layout import MAKE, ControlInputs, HintFormat
 from backend.models.families.sd3 import HEAD, LATENT, Sd3
 from backend.models.families.sequence import PATCH, padded
 from backend.models.header import Header
+from backend.values import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sd3Control:
     """sd3: the blocks that it has; shown: channels of the hint's latents, with a mask's behind them."""
 

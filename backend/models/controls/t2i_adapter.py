@@ -5,7 +5,6 @@ Files have the original names, or diffusers'. Sizes are read from the tensors.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from backend.models.additions import Residuals
 from backend.models.control_layout import ControlInputs, HintFormat
 from backend.models.header import Header
+from backend.values import frozen
 
 _DIFFUSERS = re.compile(r"adapter\.body\.(\d+)\.(?:resnets\.(\d+)\.)?(.+)")
 _LEVELS = 4
@@ -21,7 +21,7 @@ _BLOCKS = 2  # of each level of a full adapter
 _PLACES, _PLACES_XL = (2, 5, 8, 11), (3, 5, 8)  # SDXL: the last level's join the middle
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class T2iAdapter:
     """inputs: channels of the hint, its pixels put side by side; widths: of each level; blocks: in each;
     kernel: of the blocks' outer convolutions; light: the smaller architecture; strided: levels are halved by

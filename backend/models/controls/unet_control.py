@@ -6,7 +6,6 @@ A union model is for several kinds of hints, and told which one it gets: https:/
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
@@ -22,6 +21,7 @@ from backend.models.families.sdxl import HEAD, embedded
 from backend.models.families.unet_layout import UnetLayout, trunk
 from backend.models.families.unet_names import parts, to_diffusers
 from backend.models.header import Header
+from backend.values import frozen
 
 _ORIGINAL_HINT = re.compile(r"input_hint_block\.(\d+)\.(weight|bias)")
 _FIXED = {"middle_block_out.0": "controlnet_mid_block"}
@@ -29,7 +29,7 @@ _UNION = ("task_embedding", "transformer_layes.", "spatial_ch_projs.", "control_
 _MARKS = ("difference", "lora_controlnet")  # empty tensors that say what the file is
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UnetControl:
     """unet: what it was made for; hints: widths of the convolutions that take the hint in, but for the last;
     channels: of the hint; kinds: of hints that a union model was trained on, 0 for any other.

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -16,6 +15,7 @@ from backend.models.embeddings import load_embedding
 from backend.models.header import Header
 from backend.models.prompt import Chunk, Marks, empty_chunk, tokenize
 from backend.models.text_encoder import EncoderKind, Request, Working
+from backend.values import frozen
 
 _log = logging.getLogger(__name__)
 _OPEN_CLIP: Mapping[str, str] = {
@@ -34,7 +34,7 @@ _OPEN_CLIP_WHOLE: Mapping[str, str] = {
 _FUSED = "attn.in_proj_"  # q, k and v of OpenCLIP, one above the other
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClipLayout:
     """part: clip_l or clip_g."""
 
@@ -98,7 +98,7 @@ def kind(part: str) -> EncoderKind:
     return EncoderKind(partial(detect, part), lambda file: shared_tokenizer())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class ClipText:
     """tokens [1, 77 * chunks, C]; pooled [1, C]: the last layer at the first chunk's end; projected [1, P]:
     that through the projection, itself where there is none. float32, on the CPU.
@@ -109,7 +109,7 @@ class ClipText:
     projected: Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reading:
     """Which hidden states are taken: `layer`, counted from the end (None: the last, layer-normed); normed:
     whether those of an inner layer are layer-normed too.

@@ -1,7 +1,6 @@
 """Qwen2.5-VL and Qwen3 as text encoders, in transformers' names."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from backend.models.qwen_network import QwenNetwork, QwenSizes
 from backend.models.qwen_tokenizer import IMAGE, PAD, QwenTokenizer
 from backend.models.qwen_vision import MERGED, Patches, VisionNetwork, VisionSizes, cut
 from backend.models.text_encoder import EncoderKind, Request, Working
+from backend.values import frozen
 
 _LAYER = "model.layers.0."
 _BIASED_HEAD = 128  # channels of a head where no norm tells them (2.5)
@@ -18,7 +18,7 @@ _VISION_HEADS = 16
 _UNUSED = ("lm_head.weight",)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QwenLayout:
     """vision: of its eye; None where the file has none, or nothing is shown to the model."""
 
@@ -68,7 +68,7 @@ def _vision(header: Header, width: int) -> VisionSizes | None:
 KIND = EncoderKind(detect, lambda file: QwenTokenizer(), exact=True)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class QwenText:
     """ids: as they stand in the text, a picture's as one; hidden float32 [1, T, C], on the CPU, where a
     picture has a place for each of its tokens.

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +16,7 @@ from backend.models.t5_network import T5Network, T5Sizes
 from backend.models.t5_tokenizer import END, PAD, T5Tokenizer
 from backend.models.text_encoder import EncoderKind, Request, Tokenizer, Working
 from backend.models.weights import ModelFile
+from backend.values import frozen
 
 _log = logging.getLogger(__name__)
 _FIRST = "encoder.block.0.layer.0.SelfAttention."
@@ -24,7 +24,7 @@ _SECOND = "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight"
 _UNUSED = ("encoder.embed_tokens.weight", PIECES, "logit_scale")  # the first is `shared` once more
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class T5Layout:
     sizes: T5Sizes
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from backend.models.additions import Additions, BlockCode, Draws, SharingPatches
 from backend.models.families.sharing import Sharing, shared
+from backend.values import frozen
 
 
 @dataclass(slots=True, eq=False)
@@ -28,7 +29,7 @@ class Group:
         return self.draws.at(self.drawn - 1, make)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Sight:
     """perturbed: the rows whose attention in the middle hands on its values; watchers: rows to report there,
     and to whom; groups: rows that share attention; size: of the network's input, height and width; code:

@@ -6,7 +6,6 @@ Names as in the original checkpoints; the network is diffusers'.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -39,6 +38,7 @@ from backend.models.layer_name import LayerName
 from backend.resize import resize
 from backend.sampling.discretization import exponential_flow, shifted_flow
 from backend.sampling.prediction import Prediction
+from backend.values import frozen
 
 LATENT = LatentFormat(
     tiny="taef1",
@@ -121,7 +121,7 @@ def rope_axes(head: int) -> tuple[int, int, int]:
     return head - 2 * side, side, side
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Flux:
     """double, single: numbers of blocks; head: channels of one; in_channels: of the latent and what is shown
     beside it; pooled: width of the pooled text; guided: takes its guidance as an input.

@@ -5,7 +5,6 @@ Source of the architecture: arXiv:2112.10752, appendix G. Names as in the origin
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from backend.models.header import Header
 from backend.models.parts import VAE_NAMES
+from backend.values import frozen
 
 _MIDDLE = {
     "mid.block_1": "mid_block.resnets.0",
@@ -28,7 +28,7 @@ _OLD = re.compile(r"attentions\.0\.(query|key|value|proj_attn)\.")
 _BLOCK = re.compile(r"(down|up)\.(\d+)\.(block\.(\d+)|downsample|upsample)\.(.+)")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KlLayout:
     """channels: of latents; widths: from the finest resolution to the coarsest; blocks: of each going down.
 

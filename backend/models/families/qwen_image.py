@@ -4,7 +4,6 @@ Text is the hidden states of Qwen2.5-VL. Source: arXiv:2508.02324. Checkpoints h
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -37,13 +36,14 @@ from backend.models.latent import LatentFormat
 from backend.models.layer_name import LayerName
 from backend.sampling.discretization import exponential_flow
 from backend.sampling.prediction import Prediction
+from backend.values import frozen
 
 SHIFT = 1.15
 OPTIONS = references.OPTIONS
 THETA = 10000.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QwenImage:
     """depth: number of blocks; head: channels of one; in_channels: of a latent."""
 

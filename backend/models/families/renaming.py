@@ -2,18 +2,18 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from backend.models.layer_name import LayerName
+from backend.values import frozen
 
 _BLOCK = re.compile(r"(\w+)\.(\d+)\.(.+)")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fused:
     """A layer of the file that is several of the network, one after the other along its outputs.
 
@@ -33,7 +33,7 @@ class Fused:
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Swapped:
     """A layer whose two halves stand the other way round in the network: shift and scale, scale and shift."""
 
@@ -44,7 +44,7 @@ Target: TypeAlias = str | Fused | Swapped
 Table: TypeAlias = Mapping[str, Target]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Origin:
     """Where a layer of the network stands in files: their layer, and which part of its outputs (None: all).
 
@@ -55,7 +55,7 @@ class Origin:
     part: tuple[int, int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Renaming:
     """blocks: a numbered list of the file -> that of the network, and a table of what is in its blocks.
 

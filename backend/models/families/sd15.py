@@ -5,7 +5,6 @@ load too.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar
 
@@ -20,6 +19,7 @@ from backend.models.header import Header
 from backend.models.latent import LatentFormat
 from backend.sampling.discretization import Table, scaled_linear
 from backend.sampling.prediction import Prediction
+from backend.values import frozen
 
 LATENT = LatentFormat(
     tiny="taesd",
@@ -43,7 +43,7 @@ def noise_range(zero_terminal: bool = False) -> Table:
     return scaled_linear(zero_terminal=zero_terminal)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sd15:
     """v: it predicts v, not the noise."""
 

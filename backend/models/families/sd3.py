@@ -5,7 +5,6 @@ Source: arXiv:2403.03206. Names as in the original checkpoints; the network is d
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from math import isqrt
 from typing import ClassVar
@@ -25,6 +24,7 @@ from backend.models.latent import LatentFormat
 from backend.models.layer_name import LayerName
 from backend.sampling.discretization import shifted_flow
 from backend.sampling.prediction import Prediction
+from backend.values import frozen
 
 LATENT = LatentFormat(
     tiny="taesd3",
@@ -88,7 +88,7 @@ _LAYERS: dict[str, Target] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sd3:
     """depth: number of blocks; side: of the square of known positions, in patches; dual: blocks with a second
     attention over the picture alone; normed: queries and keys are normalised (3.5).

@@ -7,7 +7,6 @@ trained to predict v, as marks in the file say.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar, Literal, TypeAlias
 
@@ -25,6 +24,7 @@ from backend.models.header import Header
 from backend.models.latent import LatentFormat
 from backend.sampling.discretization import Continuous, continuous
 from backend.sampling.prediction import Prediction
+from backend.values import frozen
 
 LATENT = LatentFormat(
     tiny="taesdxl",
@@ -65,7 +65,7 @@ def _edm_range(low: float, high: float) -> Continuous:
     return continuous(low, high)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sdxl:
     """kind: what its output means, and over which range of noise."""
 

@@ -6,7 +6,6 @@ rows become fewer or shorter, and how what they got goes back to all places.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from backend.models.additions import SharingPatches
 from backend.patches import HyperTile, TokenMerging
+from backend.values import frozen
 
 LEAST_TILE = 32  # pixels
 STRIDE = 2  # one place of each so many, both ways, stays where places are merged
@@ -48,7 +48,7 @@ def shared(patches: SharingPatches, x: Tensor, size: tuple[int, int], draw: Draw
     return None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tiles:
     """down x across tiles of a map of height x width places.
 
@@ -95,7 +95,7 @@ def _count(side: int, least: int, choices: int, draw: Draw) -> int:
     return side // sizes[int(chosen)]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Merging:
     """places: of a row; kept [1, k, 1]: one in each region, the others [1, n - k, 1] may be merged.
 

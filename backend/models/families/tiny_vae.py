@@ -5,7 +5,6 @@ Source: https://github.com/madebyollin/taesd. The network is diffusers'.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -13,11 +12,12 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from torch import Tensor, nn
 
 from backend.models.header import Header
+from backend.values import frozen
 
 _WIDTH = 64
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TinyVaeLayout:
     """channels: of latents."""
 

@@ -5,7 +5,6 @@ residual block (with its transformer) and each downsampler is one more.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
 import torch
@@ -18,6 +17,7 @@ from backend.models.additions import NO_ADDITIONS, Additions, Residuals
 from backend.models.families.attention import Sight, sight_of
 from backend.patches import Downscale, FreeU
 from backend.resize import resize
+from backend.values import frozen
 
 # A UNet, or the ControlNet that has the same way down and middle.
 Trunk: TypeAlias = UNet2DConditionModel | ControlNetModel
@@ -65,7 +65,7 @@ def time_embedding(module: Trunk, timesteps: Tensor, dtype: torch.dtype) -> Tens
     return embedding
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class _Context:
     """What every block is given beside its input. kwargs: of the attention processors."""
 

@@ -4,7 +4,6 @@ Source of the architecture: arXiv:2112.10752, appendix E; names as in the origin
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2DCrossAttn
@@ -15,12 +14,13 @@ from backend.models.families import attention
 from backend.models.families.unet_names import Level, lora_names, parts, to_diffusers
 from backend.models.header import Header
 from backend.models.parts import MARKS
+from backend.values import frozen
 
 CHANNELS = 4  # of latents
 _GROUPS = 32  # of the group norms
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UnetLayout:
     """levels: from the finest resolution to the coarsest; in_channels: of the input; context: width of the
     tokens; embedding: of the time embedding; middle: transformer blocks in the middle; classes: width of the
@@ -112,7 +112,7 @@ def trunk(header: Header) -> UnetLayout | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Names:
     """Where a naming has what is read. middle: of its transformer blocks, with a place for a number."""
 

@@ -1,8 +1,9 @@
 """Names of the layers of the UNets of SD 1.x and SDXL: the original checkpoints' and diffusers'."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
+
+from backend.values import frozen
 
 _FIXED = {
     "time_embed.0": "time_embedding.linear_1",
@@ -26,7 +27,7 @@ _RESNET = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Level:
     """One resolution on the way down. blocks: residual blocks; depth: transformer blocks in each, or 0."""
 

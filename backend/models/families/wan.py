@@ -4,7 +4,6 @@ Source: arXiv:2503.20314. Names as in the original checkpoints; the network is d
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -22,6 +21,7 @@ from backend.models.latent import LatentFormat
 from backend.models.layer_name import LayerName
 from backend.sampling.discretization import shifted_flow
 from backend.sampling.prediction import Prediction
+from backend.values import frozen
 
 _MEANS = (
     *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
@@ -88,7 +88,7 @@ NAMES = Renaming(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wan:
     """depth: number of blocks; hidden: width of the feed-forward layers; frequencies: of the time."""
 

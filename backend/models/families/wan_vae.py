@@ -5,7 +5,6 @@ Source: arXiv:2503.20314, section 4.1. Names as in the original checkpoints; the
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -13,6 +12,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
 from backend.models.header import Header
+from backend.values import frozen
 
 _PARTS = {
     "residual.0": "norm1",
@@ -31,7 +31,7 @@ _QUANT = {"conv1": "quant_conv", "conv2": "post_quant_conv"}
 _BLOCK = re.compile(r"(downsamples|upsamples)\.(\d+)\.(.+)")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WanVaeLayout:
     """channels: of latents; base: of the finest resolution; factors: of the others, from the finest on;
     blocks: of each going in; temporal: whether each halving of the size halves the number of frames too.

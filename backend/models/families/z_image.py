@@ -5,7 +5,6 @@ ComfyUI's; the network is diffusers'.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -22,6 +21,7 @@ from backend.models.latent import LatentFormat
 from backend.models.layer_name import LayerName
 from backend.sampling.discretization import shifted_flow
 from backend.sampling.prediction import Prediction
+from backend.values import frozen
 
 LATENT = flux.LATENT
 SHIFT = 3.0
@@ -45,7 +45,7 @@ NAMES = Renaming(
 UNUSED = ("norm_final.weight",)  # some files have it, no layer does
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ZImage:
     """depth: number of blocks, refiners: of those before picture and text meet; head: channels of one;
     hidden: width of the feed-forward layers.

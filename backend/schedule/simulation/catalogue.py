@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import TypeAlias
 
 from backend.types import ComponentId, Seconds
+from backend.values import frozen
 
 GIB = float(1 << 30)
 Curve: TypeAlias = tuple[tuple[int, Seconds], ...]
@@ -23,7 +24,7 @@ LORA_TAX = 1.08  # a pass with low-rank side paths instead of merged weights
 MERGE = 0.35  # seconds to merge LoRAs into a pipeline's weights, or to take them out again
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Part:
     """A component: bytes of weights, seconds from host to device, from disk to host, of a call by rows."""
 
@@ -34,7 +35,7 @@ class Part:
     curve: Curve
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Family:
     """guided: guidance doubles the rows. passes: where not the request says how many."""
 
@@ -85,7 +86,7 @@ FAMILIES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Base:
     """number: which of the family's models."""
 

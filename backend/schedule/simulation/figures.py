@@ -1,7 +1,6 @@
 """What an outcome is worth: attainment, latency, fairness, and how well the end of jobs was foretold."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from backend.schedule.forecast import Backlog, Forecast, Forecaster, fluid
 from backend.schedule.simulate import Ending, Hardware, OpenJob, Outcome, Simulation
@@ -9,12 +8,13 @@ from backend.schedule.simulation.catalogue import Catalogue
 from backend.schedule.simulation.lineup import OURS, maker, patient
 from backend.schedule.simulation.workload import Job, Traffic, jobs
 from backend.types import Seconds
+from backend.values import frozen
 
 WARM_UP = 0.15  # of a run does not count: weights are still being loaded
 _WINDOW = 60.0  # seconds in which service is compared
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Latency:
     """Seconds, of jobs that ended. slowdown: of the user who fares worst, in the mean, against running
     alone.

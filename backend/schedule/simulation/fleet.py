@@ -17,6 +17,7 @@ from backend.schedule.profile import HANDOVER
 from backend.schedule.simulation.catalogue import LORA_TAX, MERGE, Catalogue
 from backend.schedule.simulation.host import Host
 from backend.types import ComponentId, DeviceId, OpKey, Seconds
+from backend.values import frozen
 
 CHUNK = 12  # calls between two reports of progress
 _TINY = 1e-9
@@ -55,7 +56,7 @@ class Task:
     helpers: list[DeviceId] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Done:
     """seconds: of a device, what the op took of them."""
 
@@ -63,13 +64,13 @@ class Done:
     seconds: Seconds
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Progress:
     key: OpKey
     fraction: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lost:
     """A device is gone, with what ran there: each op and which attempt at it. number: tells losses apart."""
 
@@ -78,7 +79,7 @@ class Lost:
     number: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Failed:
     """An attempt at an op came to nothing; it may run again."""
 

@@ -15,9 +15,10 @@ from backend.schedule.simulation.host import Host
 from backend.schedule.simulation.workload import Job
 from backend.schedule.state import Pool
 from backend.types import ComponentId, DeviceId, OpKey, Seconds
+from backend.values import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Device:
     """A device at the start. capacity: bytes for weights."""
 

@@ -1,17 +1,17 @@
 """What the report's first table compares: Tessera's figures against others', and the most that could be."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from backend.schedule.simulation.lineup import OURS, PAPER, PIPELINES
 from backend.schedule.simulation.study import Found
 from backend.schedule.simulation.workload import Preset
+from backend.values import frozen
 
 Results: TypeAlias = Mapping[Preset, Sequence[Found]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ratio:
     """of: a preset's value, None where it was not measured. over_all: of the presets' means."""
 

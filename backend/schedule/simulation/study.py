@@ -11,6 +11,7 @@ from backend.schedule.simulation import bounds, searches
 from backend.schedule.simulation.figures import Latency, attainment, fairness, latency, work_in_time
 from backend.schedule.simulation.lineup import ALL, OURS, PAPER, PIPELINES, POLICIES, patient, simulate
 from backend.schedule.simulation.workload import PRESETS, Preset, Traffic
+from backend.values import frozen
 
 _LATENCY_AT = 0.5  # of the even rate, the rate at which latencies are compared
 _CROWD_AT = 1.6  # of the even rate, where everyone waits
@@ -19,7 +20,7 @@ _MOST_DEVICES = 32
 Tell = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Plan:
     """What to run. seconds: of traffic in each run; minutes: how long a burst lasts. looser: service levels
     at which rates are found too.

@@ -5,12 +5,13 @@
 import random
 from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any, Literal, TypeAlias
 
 from backend.schedule.simulation.catalogue import FAMILIES, LORA_TAX, Base, Catalogue, read
 from backend.types import ComponentId, Seconds
+from backend.values import frozen
 
 Preset: TypeAlias = Literal["calm", "busy_hour", "burst", "long_tail", "adapter_heavy", "video_mix"]
 PRESETS: tuple[Preset, ...] = ("calm", "busy_hour", "burst", "long_tail", "adapter_heavy", "video_mix")
@@ -31,7 +32,7 @@ TAIL = {
 HOURS = (2, 1, 1, 1, 1, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 8, 8, 9, 10, 12, 14, 12, 8, 4)  # a day's shape
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Job:
     """images: of one latent batch. solo: seconds alone, on an idle device that holds its base, adapters read
     from disk. due: when its service level says it must be over.
@@ -58,7 +59,7 @@ class Job:
         return (*self.controlnets, *self.loras)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Traffic:
     """rate: jobs a second in the mean. slo: a job is in time within so many times its solo latency. step:
     the factor on the rate between `step_from` and `step_to`; day: the rate follows the hours of a day.
