@@ -13,8 +13,10 @@ from backend.types import ComponentId, DeviceId, Seconds
 from backend.values import frozen
 
 _WITH = "it holds the network, and what else the op needs comes soonest there"
-SPARED = 0.25  # of the devices start no deferred op whose pass takes longer
-HASTE = 0.5  # than that share of what hurried ops have to spare
+SPARED = 0.25  # of the devices start no op whose pass takes longer
+HASTE = 0.5  # than that share of what hurried ops have to spare,
+SPARE = 0.2  # while it can wait for that share of its path, or is deferred
+HARM = 5.0  # times as much weighs what a whole op takes beside a run that it makes late
 Holds = Mapping[DeviceId, ReadyOp]  # devices that are kept for an op that could not start yet
 
 
@@ -31,15 +33,19 @@ class Place:
 
 def place(pool: Pool, op: ReadyOp, holds: Holds, now: Seconds) -> Place | None:
     """The best device for a model op that can start now; None where it is to wait."""
-    if op.deferred and op.kind == "step" and _keeps(pool, op):
+    if op.kind == "step" and _waits(pool, op, now):
         return None
     if op.home is not None:
         return _home(pool, op, holds, now)
     return _step(pool, op, holds, now) if op.kind == "step" else _whole(pool, op, holds, now)
 
 
-def _keeps(pool: Pool, op: ReadyOp) -> bool:
-    """Whether devices without steps are kept for hurried ops, which can't wait for a deferred one's pass."""
+def _waits(pool: Pool, op: ReadyOp, now: Seconds) -> bool:
+    """Whether an op with long passes leaves the last idle devices to hurried ones, as long as it has time."""
+    if op.deadline is None:
+        return False
+    if not op.deferred and op.deadline - now < (1 + SPARE) * op.path:
+        return False
     if len(pool.devices.idle) > SPARED * len(pool.devices.workers):
         return False
     return pool.profile.step(op.components[0], op.rows) > HASTE * pool.queue.haste.value
@@ -197,7 +203,7 @@ def _burden(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> Seconds:
     if not device.stepping:
         return max(0.0, ready)
     late = any(now + op.cost > due for due in latest(pool, device, now))
-    return max(ready, turn(pool, device) / 2) + op.cost * (2.0 if late else 0.5)
+    return max(ready, turn(pool, device) / 2) + op.cost * (HARM if late else 0.5)
 
 
 def _wait(pool: Pool, op: ReadyOp, now: Seconds) -> Seconds:

@@ -10,15 +10,12 @@ from backend.schedule.state import Pool
 from backend.types import Seconds
 from backend.values import frozen
 
-LARGER = 3.0  # times as much must be left of a run that is made late, so that another is in time
-PRESSED = 1.0  # seconds to spare
-
 
 @frozen
 class Takeover:
     """The ops that stop, and the place that this makes. wait: until the op begins there. spare: what the one
-    with the least can wait for and still be in time, below 0 where it can't. late: the op will be too late
-    all the same.
+    with the least that is not deferred can wait for and still be in time, below 0 where it can't. late: the
+    op will be too late all the same.
     """
 
     victims: tuple[Running, ...]
@@ -83,7 +80,8 @@ def _on(pool: Pool, op: ReadyOp, device: Device, now: Seconds) -> Takeover | Non
     if not victims:
         return None
     reason = "it would have waited longer than it will run, and its user has received less"
-    spare = min(_spare(r, remaining(pool, device, r, now), now) for r in victims) - op.cost
+    due = [r for r in victims if not r.op.deferred]
+    spare = min((_spare(r, remaining(pool, device, r, now), now) for r in due), default=inf) - op.cost
     wait = max(wait, turn(pool, device))
     late = too_late(op, now + wait)
     return Takeover(tuple(victims), Place(device, reason, sizes, tuple(evict)), wait, spare, late)
@@ -115,20 +113,12 @@ def _long(pool: Pool, op: ReadyOp, device: Device, running: Running, now: Second
             return True
         if not _owes(pool, running.op, op, 0.0) or left <= op.cost:
             return False
-        return _spare(running, left, now) >= op.cost or (
-            pool.rules.defer and left > LARGER * op.path and _pressed(op, now)
-        )
+        return _spare(running, left, now) >= op.cost
     if _spare(running, left, now) < op.cost:
         return False
     if now - running.since < op.cost or not _owes(pool, running.op, op, op.cost):
         return False
     return left > op.cost
-
-
-def _pressed(op: ReadyOp, now: Seconds) -> bool:
-    """Whether an op must begin now if its job is to be in time."""
-    assert op.deadline is not None
-    return op.deadline - now - op.path < PRESSED + 0.1 * op.cost
 
 
 def _spare(running: Running, left: Seconds, now: Seconds) -> Seconds:

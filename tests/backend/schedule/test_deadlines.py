@@ -1,7 +1,10 @@
 """Jobs with a deadline go where they can still be in time, and leave each other some play."""
 
+from dataclasses import replace
+
 import pytest
 
+from backend.schedule.policy import plan
 from backend.schedule.pool import Preempt, Reject
 from backend.schedule.rules import Rules
 from backend.types import ComponentId, DeviceId, OpKey
@@ -115,3 +118,25 @@ def test_short_passes_of_what_goes_last_take_every_device():
     pool.queue.haste.value = 10.0
     large = [a_step(f"large{n}", order=n, alone=True, **LARGE) for n in range(4)]
     assert len(starts(wait(pool, *large, now=6.0))) == 4
+
+
+def test_an_op_with_long_passes_leaves_the_last_devices_to_hurried_ones_while_it_has_time():
+    pool = a_pool(4)
+    for number in range(4):
+        holds(pool, f"gpu{number}", "sd15")
+    calm = [a_step(f"calm{n}", rows=8, order=n, alone=True, cost=5.0, path=5.0) for n in range(4)]
+    calm = [replace(op, deadline=10.0) for op in calm]
+    for op in calm:
+        pool.add(op, 0.0)
+    pool.queue.haste.value = 0.2
+    assert len(starts(plan(pool, 0.0))) == 3
+    assert len(starts(plan(pool, 3.9))) == 0
+    assert len(starts(plan(pool, 4.1))) == 1
+
+
+def test_a_run_that_goes_last_stops_rather_than_one_that_could_just_wait():
+    pool = rushed(2)
+    wait(pool, a_step("due", rows=8, cost=9.0, path=9.0, deadline=60.0), now=6.0)
+    assert starts(wait(pool, a_step("large", order=1, **LARGE), now=6.0)) == {"large": "gpu1"}
+    hurried = a_step("hurried", "sdxl", order=2, deadline=8.0)
+    assert [d.key for d in of(Preempt, wait(pool, hurried, now=7.0))] == ["large"]
