@@ -4,6 +4,7 @@ Pixels are uint8 arrays here; the float images of the wires are made of them by 
 """
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -141,6 +142,18 @@ def quantize(pixels: Pixels, colours: int, *, dither: bool = False, offsets: Flo
         image = Image.fromarray(np.clip(moved, 0, 255).astype(np.uint8))
     how = Image.Dither.FLOYDSTEINBERG if dither else Image.Dither.NONE
     return np.asarray(image.quantize(palette=palette, dither=how).convert("RGB"))
+
+
+def write_file(folder: Path, name: str, content: bytes) -> None:
+    """`Path.write_bytes` in half the system calls. Raises: OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+    file = os.open(os.path.join(folder, name), flags, 0o666)
+    try:
+        left = memoryview(content)
+        while left:
+            left = left[os.write(file, left) :]
+    finally:
+        os.close(file)
 
 
 def encode_png(pixels: Pixels, text: Mapping[str, str] | None = None) -> bytes:

@@ -311,7 +311,7 @@ class Storage:
         wanted = os.path.normpath(expand_prefix(prefix, width, height, self._now()))
         folder, subfolder = self._folder_of(kind, wanted)
         slots_at = (folder, os.path.normcase(name := os.path.basename(wanted)))
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with self._lock:
             first = self._highest(kind, *slots_at) + 1

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from backend.media import Animation, Pixels, encode_apng, encode_webp, to_pixels
+from backend.media import Animation, Pixels, encode_apng, encode_webp, to_pixels, write_file
 from backend.node import Boolean, Choice, Float, Int, Result, node
 from backend.settings import Settings
 from backend.storage import Storage
@@ -28,7 +28,7 @@ def saved(
     """One file of the output folder, and the ui entry that names it."""
     with storage.reserve("output", prefix, 1, images.shape[2], images.shape[1]) as slots:
         name = slots.file(0, extension)
-        (slots.folder / name).write_bytes(file)
+        write_file(slots.folder, name, file)
     item = {"filename": name, "subfolder": slots.subfolder, "type": "output"}
     return Result(ui={"images": [item], "animated": [animated]})
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from backend.deferred import torch
-from backend.media import Channel, encode_png, read_channel, read_picture, to_floats, to_pixels
+from backend.media import Channel, encode_png, read_channel, read_picture, to_floats, to_pixels, write_file
 from backend.node import Boolean, Choice, HiddenInput, Int, Result, Widget, node
 from backend.settings import Settings
 from backend.storage import PlaceKind, Storage
@@ -174,9 +174,8 @@ def save_pngs(
     """One PNG per picture of the batch, and the ui entry that names them."""
     count, height, width = images.shape[:3]
     with storage.reserve(kind, prefix, count, width, height) as slots:
-        for index, image in enumerate(images):
-            file = encode_png(to_pixels(image.numpy()), text)
-            (slots.folder / slots.file(index)).write_bytes(file)
+        for index, image in enumerate(images.numpy()):
+            write_file(slots.folder, slots.file(index), encode_png(to_pixels(image), text))
         names = [slots.file(index) for index in range(count)]
     return Result(ui={"images": [{"filename": n, "subfolder": slots.subfolder, "type": kind} for n in names]})
 
@@ -218,7 +217,7 @@ def save_svg(
         names = [slots.file(index, ".svg") for index in range(len(texts))]
         for name, text in zip(names, texts, strict=True):
             told = _SVG_TAG.sub(lambda tag: f"{tag[0]}\n{about}", text, count=1) if about else text
-            (slots.folder / name).write_bytes(told.encode())
+            write_file(slots.folder, name, told.encode())
     items = [{"filename": name, "subfolder": slots.subfolder, "type": "output"} for name in names]
     return Result(ui={"images": items})
 

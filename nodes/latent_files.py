@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from backend.deferred import torch
-from backend.media import encode_latent, read_latent
+from backend.media import encode_latent, read_latent, write_file
 from backend.node import Choice, Result, node
 from backend.settings import Settings
 from backend.storage import Storage
@@ -39,7 +39,7 @@ def save_latent(
         text = {"prompt": "", **embedded_text(settings, prompt, extra_pnginfo)}
     with storage.reserve("output", filename_prefix) as slots:
         name = slots.file(0, ".latent")
-        (slots.folder / name).write_bytes(encode_latent(samples.samples.float().numpy(), text))
+        write_file(slots.folder, name, encode_latent(samples.samples.float().numpy(), text))
     return Result(ui={"latents": [{"filename": name, "subfolder": slots.subfolder, "type": "output"}]})
 
 

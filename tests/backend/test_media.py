@@ -23,6 +23,7 @@ from backend.media import (
     resize_lanczos,
     to_floats,
     to_pixels,
+    write_file,
 )
 
 
@@ -222,3 +223,16 @@ def test_a_damaged_latent_is_refused_by_name(tmp_path, content):
     (tmp_path / "bad.latent").write_bytes(content)
     with pytest.raises(BadFile, match=r"bad\.latent: Invalid latent file"):
         read_latent(tmp_path / "bad.latent")
+
+
+def test_a_file_is_written_whole_in_place_of_what_was_there(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"an older and longer file")
+    write_file(tmp_path, "a.png", b"new")
+    write_file(tmp_path, "empty.png", b"")
+    assert (tmp_path / "a.png").read_bytes() == b"new"
+    assert (tmp_path / "empty.png").read_bytes() == b""
+
+
+def test_a_file_in_a_folder_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone.a\.png"):
+        write_file(tmp_path / "gone", "a.png", b"new")
