@@ -13,7 +13,7 @@ import struct
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, assert_never
+from typing import Protocol, TypeAlias, assert_never
 
 from aiohttp import WSMsgType, web
 
@@ -36,6 +36,15 @@ _IMAGE_FORMATS = {"JPEG": (1, "image/jpeg"), "PNG": (2, "image/png")}
 
 log = logging.getLogger(__name__)
 FrameKind = tuple[str, ...]
+Private: TypeAlias = (
+    ev.JobStarted
+    | ev.NodesCached
+    | ev.NodeExecuting
+    | ev.NodeExecuted
+    | ev.NodeBlocked
+    | ev.JobSucceeded
+    | ev.JobFailed
+)
 
 
 class Frame:
@@ -90,6 +99,11 @@ class Client:
             if self.transport is not None:
                 self.transport.abort()  # type: ignore[attr-defined]  # every socket transport has it
         if not patient:
+            self.wake.set()
+
+    def send_now(self) -> None:
+        """Send what waits without a turn of the event loop in between, where the client keeps up."""
+        if not self._send_together():
             self.wake.set()
 
     async def send_waiting(self) -> None:
@@ -281,40 +295,17 @@ class Sockets:
         if held is not None:
             self._legacy_preview(held)
 
-    def _private(
-        self,
-        event: ev.JobStarted
-        | ev.NodesCached
-        | ev.NodeExecuting
-        | ev.NodeExecuted
-        | ev.NodeBlocked
-        | ev.JobSucceeded
-        | ev.JobFailed,
-    ) -> None:
+    def _private(self, event: Private) -> None:
         """Events that only the submitting client sees, and nobody where it gave no sid."""
         self._show_held(event.job)
-        if isinstance(event, ev.NodeExecuting) and event.node is None:
+        last = isinstance(event, ev.NodeExecuting) and event.node is None
+        if last:
             self._shown.pop(event.job, None)
         client = self._clients.get(event.client) if event.client is not None else None
-        if client is None:
-            return
-        match event:
-            case ev.NodeExecuting():
-                self._put_soon((client,), _text("executing", wire.executing(event)))
-            case ev.JobStarted():
-                self._put_soon((client,), _text("execution_start", wire.execution_start(event)))
-            case ev.NodesCached():
-                self._put_soon((client,), _text("execution_cached", wire.execution_cached(event)))
-            case ev.NodeExecuted():
-                self._put_soon((client,), _text("executed", wire.executed(event)))
-            case ev.NodeBlocked():
-                client.put(_text("execution_error", wire.execution_blocked(event)))
-            case ev.JobSucceeded():
-                client.put(_text("execution_success", wire.execution_success(event)))
-            case ev.JobFailed():
-                client.put(_text("execution_error", wire.execution_error(event)))
-            case _:
-                assert_never(event)
+        if client is not None:
+            self._put_soon((client,), _text(*_worded(event)))
+            if last:
+                client.send_now()
 
     def _show_last_preview(self, event: ev.StateChanged) -> None:
         """A preview that waits for a node's step comes before the node's end."""
@@ -361,6 +352,27 @@ class Sockets:
         if targets:
             head = struct.pack(">II", PREVIEW, _IMAGE_FORMATS[event.format][0])
             _put(targets, Frame(head + event.image, True, _replaces(event)))
+
+
+def _worded(event: Private) -> tuple[str, object]:
+    """An event's name and data."""
+    match event:
+        case ev.NodeExecuting():
+            return "executing", wire.executing(event)
+        case ev.NodeExecuted():
+            return "executed", wire.executed(event)
+        case ev.JobStarted():
+            return "execution_start", wire.execution_start(event)
+        case ev.NodesCached():
+            return "execution_cached", wire.execution_cached(event)
+        case ev.JobSucceeded():
+            return "execution_success", wire.execution_success(event)
+        case ev.NodeBlocked():
+            return "execution_error", wire.execution_blocked(event)
+        case ev.JobFailed():
+            return "execution_error", wire.execution_error(event)
+        case _:
+            assert_never(event)
 
 
 def _replaces(event: ev.PreviewImage) -> FrameKind | None:

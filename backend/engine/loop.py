@@ -1,7 +1,7 @@
 """The engine: jobs in, events out.
 
-A request travels: submit -> _admit -> Growth.grow (lowered and merged into the live graph) -> _dispatch
-(`plan()` starts ops on devices) -> report -> Reports.take -> Growth.finished -> grow again, or
+A request travels: submit -> _admit -> _dispatch: Growth.grow (lowered and merged into the live graph), and
+`plan()` starts ops on devices -> report -> Reports.take -> Growth.finished -> grow again, or
 Roster.succeed. All of it runs on the event loop's thread; `board.py` keeps what runs, `narrate.py` tells the
 client.
 """
@@ -90,6 +90,7 @@ class Engine:
         self._starts = Starts(self._board, clock)
         self._reports = Reports(self._board, self._roster, self._growth, clock)
         self._questions = asyncio.Lock()  # third-party classes are asked one at a time
+        self._arrived: deque[Job] = deque()  # admitted, and not lowered yet
         self._inbox: deque[tuple[DeviceId, Report]] = deque()
         self._woken = self._due = False
         self._closing = False
@@ -100,7 +101,7 @@ class Engine:
     # -- a job's way -----------------------------------------------------------------------------
 
     async def submit(self, request: Submission) -> Accepted:
-        """Check a prompt, put it on disk, and take it into the live graph.
+        """Check a prompt, put it on disk, and admit it: it is taken into the live graph in a moment.
 
         Raises: QueueFull; Refused (with ComfyUI's error shape) where nothing of it can run.
         """
@@ -162,7 +163,7 @@ class Engine:
         return Claim((record.number, record.sequence), record.client or "", ahead, deadline)
 
     def _admit(self, record: JobRecord, prompt: Prompt, ahead: bool, prints: Mapping[NodeId, object]) -> None:
-        """Take a job into the live graph: lower it as far as can be, merge its ops with everybody's.
+        """Make a job of a record; the next dispatch takes it into the live graph.
 
         ahead: its number was chosen so that it goes before jobs that were there already. prints: fingerprints
         of third-party nodes.
@@ -179,8 +180,15 @@ class Engine:
         self._roster.jobs[job.key] = job
         self._used = True
         self._board.trace.job_arrived(job.key, record.id, record.client)
-        self._roster.guarded(partial(self._begin_growing, job), None, (job.key,))
+        self._arrived.append(job)
         self._dispatch_soon()
+
+    def _grow_arrived(self) -> None:
+        """Lower jobs as far as can be, merge their ops with everybody's."""
+        while self._arrived:
+            job = self._arrived.popleft()
+            if job.key in self._roster.jobs:
+                self._roster.guarded(partial(self._begin_growing, job), None, (job.key,))
 
     def _begin_growing(self, job: Job) -> None:
         self._roster.changed()
@@ -189,8 +197,8 @@ class Engine:
             self._roster.forecasts.came(job.key, self._roster.jobs, self._clock.now())
 
     def _dispatch_soon(self) -> None:
-        """In the next turn of the event loop: a thread that starts now takes the lock of all threads from who
-        is about to answer the client.
+        """In the next turn of the event loop: who came in this one is answered first, and the client works on
+        while the job does. A thread that starts would also take the lock of all threads from who answers.
         """
         if self._loop is None:
             self._dispatch()
@@ -204,12 +212,13 @@ class Engine:
             self._roster.guarded(self._dispatch_now)
 
     def _dispatch_now(self) -> None:
+        self._grow_arrived()
         for live in self._starts.dispatch(self._preview, self._limits.preview_size, self._roster.guarded):
             for job in self._roster.among(live.jobs):
                 self._roster.guarded(partial(self._roster.tell_sent, job, live.key), live.key, (job.key,))
         self._end_rejected()
-        self._wait_for_quick()
-        if self._starts.more:
+        told = self._wait_for_quick()
+        if self._starts.more or (told and self._starts.due):
             self._dispatch_soon()
 
     def _end_rejected(self) -> None:
@@ -234,25 +243,30 @@ class Engine:
             self._woken = True
             self._loop.call_soon_threadsafe(self._drain)
 
-    def _wait_for_quick(self) -> None:
-        """What quick calls report is here at once, and wakes nobody."""
+    def _wait_for_quick(self) -> bool:
+        """What quick calls report is here at once, and wakes nobody. Returns: whether they reported."""
         if self._board.host is None or self._loop is None:
-            return
+            return False
         self._woken = True
         self._board.host.wait_for_quick()
         self._woken = False
-        if self._inbox:
-            self._woken = True
-            self._loop.call_soon(self._drain)
+        return self._take_reports()
 
     def _drain(self) -> None:
         self._woken = False
+        self._take_reports()
+        self._dispatch()
+
+    def _take_reports(self) -> bool:
+        """Returns: whether there were any."""
+        any_came = bool(self._inbox)
         while self._inbox:
             device, report = self._inbox.popleft()
             if not self._closing:
                 self._reports.take(device, report)
-        self._roster.guarded(self._shrink)
-        self._dispatch()
+        if any_came:
+            self._roster.guarded(self._shrink)
+        return any_came
 
     def _shrink(self) -> None:
         self._board.trace.metrics.cache.evicted += len(self._board.results.shrink())
@@ -373,6 +387,7 @@ class Engine:
 
     def forecasts(self) -> dict[JobId, Forecast]:
         """When unfinished jobs will be over, where that can be said."""
+        self._grow_arrived()
         return self._roster.forecasts.of(self._roster.jobs)
 
     def metrics(self) -> Metrics:

@@ -179,6 +179,8 @@ class Roster:
         """Every started job comes here once, whatever became of it."""
         narrator = job.narrator
         self.jobs.pop(job.key, None)
+        self.changed()
+        narrator.ended()  # it waits for this; what is left to do is done before its next request is read
         ended = replace(
             job.record,
             status=status,
@@ -189,8 +191,6 @@ class Roster:
             error=error,
         )
         self._store.finish(ended)
-        self.changed()
-        narrator.ended()
         self._release(job, status)
 
     def _release(self, job: Job, status: JobStatus) -> None:

@@ -56,7 +56,7 @@ class Starts:
             started.append(call)
             guarded(partial(self._start_coroutine, call), call.key, tuple(call.jobs))
         self.more = False
-        while pool.queue.ops or pool.cold or pool.over or pool.may_split:
+        while self._asked_for:
             if len(started) >= AT_ONCE:
                 self.more = True
                 break
@@ -72,6 +72,16 @@ class Starts:
             if len(decisions) < MOST:
                 break
         return started
+
+    @property
+    def due(self) -> bool:
+        """Whether `dispatch` might find something to do."""
+        return bool(self._board.at_once) or self._asked_for
+
+    @property
+    def _asked_for(self) -> bool:
+        pool = self._board.pool
+        return bool(pool.queue.ops or pool.cold or pool.over or pool.may_split)
 
     def _start(self, run: Run, preview: Preview, preview_size: int) -> None:
         live = self._board.graph[run.key]

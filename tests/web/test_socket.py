@@ -317,6 +317,18 @@ async def test_a_patient_frame_goes_with_the_next_one_that_is_not_and_in_its_pla
     assert [f.data for f in client.waiting.values()] == [b"status", b"start"]
 
 
+async def test_the_end_of_a_job_leaves_at_once_with_all_that_waited_for_company(house: House):
+    socket = await connect(house, "me")
+    job, me = JobId("j"), ClientId("me")
+    waiting = sockets(house)._clients[me].waiting
+    emit(house, ev.JobStarted(job, me, 1), ev.QueueChanged(1), ev.JobSucceeded(job, me, 2))
+    assert len(waiting) == 3
+    emit(house, ev.NodeExecuting(job, me, None))
+    assert not waiting
+    told = ["execution_start", "status", "execution_success", "executing"]
+    assert kinds([f async for f in frames(socket)]) == told
+
+
 async def test_a_client_that_never_reads_is_dropped():
     transport = Transport()
     client = a_client(transport)

@@ -170,7 +170,9 @@ class Bench:
         return self.workers[-1]
 
     async def submit(self, prompt: object, client: str = "me", **more: object) -> str:
-        return (await self.engine.submit(Submission(prompt, client=client, **more))).id
+        job = await self.engine.submit(Submission(prompt, client=client, **more))
+        await asyncio.sleep(0)  # it is taken into the live graph
+        return job.id
 
     async def settle(self) -> None:
         for _ in range(30):
@@ -377,6 +379,16 @@ def _text_only(text: str) -> dict[str, object]:
         "1": {"class_type": "Loader", "inputs": {"name": "z"}},
         "2": {"class_type": "Text", "inputs": {"clip": ["1", 1], "text": text}},
     }
+
+
+async def test_a_job_is_lowered_once_its_client_was_answered_unless_it_is_taken_back(bench):
+    kept = await bench.engine.submit(Submission(a_sum_prompt(1), client="me"))
+    taken = await bench.engine.submit(Submission(a_sum_prompt(2), client="me"))
+    assert (bench.events, bench.engine.remaining()) == ([], 2)
+    await bench.engine.cancel_pending([taken.id])
+    await bench.settle()
+    assert bench.told(kept.id)[0] == "JobStarted"
+    assert bench.told(taken.id) == []
 
 
 async def test_progress_reaches_everyone_who_waits_for_the_op(bench):
