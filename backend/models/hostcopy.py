@@ -45,18 +45,15 @@ Source: TypeAlias = Callable[[], Iterator[tuple[str, Tensor]]]  # a module's ten
 @frozen
 class Form:
     """What weights are computed with. channels_last: the memory format of tensors of four dimensions; kept:
-    names of those that stay in the file's form (`stored.py`); derived: of what is made of them, in no file.
+    names of those that stay in the file's form (`stored.py`).
     """
 
     dtype: torch.dtype
     channels_last: bool = False
     kept: frozenset[str] = frozenset()
-    derived: frozenset[str] = frozenset()
 
     def fits(self, name: str, value: Tensor) -> bool:
         """Whether a tensor has this form already, as it stands in its file."""
-        if name in self.derived:
-            return False
         if name in self.kept:
             return value.is_contiguous()
         return value.dtype == self._dtype(value) and value.is_contiguous(memory_format=self._order(value))

@@ -21,7 +21,7 @@ _FEW = 512  # places of a convolution's output, in all rows; measured with 320 t
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [..., in] by weight [out, in], plus bias [out]: [..., out]."""
-    if not _suits(x, weight):
+    if not suits(x, weight):
         return F.linear(x, weight, bias)
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return product
@@ -32,7 +32,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     On one thread torch has no fast convolution of this kind, so it is done as a product of matrices.
     """
-    if not _suits(x, weight):
+    if not suits(x, weight):
         return F.conv2d(x, weight, bias)
     places = x.permute(0, 2, 3, 1).contiguous()  # no copy where x is channels-last
     return linear(places, weight.flatten(1), bias).permute(0, 3, 1, 2)
@@ -50,9 +50,11 @@ def convolution(
     Of few places, as a product of matrices: oneDNN's convolutions have two thirds of that speed then.
     With the channels last, windows are copied in long runs, and the weights not at all.
     """
+    if not suits(x, weight):
+        return F.conv2d(x, weight, bias, stride, padding)
     height, width = ((side + 2 * p - k) // s + 1 for side, p, k, s in _sides(x, weight, stride, padding))
     last = weight.is_contiguous(memory_format=torch.channels_last)
-    if not (_suits(x, weight) and last and 0 < len(x) * height * width <= _FEW):
+    if not (last and 0 < len(x) * height * width <= _FEW):
         return F.conv2d(x, weight, bias, stride, padding)
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding[1], padding[1], padding[0], padding[0]))
     windows = padded.unfold(1, weight.shape[2], stride[0]).unfold(2, weight.shape[3], stride[1])
@@ -67,8 +69,8 @@ def _sides(
     return zip(x.shape[2:], padding, weight.shape[2:], stride, strict=True)
 
 
-def _suits(x: Tensor, weight: Tensor) -> bool:
-    """oneDNN's product has no derivative, and is measured for float32 alone."""
+def suits(x: Tensor, weight: Tensor) -> bool:
+    """Whether these kernels take it: they have no derivative, and are measured for float32 alone."""
     return (
         _ONEDNN
         and x.device.type == "cpu"
@@ -76,25 +78,3 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
         and x.numel() > 0
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
     )
-
-
-def fold(weight: Tensor) -> Tensor:
-    """A 3x3 kernel that follows a doubling of the picture -> four 2x2 kernels on the picture itself.
-
-    Neighbours in the doubled picture that are equal need one product: 16 for four pixels instead of 36.
-    Args: weight [out, in, 3, 3]. Returns: [2, 2, out, in, 2, 2], by parity of the output's row and column.
-    """
-    sums = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], device=weight.device)
-    folded = torch.einsum("ayk,bxl,oikl->aboiyx", sums, sums, weight.float())
-    return folded.to(weight.dtype)
-
-
-def doubled(x: Tensor, folded: Tensor, bias: Tensor | None) -> Tensor:
-    """A convolution of x [R, in, H, W] doubled, [R, out, 2H, 2W] channels-last. folded: by `fold`."""
-    rows, _, height, width = x.shape
-    out = x.new_empty(rows, 2 * height, 2 * width, folded.shape[2]).permute(0, 3, 1, 2)
-    for row in (0, 1):
-        for column in (0, 1):
-            padded = F.pad(x, (1 - column, column, 1 - row, row))
-            out[..., row::2, column::2] = convolution(padded, folded[row, column], bias)
-    return out

@@ -5,7 +5,7 @@ eighth formats and in blocks always, halves where all of them together are large
 """
 
 import mmap
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field, replace
 from functools import partial
 from typing import TypeAlias
@@ -22,7 +22,6 @@ from backend.models.gguf import SIZES, is_gguf, read_gguf
 from backend.models.header import Header, TensorInfo, check_unchanged, read_header
 from backend.models.hostcopy import Form, HostCopy, Source
 from backend.models.pickles import is_pickle, named_tensors
-from backend.models.upsampler import foldable, folded
 from backend.values import frozen
 
 Convert: TypeAlias = Callable[[str, Tensor], Iterator[tuple[str, Tensor]]]
@@ -38,7 +37,6 @@ _DTYPES = {
 }
 _SCALES = (".scale_weight", ".weight_scale")  # what a layer's eighths are multiplied with
 _BESIDE = (*_SCALES, ".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")  # no weights themselves
-_FOLDED = " folded"  # behind a weight's name: no tensor of a module is called so
 _TABLE = 4096  # entries from which on an embedding is worth being left in the file's form
 
 
@@ -150,20 +148,16 @@ def fill(
     form = form if isinstance(form, Form) else Form(form)
     kept = _prepared(module, file, convert, frugal and form.dtype == torch.float32)
     kept = kept if narrow is None else _weights_of(module)
-    folds = foldable(module, kept) if device.type == "cpu" else {}
-    form = replace(form, kept=kept, derived=frozenset(name + _FOLDED for name in folds))
+    form = replace(form, kept=kept)
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     source = partial(_targets, file, convert, wanted)
     if narrow is not None:
         source = partial(_narrowed, source, narrow, _ways_in(module))
-    source = partial(_folding, source, folds, form.dtype)
     found = _shared(file, source, form, copy) if copy is not None and device.type == "cpu" else None
     if found is None:
         found = {name: form.made(name, value, device) for name, value in source()}
     file.check()
     nbytes = sum(value.nbytes for value in found.values())
-    for name, upsampler in folds.items():
-        upsampler.folded = found.pop(name + _FOLDED)
     module.load_state_dict(found, strict=True, assign=True)
     for name in form.kept:
         if isinstance(layer := module.get_submodule(name.removesuffix(".weight")), Linear | Conv2d):
@@ -196,14 +190,6 @@ def _narrowed(source: Source, narrow: torch.dtype, whole: frozenset[str]) -> Ite
     for name, value in source():
         cast = value.is_floating_point() and value.ndim and name not in whole
         yield name, value.to(narrow) if cast else value
-
-
-def _folding(source: Source, folds: Container[str], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """The tensors, and behind each that upsamplers compute with folded: what it becomes."""
-    for name, value in source():
-        yield name, value
-        if name in folds:
-            yield name + _FOLDED, folded(value.to(dtype))
 
 
 def _prepared(module: nn.Module, file: ModelFile, convert: Convert, frugal: bool) -> frozenset[str]:

@@ -5,7 +5,6 @@ refused here where that is too much. On a GPU the driver's own refusal is exact,
 """
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
@@ -23,9 +22,6 @@ from backend.worker.heap import give_back
 _WORDS = ("can't allocate memory", "not enough memory", "out of memory")
 
 SPARE = 768 << 20  # bytes that a GPU should have left once weights are loaded: one pass of a megapixel or so
-
-# convolutions behind an upsampling: four folded 2x2 kernels stand beside each 3x3 one (`models/upsampler.py`)
-_FOLDED = re.compile(r"(upsample|output_blocks\.\d+\.\d+)\.conv\.weight$")
 
 
 class Memory:
@@ -100,11 +96,9 @@ def weight_bytes(weights: Weights, dtype: torch.dtype) -> int:
         infos = {n: header.tensors[n] for n in (header if place is None else place.names.values())}
         frugal = weights.kind in ("denoiser", "text_encoder") and dtype.itemsize == 4
         stays = as_stored(infos.values(), frugal)
-        for name, info in infos.items():
+        for info in infos.values():
             size = math.prod(info.shape)
-            folded = size * 16 // 9 if _FOLDED.search(name) and info.dtype not in stays else 0
-            width = (info.span[1] - info.span[0]) if info.dtype in stays else size * dtype.itemsize
-            total += width + folded * dtype.itemsize
+            total += (info.span[1] - info.span[0]) if info.dtype in stays else size * dtype.itemsize
     return total
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from backend.models.kernels import convolution, doubled, fold, linear, pointwise
+from backend.models.kernels import convolution, linear, pointwise
 from tests.backend.models.conftest import relative
 
 SIZES = st.integers(1, 9)
@@ -49,17 +49,6 @@ def test_a_pointwise_convolution_is_torchs_own(
     x, weight, bias = noise(rows, inner, height, width), noise(out, inner, 1, 1), noise(out)
     given = x.contiguous(memory_format=torch.channels_last) if last else x
     assert torch.allclose(pointwise(given, weight, bias), F.conv2d(x, weight, bias), atol=1e-5)
-
-
-@given(SIZES, SIZES, SIZES, SIZES, SIZES)
-@settings(max_examples=40)
-def test_a_folded_kernel_does_what_doubling_and_convolving_does(
-    rows: int, inner: int, out: int, height: int, width: int
-):
-    x, weight, bias = noise(rows, inner, height, width), noise(out, inner, 3, 3), noise(out)
-    larger = F.interpolate(x.double(), scale_factor=2.0, mode="nearest")
-    expected = F.conv2d(larger, weight.double(), bias.double(), padding=1)
-    assert relative(doubled(x, fold(weight), bias).double(), expected) < 1e-6
 
 
 @given(SIZES, SIZES, SIZES, st.integers(3, 20), st.integers(1, 3), st.integers(0, 1), st.booleans())

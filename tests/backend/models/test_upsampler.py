@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from backend.models.adapters import SidePath, Site, adapt, applied
 from backend.models.changes import Delta
-from backend.models.upsampler import Upsampler, foldable, folded, install_upsamplers
+from backend.models.upsampler import Upsampler, install_upsamplers
 from tests.backend.models.conftest import CPU, relative
 
 
@@ -24,38 +24,34 @@ def a_network() -> nn.Module:
     return network.requires_grad_(False)
 
 
-def fold(network: nn.Module) -> None:
-    """As filling a network on a CPU does."""
-    for name, upsampler in foldable(network, ()).items():
-        upsampler.folded = folded(network.get_parameter(name))
-
-
 def plain(network: nn.Module, x: Tensor, size: tuple[int, int]) -> Tensor:
     conv = network.get_submodule("up.conv")
     assert isinstance(conv, nn.Conv2d)
     return F.conv2d(F.interpolate(x, size=size, mode="nearest"), conv.weight, conv.bias, padding=1)
 
 
-def test_an_upsampler_gives_the_same_before_and_after_folding():
+def test_an_upsampler_gives_what_a_convolution_of_the_larger_picture_gives():
     network, x = a_network(), noise(2, 6, 5, 7)
-    before = network.up(x)
-    fold(network)
     assert isinstance(network.up, Upsampler)
-    assert network.up.folded is not None
-    assert network.up.folded.shape == (4 * 4, 6, 2, 2)
     for size in (None, (10, 14)):
-        assert relative(network.up(x, size), before) < 1e-6
+        assert relative(network.up(x, size), plain(network, x, (10, 14))) < 1e-6
+
+
+def test_other_formats_and_derivatives_take_the_larger_picture():
+    network, x = a_network().double(), noise(1, 6, 5, 7).double()
+    assert torch.equal(network.up(x), plain(network, x, (10, 14)))
+    network, x = a_network(), noise(1, 6, 5, 7).requires_grad_()
+    network.up(x).sum().backward()
+    assert x.grad is not None
 
 
 def test_a_size_that_is_not_twice_is_reached_too():
     network, x = a_network(), noise(1, 6, 5, 7)
-    fold(network)
     assert torch.equal(network.up(x, (9, 13)), plain(network, x, (9, 13)))
 
 
-def test_side_paths_are_added_to_a_folded_one():
+def test_side_paths_are_added():
     network, x = a_network(), noise(2, 6, 5, 5)
-    fold(network)
     delta = Delta(weight=noise(4, 6, 3, 3) * 0.1)
     path = SidePath(delta, slice(1, 2), torch.tensor([0.5]))
     with applied({"up.conv": Site((path,))}):
@@ -66,13 +62,7 @@ def test_side_paths_are_added_to_a_folded_one():
     assert relative(changed, plain(network, x, (10, 10)) + side) < 1e-6
 
 
-def test_folded_kernels_are_no_part_of_the_files_names():
+def test_an_upsampler_has_the_files_names():
     network = a_network()
-    fold(network)
     assert sorted(network.state_dict()) == ["up.conv.bias", "up.conv.weight"]
     assert next(network.parameters()).device == CPU
-
-
-def test_weights_that_are_stored_otherwise_are_not_folded():
-    assert list(foldable(a_network(), ())) == ["up.conv.weight"]
-    assert foldable(a_network(), {"up.conv.weight"}) == {}

@@ -5,14 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
-from diffusers.models.upsampling import Upsample2D
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from backend.errors import BadFile
-from backend.models.hostcopy import Form, HostCopy
-from backend.models.upsampler import install_upsamplers
 from backend.models.weights import fill, open_model
 from tests.backend.models.conftest import CPU
 
@@ -41,26 +37,6 @@ def test_weights_are_cast_and_placed(tmp_path: Path):
     assert nbytes == 8 * 4
     assert not module.weight.requires_grad
     assert not module.training
-
-
-def test_an_upsampler_gets_folded_kernels_from_the_copy_that_workers_share(tmp_path: Path):
-    path = saved(tmp_path / "a.safetensors", up__conv__weight=torch.randn(4, 6, 3, 3))
-    copy = HostCopy(f"{tmp_path}/copy")
-    found = []
-    for form in (Form(torch.float32), Form(torch.float32, channels_last=True)):
-        network = nn.Module()
-        with torch.device("meta"):
-            network.up = Upsample2D(6, use_conv=True, out_channels=4, bias=False)
-        install_upsamplers(network)
-        nbytes = fill(network, open_model(path), same, CPU, form, copy)
-        assert nbytes == (4 * 6 * 9 + 16 * 6 * 4) * 4
-        x = torch.randn(1, 6, 5, 5)
-        larger = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        expected = F.conv2d(larger, network.up.conv.weight, padding=1)
-        assert torch.allclose(network.up(x), expected, atol=1e-4)
-        found.append(network.up.folded)
-    assert torch.equal(*found)
-    assert sorted(p.name for p in tmp_path.glob("copy-*[!k]")) == ["copy-float32", "copy-float32-last"]
 
 
 def test_a_matrix_may_be_stored_as_a_1x1_kernel(tmp_path: Path):
