@@ -25,7 +25,9 @@ def doubled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [R, in, H, W], doubled, by weight [out, in, 3, 3]: [R, out, 2H, 2W], channels-last."""
     rows, _, height, width = x.shape
     outputs = len(weight)
-    plain, across, down, both = _kernels(weight).split([outputs, 2 * outputs, 2 * outputs, 4 * outputs])
+    plain, across, down, both = torch.split(
+        _kernels(weight), [outputs, 2 * outputs, 2 * outputs, 4 * outputs]
+    )
     out = x.new_empty(rows, height, 2, width, 2, outputs)
     places = x.permute(0, 2, 3, 1)
     for maps, top, bottom in _pieces(rows, height, width):
@@ -33,9 +35,9 @@ def doubled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         region = F.pad(lines, (0, 0, 1, 1, int(top == 0), int(bottom == height)))
         own, inner = region[:, 1:-1], region[:, :, 1:-1]
         sums = linear(own[:, :, 1:-1], plain, bias)
-        by_column = linear(own.diff(dim=2), across, None).unflatten(-1, (2, outputs))
-        by_line = linear(inner.diff(dim=1), down, None).unflatten(-1, (2, outputs))
-        by_both = linear(region.diff(dim=1).diff(dim=2), both, None).unflatten(-1, (2, 2, outputs))
+        by_column = torch.unflatten(linear(own.diff(dim=2), across, None), -1, (2, outputs))
+        by_line = torch.unflatten(linear(inner.diff(dim=1), down, None), -1, (2, outputs))
+        by_both = torch.unflatten(linear(region.diff(dim=1).diff(dim=2), both, None), -1, (2, 2, outputs))
         into, count = out[maps, top:bottom], bottom - top
         for row in (0, 1):
             half = sums + by_line[:, row : row + count, :, row]
