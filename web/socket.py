@@ -1,18 +1,14 @@
 """Engine events -> ComfyUI's websocket messages: who hears what, in which order, never slowing the engine.
 
-Every client has a bounded outgoing queue and a task that empties it. A client that falls behind gets only the
-newest progress, preview and status; one that does not read at all is dropped.
+`outgoing.py` has what waits for each client.
 """
 
 import asyncio
-import itertools
 import json
-import logging
 import socket as socket_module
 import struct
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, assert_never
 
 from aiohttp import WSMsgType, web
@@ -22,20 +18,15 @@ from backend.jsontext import dump
 from backend.types import ClientId, JobId, NodeId
 from web import wire
 from web.logs import LogEntry
+from web.outgoing import Client, Frame, FrameKind
 
-SOFT_LIMIT = 64  # waiting frames, from which on replaceable ones replace each other
-HARD_LIMIT = 4096  # waiting frames at which a client is given up
-HARD_BYTES = 512 << 20  # only pictures that a node sends reach it
-BURST = 64 << 10  # bytes of frames that are sent in one piece
-COMPANY = 0.02  # seconds that a frame waits for others which nobody is in a hurry for
+COMPANY = 0.02  # seconds, up to twice as many, that a frame waits for others which nobody is in a hurry for
 LONGEST_HEARD = 1 << 20  # bytes of a client's message: they announce flags, nothing else
 SILENCE, PROBES, BETWEEN = 60, 4, 15  # seconds until a silent peer is probed, probes, seconds between them
 HOLD = 0.05  # seconds that a preview waits for its step's `progress`
 PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4  # ComfyUI's numbers of binary frames
 _IMAGE_FORMATS = {"JPEG": (1, "image/jpeg"), "PNG": (2, "image/png")}
 
-log = logging.getLogger(__name__)
-FrameKind = tuple[str, ...]
 Private: TypeAlias = (
     ev.JobStarted
     | ev.NodesCached
@@ -45,92 +36,6 @@ Private: TypeAlias = (
     | ev.JobSucceeded
     | ev.JobFailed
 )
-
-
-class Frame:
-    """One message, encoded. replaces: frames of equal value stand for each other, the newest wins.
-
-    head: what makes a whole websocket frame of the data, final, unmasked and uncompressed (RFC 6455, 5.2).
-    """
-
-    __slots__ = ("binary", "data", "head", "replaces")
-
-    def __init__(self, data: bytes, binary: bool = False, replaces: FrameKind | None = None) -> None:
-        self.data, self.binary, self.replaces = data, binary, replaces
-        opcode, size = 0x82 if binary else 0x81, len(data)
-        if size < 126:
-            self.head = bytes((opcode, size))
-        elif size < 1 << 16:
-            self.head = struct.pack("!BBH", opcode, 126, size)
-        else:
-            self.head = struct.pack("!BBQ", opcode, 127, size)
-
-
-@dataclass(slots=True, eq=False)
-class Client:
-    """One open websocket: what it announced, and what still has to be sent to it."""
-
-    sid: ClientId
-    socket: web.WebSocketResponse
-    transport: asyncio.BaseTransport | None
-    wants_metadata: bool = False
-    greeted: bool = False  # its first frame was read
-    waiting: dict[int | FrameKind, Frame] = field(default_factory=dict)
-    waiting_bytes: int = 0
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-    serial: "itertools.count[int]" = field(default_factory=itertools.count)
-
-    def put(self, frame: Frame, *, patient: bool = False) -> None:
-        """Queue a frame; never waits. Drops the client when it has let too much pile up.
-
-        patient: the frame goes with the next one that is not, or when the client is woken.
-        """
-        key: int | FrameKind = next(self.serial)
-        if frame.replaces is not None and len(self.waiting) >= SOFT_LIMIT:
-            key = frame.replaces
-            if old := self.waiting.pop(key, None):
-                self.waiting_bytes -= len(old.data)
-        self.waiting[key] = frame
-        self.waiting_bytes += len(frame.data)
-        if len(self.waiting) > HARD_LIMIT or self.waiting_bytes > HARD_BYTES:
-            log.warning("Websocket client %s does not read its messages; it was disconnected.", self.sid)
-            self.waiting.clear()
-            self.waiting_bytes = 0
-            if self.transport is not None:
-                self.transport.abort()  # type: ignore[attr-defined]  # every socket transport has it
-        if not patient:
-            self.wake.set()
-
-    def send_now(self) -> None:
-        """Send what waits without a turn of the event loop in between, where the client keeps up."""
-        if not self._send_together():
-            self.wake.set()
-
-    async def send_waiting(self) -> None:
-        """Send whatever is queued, for as long as the socket is open."""
-        while True:
-            await self.wake.wait()
-            self.wake.clear()
-            while self.waiting:
-                if not self._send_together():
-                    frame = self.waiting.pop(next(iter(self.waiting)))
-                    self.waiting_bytes -= len(frame.data)
-                    kind = WSMsgType.BINARY if frame.binary else WSMsgType.TEXT
-                    await self.socket.send_frame(frame.data, kind)  # waits where the client is slow
-
-    def _send_together(self) -> bool:
-        """Send all that waits in one piece, where it is little and the client keeps up: events come in
-        bursts, and each write of its own costs as much as making the event did.
-        """
-        transport = self.transport
-        if self.waiting_bytes > BURST or self.socket.closed:
-            return False
-        if not isinstance(transport, asyncio.WriteTransport) or transport.get_write_buffer_size():
-            return False
-        transport.write(b"".join([part for f in self.waiting.values() for part in (f.head, f.data)]))
-        self.waiting.clear()
-        self.waiting_bytes = 0
-        return True
 
 
 class Work(Protocol):
@@ -273,17 +178,22 @@ class Sockets:
                 self._private(event)
 
     def _put_soon(self, clients: Iterable[Client], frame: Frame) -> None:
-        """Each write costs, and what a change brings comes right behind: a small job is told in one piece."""
+        """Each write costs, and what a change brings comes right behind: a small job is told in one piece,
+        and with it how those of others went.
+        """
         for client in clients:
             client.put(frame, patient=True)
         if self._company is None:
-            self._company = asyncio.get_running_loop().call_later(COMPANY, self._wake)
+            self._company = asyncio.get_running_loop().call_later(COMPANY, self._send_waited)
 
-    def _wake(self) -> None:
+    def _send_waited(self) -> None:
         self._company = None
         for client in self._clients.values():
-            if client.waiting:
-                client.wake.set()
+            if client.waited:
+                client.send_now()
+            client.waited = bool(client.waiting)
+            if client.waited and self._company is None:
+                self._company = asyncio.get_running_loop().call_later(COMPANY, self._send_waited)
 
     def _step(self, event: ev.StepProgress) -> None:
         """`progress`, between the two forms of a preview."""

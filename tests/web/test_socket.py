@@ -6,14 +6,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import ClientWebSocketResponse, WSMsgType
-from hypothesis import given
-from hypothesis import strategies as st
 
 from backend.engine import events as ev
 from backend.types import ClientId, JobId, NodeId
 from tests.web.conftest import House, a_failing_prompt, a_held_prompt, a_prompt, recorded
 from web.services import SERVICES
-from web.socket import HARD_LIMIT, LONGEST_HEARD, SOFT_LIMIT, Client, Frame, Sockets
+from web.socket import LONGEST_HEARD, Sockets
 
 FLAGS = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
 
@@ -285,38 +283,6 @@ async def test_logs_go_to_those_who_asked(house: House):
         logger.removeHandler(house.logs)
 
 
-class Transport:
-    aborted = False
-
-    def abort(self) -> None:
-        self.aborted = True
-
-
-def a_client(transport: Transport) -> Client:
-    return Client(ClientId("slow"), None, transport)  # type: ignore[arg-type]  # nothing is sent
-
-
-async def test_a_slow_client_keeps_the_newest_of_what_replaces_itself():
-    client = a_client(Transport())
-    for n in range(SOFT_LIMIT):
-        client.put(Frame(b"text %d" % n))
-    for n in range(1000):
-        client.put(Frame(b"progress %d" % n, replaces=("progress", "j")))
-    client.put(Frame(b"end"))
-    assert len(client.waiting) == SOFT_LIMIT + 2
-    assert [f.data for f in client.waiting.values()][-2:] == [b"progress 999", b"end"]
-    assert client.waiting_bytes == sum(len(f.data) for f in client.waiting.values())
-
-
-async def test_a_patient_frame_goes_with_the_next_one_that_is_not_and_in_its_place():
-    client = a_client(Transport())
-    client.put(Frame(b"status"), patient=True)
-    assert not client.wake.is_set()
-    client.put(Frame(b"start"))
-    assert client.wake.is_set()
-    assert [f.data for f in client.waiting.values()] == [b"status", b"start"]
-
-
 async def test_the_end_of_a_job_leaves_at_once_with_all_that_waited_for_company(house: House):
     socket = await connect(house, "me")
     job, me = JobId("j"), ClientId("me")
@@ -329,15 +295,15 @@ async def test_the_end_of_a_job_leaves_at_once_with_all_that_waited_for_company(
     assert kinds([f async for f in frames(socket)]) == told
 
 
-async def test_a_client_that_never_reads_is_dropped():
-    transport = Transport()
-    client = a_client(transport)
-    for _ in range(HARD_LIMIT):
-        client.put(Frame(b"text"))
-    assert not transport.aborted
-    client.put(Frame(b"text"))
-    assert transport.aborted
-    assert client.waiting == {}
+async def test_how_jobs_of_others_go_waits_for_one_of_ones_own_but_not_for_long(house: House):
+    socket = await connect(house, "me")
+    waiting = sockets(house)._clients[ClientId("me")].waiting
+    emit(house, ev.QueueChanged(1), ev.QueueChanged(2))
+    assert len(waiting) == 2
+    assert kinds([f async for f in frames(socket)]) == ["status", "status"]
+    emit(house, ev.QueueChanged(1), ev.NodeExecuting(JobId("j"), ClientId("me"), None))
+    assert not waiting
+    assert kinds([f async for f in frames(socket)]) == ["status", "executing"]
 
 
 async def test_a_client_that_does_not_read_delays_nobody(house: House):
@@ -353,19 +319,6 @@ async def test_a_client_that_does_not_read_delays_nobody(house: House):
     waiting = sockets(house)._clients[ClientId("deaf")]
     assert waiting.waiting_bytes < 100 * len(image)
     deaf._reader._protocol.transport.abort()  # or the client waits ten seconds for a goodbye
-
-
-@given(st.binary(max_size=70_000), st.booleans())
-def test_a_frame_of_ours_reads_as_the_message_it_carries(data, binary):
-    frame = Frame(data, binary)
-    framed = frame.head + frame.data
-    assert framed[0] == (0x82 if binary else 0x81)
-    size, start = framed[1], 2
-    if size == 126:
-        size, start = int.from_bytes(framed[2:4], "big"), 4
-    elif size == 127:
-        size, start = int.from_bytes(framed[2:10], "big"), 10
-    assert (size, framed[start:]) == (len(data), data)
 
 
 async def test_every_picture_that_a_node_sends_arrives_in_order(house: House):
