@@ -90,8 +90,8 @@ class HostThreads(Runner, Protocol):
 
     def run_chain(self, calls: Sequence[HostCall]) -> None: ...
 
-    def wait_for_quick(self) -> None:
-        """Let calls end first that were just started and will be over in a moment; 5 ms at most."""
+    def run_quick(self) -> None:
+        """Run calls that will be over in a moment, and which `run_chain` put off; wait for 5 ms at most."""
         ...
 
     def forget(self) -> None:

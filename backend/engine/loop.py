@@ -208,8 +208,12 @@ class Engine:
 
     def _dispatch(self) -> None:
         self._due = False
-        if not self._closing:
-            self._roster.guarded(self._dispatch_now)
+        if self._closing:
+            return
+        self._roster.guarded(self._dispatch_now)
+        told = self._run_quick()
+        if self._starts.more or (told and self._starts.due):
+            self._dispatch_soon()
 
     def _dispatch_now(self) -> None:
         self._grow_arrived()
@@ -217,9 +221,6 @@ class Engine:
             for job in self._roster.among(live.jobs):
                 self._roster.guarded(partial(self._roster.tell_sent, job, live.key), live.key, (job.key,))
         self._end_rejected()
-        told = self._wait_for_quick()
-        if self._starts.more or (told and self._starts.due):
-            self._dispatch_soon()
 
     def _end_rejected(self) -> None:
         """Fail the jobs of ops that `plan()` refused."""
@@ -243,12 +244,12 @@ class Engine:
             self._woken = True
             self._loop.call_soon_threadsafe(self._drain)
 
-    def _wait_for_quick(self) -> bool:
+    def _run_quick(self) -> bool:
         """What quick calls report is here at once, and wakes nobody. Returns: whether they reported."""
         if self._board.host is None or self._loop is None:
             return False
         self._woken = True
-        self._board.host.wait_for_quick()
+        self._board.host.run_quick()
         self._woken = False
         return self._take_reports()
 

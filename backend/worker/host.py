@@ -7,7 +7,7 @@ import asyncio
 import gc
 import logging
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from math import inf
 from time import perf_counter
@@ -60,7 +60,7 @@ class Host:
         self._waiting: set[OpKey] = set()
         self._running: dict[OpKey, Turn] = {}
         self._took: dict[str, float] = {}  # seconds of each node class's last call
-        self._soon: list[threading.Lock] = []  # of calls that are over in a moment: free once they are
+        self._quick: list[Sequence[HostCall]] = []  # chains for `run_quick`
         self._lock = threading.Lock()
 
     def warm(self, torch_threads: int | None = None) -> None:
@@ -87,28 +87,31 @@ class Host:
                 raise TypeError(f"the host runs Call and Identify ops, and {key} is a {type(op).__name__}")
 
     def run_chain(self, calls: Sequence[HostCall]) -> None:
-        """Start calls that one thread runs in a row, each free to read the results of those before it."""
+        """Start calls that one thread runs in a row, each free to read the results of those before it. Those
+        known to be over in a moment start with `run_quick`.
+        """
         with self._lock:
             self._waiting.update(call.key for call in calls)
         if any(self._is_serial(call.op) for call in calls):
             for call in calls:
                 self._foreign.submit(partial(self._run_foreign, call))
-            return
-        over = threading.Lock()
-        over.acquire()
-        if sum([self._took.get(call.op.node, inf) for call in calls]) < _MOMENT:
-            self._soon.append(over)
-        self._threads.submit(partial(self._run, calls, over))
+        elif sum([self._took.get(call.op.node, inf) for call in calls]) < _MOMENT:
+            self._quick.append(calls)
+        else:
+            self._threads.submit(partial(self._run, calls))
 
-    def wait_for_quick(self) -> None:
-        """Let calls end first that were started since and that will be over in a moment, as far as is known.
+    def run_quick(self) -> None:
+        """Run the chains that were put off, one after the other, and let each end first, for 5 ms in all.
 
         All threads share one lock, and calls like these let go of it a dozen times. A thread that works on
         beside them takes it every time, and to change threads costs more than such a call.
         """
-        soon, self._soon = self._soon, []
+        quick, self._quick = self._quick, []
         end = perf_counter() + _QUICK
-        for over in soon:
+        for calls in quick:
+            over = threading.Lock()
+            over.acquire()
+            self._threads.submit(partial(self._run, calls, over.release))
             over.acquire(timeout=max(0.0, end - perf_counter()))
 
     def cancel(self, key: OpKey) -> None:
@@ -166,11 +169,11 @@ class Host:
         self._threads.stop()
         self._foreign.retire()
 
-    def _run(self, calls: Sequence[HostCall], over: threading.Lock) -> None:
+    def _run(self, calls: Sequence[HostCall], over: Callable[[], None] = lambda: None) -> None:
         try:
             self._run_in_a_row(calls)
         finally:
-            over.release()
+            over()
 
     def _run_in_a_row(self, calls: Sequence[HostCall]) -> None:
         """Reports are held back while calls are known to be quick: each one would wake the event loop, which

@@ -96,7 +96,7 @@ class FakeWorker:
             if self.last is not None:
                 made[call.key] = self.last
 
-    def wait_for_quick(self) -> None:
+    def run_quick(self) -> None:
         """What it runs is over at once, or when the test says so."""
 
     def finish(self, key: OpKey, inputs: Mapping[OpKey, Stored] | None = None) -> None:
