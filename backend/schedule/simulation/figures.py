@@ -50,6 +50,12 @@ def work_in_time(outcome: Outcome) -> float:
     return sum(ending.job.work for ending in endings if ending.in_time) / work if work else 1.0
 
 
+def slowdown(outcome: Outcome) -> float:
+    """How many times as long as alone jobs took in the mean: all that ended, the first as well."""
+    ratios = [(e.ended - e.job.arrived) / e.job.solo for e in outcome.endings if e.ended is not None]
+    return sum(ratios) / max(1, len(ratios))
+
+
 def latency(outcome: Outcome) -> Latency:
     ended = [(e.ended - e.job.arrived, e.job) for e in counted(outcome) if e.ended is not None]
     times = sorted(seconds for seconds, _ in ended)

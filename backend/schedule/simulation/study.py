@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from backend.schedule.rules import Rules
 from backend.schedule.simulate import Hardware
 from backend.schedule.simulation import bounds, searches
-from backend.schedule.simulation.figures import Latency, attainment, fairness, latency, work_in_time
+from backend.schedule.simulation.figures import Latency, attainment, fairness, latency, slowdown, work_in_time
 from backend.schedule.simulation.lineup import ALL, OURS, PAPER, PIPELINES, POLICIES, patient, simulate
 from backend.schedule.simulation.workload import PRESETS, Preset, Traffic
 from backend.values import frozen
@@ -54,7 +54,8 @@ class Limits:
 class Found:
     """Figures of one preset and seed, by policy. rates, bursts: the most that is borne, rates also by looser
     service levels; devices: the fewest; work: the share in time at the highest rate. traffic: TiB loaded, and
-    GiB held at most, at the rate of the latencies. ablation: attainment without each rule.
+    GiB held at most, at the rate of the latencies. ablation: without each rule, attainment at
+    nearly the highest rate, and `slowdown` at the rate of the latencies.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -66,7 +67,7 @@ class Found:
     latencies: dict[str, Latency] = field(default_factory=dict)
     traffic: dict[str, tuple[float, float]] = field(default_factory=dict)
     fairness: dict[str, float | None] = field(default_factory=dict)
-    ablation: dict[str, float] = field(default_factory=dict)
+    ablation: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def best_pipeline(self, values: Mapping[str, float]) -> float:
         return max((values.get(name, 0.0) for name in PIPELINES), default=0.0)
@@ -109,9 +110,11 @@ def _one(plan: Plan, preset: Preset, seed: int, tell: Tell) -> Found:
         _search(plan, base, found, tell)
     if plan.ablations:
         at = replace(base, rate=0.95 * found.rates[OURS])
+        calm = patient(replace(base, rate=_LATENCY_AT * even))
         for label, rules in _leaves():
             tell(f"{preset}, seed {seed}: {label}")
-            found.ablation[label] = attainment(simulate(OURS, at, plan.hardware, rules))
+            outcomes = (simulate(OURS, traffic, plan.hardware, rules) for traffic in (at, calm))
+            found.ablation[label] = attainment(next(outcomes)), slowdown(next(outcomes))
     return found
 
 
