@@ -57,26 +57,28 @@ class Client:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     serial: "itertools.count[int]" = field(default_factory=itertools.count)
 
-    def put(self, frame: Frame, *, patient: bool = False) -> None:
-        """Queue a frame; never waits. Drops the client when it has let too much pile up.
+    def put(self, frame: Frame) -> None:
+        """Queue a frame, and have what waits sent."""
+        self.put_by(frame)
+        self.wake.set()
 
-        patient: the frame goes with the next one that is not, or when the client is woken.
+    def put_by(self, frame: Frame) -> None:
+        """Queue a frame that goes with the next one; never waits. Drops the client when it has let too much
+        pile up.
         """
-        key: int | FrameKind = next(self.serial)
-        if frame.replaces is not None and len(self.waiting) >= SOFT_LIMIT:
-            key = frame.replaces
-            if old := self.waiting.pop(key, None):
+        if frame.replaces is None or len(self.waiting) < SOFT_LIMIT:
+            self.waiting[next(self.serial)] = frame
+        else:
+            if old := self.waiting.pop(frame.replaces, None):
                 self.waiting_bytes -= len(old.data)
-        self.waiting[key] = frame
+            self.waiting[frame.replaces] = frame
         self.waiting_bytes += len(frame.data)
-        if len(self.waiting) > HARD_LIMIT or self.waiting_bytes > HARD_BYTES:
+        if self.waiting_bytes > HARD_BYTES or len(self.waiting) > HARD_LIMIT:
             log.warning("Websocket client %s does not read its messages; it was disconnected.", self.sid)
             self.waiting.clear()
             self.waiting_bytes = 0
             if self.transport is not None:
                 self.transport.abort()  # type: ignore[attr-defined]  # every socket transport has it
-        if not patient:
-            self.wake.set()
 
     def send_now(self) -> None:
         """Send what waits without a turn of the event loop in between, where the client keeps up."""

@@ -182,7 +182,7 @@ class Sockets:
         and with it how those of others went.
         """
         for client in clients:
-            client.put(frame, patient=True)
+            client.put_by(frame)
         if self._company is None:
             self._company = asyncio.get_running_loop().call_later(COMPANY, self._send_waited)
 

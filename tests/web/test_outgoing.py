@@ -28,9 +28,9 @@ async def test_a_slow_client_keeps_the_newest_of_what_replaces_itself():
     assert client.waiting_bytes == sum(len(f.data) for f in client.waiting.values())
 
 
-async def test_a_patient_frame_goes_with_the_next_one_that_is_not_and_in_its_place():
+async def test_a_frame_that_is_put_by_goes_with_the_next_one_that_is_not_and_in_its_place():
     client = a_client(Transport())
-    client.put(Frame(b"status"), patient=True)
+    client.put_by(Frame(b"status"))
     assert not client.wake.is_set()
     client.put(Frame(b"start"))
     assert client.wake.is_set()
