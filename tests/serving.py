@@ -16,6 +16,8 @@ from typing import Any, Self
 
 import psutil
 
+from backend.worker.process import WORKER
+
 TESSERA = Path(sys.executable).parent / "tessera"
 
 
@@ -155,10 +157,8 @@ class Server:
 
     def workers(self) -> list[psutil.Process]:
         """Processes of devices, those still starting included; not the one that they may be forked from."""
-        below = [(p, " ".join(p.cmdline())) for p in self.processes()[1:]]
-        ours = [(p, line) for p, line in below if "backend.worker.process" in line]
-        top = self.processes()[0].pid
-        return [p for p, line in ours if p.ppid() != top or "nurse" not in line]
+        below = [(p, p.name(), " ".join(p.cmdline())) for p in self.processes()[1:]]
+        return [p for p, name, line in below if name == WORKER or "process import main" in line]
 
 
 def error_of(entry: Mapping[str, Any]) -> dict[str, Any]:

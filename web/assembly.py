@@ -4,7 +4,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import field
 from functools import partial
 from pathlib import Path
 
@@ -26,9 +25,10 @@ from backend.storage import Storage
 from backend.types import DeviceId
 from backend.values import frozen
 from backend.worker.exchange import sweep, sweep_own
-from backend.worker.host import Host
+from backend.worker.host import Host, load_torch
 from backend.worker.nursery import Nursery
 from backend.worker.pool import WorkerProcess, idle_cpu
+from backend.worker.process import nurse
 from nodes.catalogue import builtin_registry
 from web.lock import FolderLock
 
@@ -62,7 +62,7 @@ class Assembly:
     lock: FolderLock
     identities: Identities
     services: Mapping[type, object]
-    nursery: Nursery = field(default_factory=Nursery)
+    nursery: Nursery
 
     def start_devices(self) -> None:
         """Start the host's threads and one process per device. Call after the engine's start()."""
@@ -72,15 +72,14 @@ class Assembly:
         gpus = visible_gpus(self.settings)
         count = self.settings.workers or max(1, gpus)
         name, rows = ("gpu", GPU_ROWS) if gpus else ("cpu", ROWS)
-        forks = sys.platform == "linux" and not gpus
         for index in range(count):
             id = DeviceId(f"{name}{index}")
-            self.engine.add_device(id, self._maker(id, index, count, forks), slots=1, max_rows=rows)
+            self.engine.add_device(id, self._maker(id, index, count), slots=1, max_rows=rows)
         self.host.warm()
 
-    def _maker(self, id: DeviceId, index: int, count: int, forks: bool) -> Callable[[], Worker]:
+    def _maker(self, id: DeviceId, index: int, count: int) -> Callable[[], Worker]:
         make = partial(WorkerProcess, id, self.settings, index, self.engine.report, count)
-        if not forks:
+        if not _forks(self.settings):
             return make
         return partial(make, start=self.nursery.fork, idle=idle_cpu(self.settings))
 
@@ -102,7 +101,22 @@ def _results(settings: Settings, storage: Storage) -> Results:
     return Results(settings.cache_bytes, settings.cache, shelf, lambda: psutil.virtual_memory().available)
 
 
-def assemble(settings: Settings, *, keep_jobs: bool = True) -> Assembly:
+def early_nursery(settings: Settings) -> Nursery:
+    """What workers will be forked from, with torch loaded now and shared. To be called while this process has
+    one thread.
+    """
+    if not _forks(settings):
+        return Nursery()
+    load_torch()
+    return Nursery.early(nurse)
+
+
+def _forks(settings: Settings) -> bool:
+    """Whether workers are forked: a GPU's driver does not survive it."""
+    return sys.platform == "linux" and not visible_gpus(settings)
+
+
+def assemble(settings: Settings, *, keep_jobs: bool = True, nursery: Nursery | None = None) -> Assembly:
     """keep_jobs: in the user folder, for the next start; otherwise in the temp folder, until the end.
 
     Starts nothing yet.
@@ -131,4 +145,5 @@ def assemble(settings: Settings, *, keep_jobs: bool = True) -> Assembly:
     )
     engine = Engine(registry, services, store, SystemClock(), limits, _results(settings, storage))
     host = Host(registry, services, engine.report, threads=max(2, os.cpu_count() or 1))
-    return Assembly(engine, registry, storage, settings, store, host, lock, identities, services)
+    nursery = nursery or Nursery()
+    return Assembly(engine, registry, storage, settings, store, host, lock, identities, services, nursery)

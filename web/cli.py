@@ -12,6 +12,7 @@ from pathlib import Path
 
 from backend.errors import TesseraError
 from backend.settings import token_from_environment
+from web.assembly import early_nursery
 from web.flags import add_flags, settings_from, without_effect
 from web.inventory import models
 from web.logs import LogBuffer
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if flags.verb == "models":
             return models(settings, as_json=flags.json)
         quiet, once = flags.dont_print_server, flags.quick_test_for_ci
-        status = asyncio.run(serve(settings, logs, quiet=quiet, launch=_launches(flags), once=once))
+        nursery = early_nursery(settings)
+        status = asyncio.run(serve(settings, logs, nursery, quiet=quiet, launch=_launches(flags), once=once))
     except TesseraError as error:
         print(f"tessera: {error}", file=sys.stderr)
         return FAILED

@@ -18,6 +18,7 @@ from aiohttp import web
 from backend.errors import TesseraError
 from backend.settings import Settings
 from backend.worker.exchange import sweep_own
+from backend.worker.nursery import Nursery
 from web.app import build_app
 from web.assembly import assemble
 from web.logs import LogBuffer
@@ -94,7 +95,9 @@ def _is_loopback(sock: socket.socket) -> bool:
     return ipaddress.ip_address(str(sock.getsockname()[0]).partition("%")[0]).is_loopback
 
 
-async def serve(settings: Settings, logs: LogBuffer, *, quiet: bool, launch: bool, once: bool) -> int:
+async def serve(
+    settings: Settings, logs: LogBuffer, nursery: Nursery, *, quiet: bool, launch: bool, once: bool
+) -> int:
     """Run the server until SIGINT or SIGTERM. once: end as soon as it is up. Returns: the exit status.
 
     Raises: PortInUse, FolderInUse, BadFile, StoreFailed, all before anything runs.
@@ -102,7 +105,7 @@ async def serve(settings: Settings, logs: LogBuffer, *, quiet: bool, launch: boo
     stop = asyncio.Event()
     _on_signals(stop)
     sockets = bind(settings.listen, settings.port)
-    assembly = assemble(settings)
+    assembly = assemble(settings, nursery=nursery)
     app = build_app(assembly.engine, assembly.registry, assembly.storage, settings, logs)
     await load_packs(assembly, app)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)

@@ -65,7 +65,7 @@ class Host:
 
     def warm(self, torch_threads: int | None = None) -> None:
         """Load torch in the background, so that the first node need not wait for it (about 1.5 s)."""
-        self._foreign.call(partial(_load_torch, torch_threads))
+        self._foreign.call(partial(load_torch, torch_threads))
 
     def run(
         self,
@@ -294,7 +294,8 @@ def _driven(work: Coroutine[object, object, T]) -> T:
     raise RuntimeError("a built-in node's function is a coroutine")
 
 
-def _load_torch(threads: int | None) -> None:
+def load_torch(threads: int | None = None) -> None:
+    """Now, to compute with so many threads. None: with as many as torch chooses."""
     if threads:
         torch.set_num_threads(threads)
     _log.debug("torch %s is loaded", torch.__version__)

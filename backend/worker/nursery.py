@@ -1,19 +1,26 @@
 """Worker processes: started anew, or forked from one that has loaded torch and the models' code already.
 
 Loading that takes about five seconds of one core; a fork takes hundredths of a second and shares the memory
-of what was loaded. With a GPU each worker is started anew: its driver does not survive a fork.
+of what was loaded. That process in turn is forked from the server while this has but torch, and one thread,
+so that what torch takes is there once. With a GPU each worker is started anew: its driver does not survive
+a fork.
 """
 
+import gc
 import logging
 import os
+import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
+import traceback
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Protocol
@@ -76,6 +83,15 @@ class Nursery:
         self._line: _Line | None = None
         self._stopped = False
 
+    @classmethod
+    def early(cls, nurse: Callable[[int], None]) -> "Nursery":
+        """With its process forked from this one now, after torch was loaded; it loads the rest when the first
+        worker is wanted. For Linux, while there is no other thread. nurse: what it runs (`process.py`).
+        """
+        nursery = cls()
+        nursery._line = _Line(partial(_forked, nurse))
+        return nursery
+
     def fork(self, connection: int) -> Child:
         """Start a worker on its end of a connection. Waits while the nursery loads. Raises: OSError."""
         with self._lock:
@@ -109,7 +125,7 @@ class Nursery:
         if self._stopped:
             raise OSError("the server is ending")
         if self._line is None or self._line.broken:
-            self._line = _Line()
+            self._line = _Line(partial(_started, "nurse"))
         return self._line
 
 
@@ -149,10 +165,10 @@ class _Line:
     born: pids in the order of requests; None: there will be no more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, start: Callable[[int], Child]) -> None:
         self.socket, theirs = socket.socketpair()
         with theirs:
-            self._process = _started("nurse", theirs.fileno())
+            self._process = start(theirs.fileno())
         self.born: SimpleQueue[int | None] = SimpleQueue()
         self.ends = _Ends()
         self.broken = False
@@ -199,6 +215,56 @@ class _Line:
                 text = line.decode(errors="replace").rstrip()
                 self._output.append(text)
                 _log.info("[nursery] %s", text)
+
+
+class _Twin:
+    """A child of this very process."""
+
+    def __init__(self, pid: int, stdout: IO[bytes]) -> None:
+        self.pid, self.stdout = pid, stdout
+        self._end = os.pidfd_open(pid)  # stays valid, and another process's id never becomes it
+        self._lock = threading.Lock()
+        self._code: int | None = None
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._end, signal.SIGKILL)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, negative for a signal. Raises: TimeoutExpired."""
+        if not select.select([self._end], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+        with self._lock:
+            if self._code is None:
+                self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            return self._code
+
+
+def _forked(run: Callable[[int], None], descriptor: int) -> _Twin:
+    """This process again, as it is, to run a function on a descriptor."""
+    gc.collect()
+    gc.freeze()  # a collection would write to every page that both share
+    ours, theirs = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        os.close(theirs)
+        return _Twin(pid, os.fdopen(ours, "rb"))
+    try:
+        os.setsid()  # Ctrl-C in a terminal is for the server, which ends its workers
+        os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
+        os.dup2(theirs, sys.stdout.fileno())
+        os.dup2(theirs, sys.stderr.fileno())
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) > sys.stderr.fileno() and int(name) != descriptor:
+                with suppress(OSError):  # the one of the listing is closed already
+                    os.close(int(name))
+        run(descriptor)
+    except BaseException:  # a fork must never return into the server's code
+        traceback.print_exc()
+    finally:
+        os._exit(1)
 
 
 def _started(function: str, descriptor: int) -> subprocess.Popen[bytes]:

@@ -1,5 +1,6 @@
 """A worker process runs `main`. The process that workers are forked from runs `nurse`."""
 
+import ctypes
 import gc
 import importlib
 import logging
@@ -8,7 +9,6 @@ import select
 import signal
 import socket
 import sys
-import threading
 import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -19,6 +19,9 @@ from backend.worker.mailbox import Mailbox
 from backend.worker.messages import Setup
 from backend.worker.nursery import BORN, DIED, NEWS
 
+WORKER, NURSERY = "tessera-worker", "tessera-nursery"  # what tools show; a fork has the server's command line
+_SET_NAME = 15  # of prctl
+
 
 class _Loop(Protocol):
     def run(self, mailbox: Mailbox, setup: Setup) -> None: ...
@@ -26,6 +29,7 @@ class _Loop(Protocol):
 
 def main(descriptor: int) -> None:
     """Run a worker on the inherited connection `descriptor` until the server ends it (`mailbox.py`)."""
+    _call_it(WORKER)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
     mailbox = Mailbox(Connection(descriptor))
     setup = mailbox.open()
@@ -48,12 +52,12 @@ def nurse(descriptor: int) -> None:
 
     A request brings two descriptors: the worker's connection, and where its output goes (`nursery.py`).
     """
+    _call_it(NURSERY)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server = socket.socket(fileno=descriptor)
-    first = threading.Thread(target=_await_mail, args=(server,), daemon=True)
-    first.start()
+    if not server.recv(1, socket.MSG_PEEK):  # until then nothing is loaded that may not be needed
+        os._exit(0)
     _loaded()
-    first.join()  # no thread may be there when a process is forked
     gc.collect()
     gc.freeze()  # a collection in a child would write to every page that it shares
     wake, woken = os.pipe()
@@ -73,10 +77,10 @@ def nurse(descriptor: int) -> None:
             server.sendall(NEWS.pack(BORN, _fork(server, descriptors), 0))
 
 
-def _await_mail(server: socket.socket) -> None:
-    """Wait for the first request; the server's end, while this process still loads, ends it too."""
-    if not server.recv(1, socket.MSG_PEEK):
-        os._exit(0)
+def _call_it(name: str) -> None:
+    """The process's name, at most 15 characters, where the system has such."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def _bury(server: socket.socket) -> None:

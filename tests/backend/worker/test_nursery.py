@@ -2,15 +2,19 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from queue import Queue
 
+import psutil
 import pytest
 
 from backend.types import DeviceId, OpKey
 from backend.worker.messages import Failed, Lost, Ready, Started
 from backend.worker.nursery import Nursery
 from backend.worker.pool import WorkerProcess, idle_cpu
+from backend.worker.process import NURSERY, WORKER
 from tests.backend.worker.test_pool import SIGMAS, gone
 
 pytestmark = pytest.mark.server
@@ -93,3 +97,38 @@ def test_an_idle_worker_can_be_stopped(tiny_settings, nursery):
     assert worker.wait(5)
     assert worker.pid is None
     assert reports.empty()
+
+
+EARLY = """
+import sys, torch
+from queue import Queue
+from backend.types import DeviceId
+from backend.worker.nursery import Nursery
+from backend.worker.process import nurse
+nursery = Nursery.early(nurse)
+from pathlib import Path
+from backend.settings import Settings
+from backend.worker.pool import WorkerProcess
+settings = Settings(base_directory=Path(sys.argv[1]), cpu=True)
+reports = Queue()
+worker = WorkerProcess(DeviceId("w"), settings, 0, lambda _, r: reports.put(r), 1, nursery.fork)
+print(type(reports.get(timeout=200)).__name__, nursery._line._process.pid, worker.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_a_nursery_of_the_servers_own_shares_torch_with_it_and_ends_with_it(tmp_path):
+    """The server is a process of its own here, as it must have one thread."""
+    command = [sys.executable, "-c", EARLY, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        kind, early, forked = server.stdout.readline().split()
+        assert kind == "Ready"
+        nurse, worker = psutil.Process(int(early)), psutil.Process(int(forked))
+        assert (nurse.name(), nurse.ppid()) == (NURSERY, server.pid)
+        assert worker.name() == WORKER
+        memory = nurse.memory_full_info()
+        assert memory.pss < memory.rss / 2  # torch stands in memory once for all three
+        server.kill()
+    assert not psutil.wait_procs([nurse, worker], timeout=10)[1]
