@@ -74,12 +74,12 @@ class Assembly:
         name, rows = ("gpu", GPU_ROWS) if gpus else ("cpu", ROWS)
         for index in range(count):
             id = DeviceId(f"{name}{index}")
-            self.engine.add_device(id, self._maker(id, index, count), slots=1, max_rows=rows)
+            self.engine.add_device(id, self._maker(id, index, count, gpus), slots=1, max_rows=rows)
         self.host.warm()
 
-    def _maker(self, id: DeviceId, index: int, count: int) -> Callable[[], Worker]:
+    def _maker(self, id: DeviceId, index: int, count: int, gpus: int) -> Callable[[], Worker]:
         make = partial(WorkerProcess, id, self.settings, index, self.engine.report, count)
-        if not _forks(self.settings):
+        if not _forks(gpus):
             return make
         return partial(make, start=self.nursery.fork, idle=idle_cpu(self.settings))
 
@@ -105,15 +105,15 @@ def early_nursery(settings: Settings) -> Nursery:
     """What workers will be forked from, with torch loaded now and shared. To be called while this process has
     one thread.
     """
-    if not _forks(settings):
+    if not _forks(visible_gpus(settings)):
         return Nursery()
     load_torch()
     return Nursery.early(nurse)
 
 
-def _forks(settings: Settings) -> bool:
+def _forks(gpus: int) -> bool:
     """Whether workers are forked: a GPU's driver does not survive it."""
-    return sys.platform == "linux" and not visible_gpus(settings)
+    return sys.platform == "linux" and not gpus
 
 
 def assemble(settings: Settings, *, keep_jobs: bool = True, nursery: Nursery | None = None) -> Assembly:

@@ -9,18 +9,19 @@ a fork.
 import gc
 import logging
 import os
-import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from math import inf
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Protocol
@@ -34,6 +35,7 @@ _BOOT = (
 NEWS = struct.Struct("<cii")  # what the nursery says: BORN or DIED, pid, exit code
 BORN, DIED = b"b", b"d"
 _GRACE = 0.5  # seconds that the nursery has for an orderly end
+_LOOK = 0.01  # seconds between two looks whether a process has ended
 _LAST_WORDS = 20  # lines of output that an error quotes
 
 
@@ -222,21 +224,27 @@ class _Twin:
 
     def __init__(self, pid: int, stdout: IO[bytes]) -> None:
         self.pid, self.stdout = pid, stdout
-        self._end = os.pidfd_open(pid)  # stays valid, and another process's id never becomes it
         self._lock = threading.Lock()
         self._code: int | None = None
 
     def kill(self) -> None:
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._end, signal.SIGKILL)
+        if self._ended() is None:
+            os.kill(self.pid, signal.SIGKILL)  # until it is waited for, the id is no other process's
 
     def wait(self, timeout: float | None = None) -> int:
         """Its exit code, negative for a signal. Raises: TimeoutExpired."""
-        if not select.select([self._end], [], [], timeout)[0]:
-            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+        last = inf if timeout is None else time.monotonic() + timeout
+        while (code := self._ended()) is None:
+            if time.monotonic() > last:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+            time.sleep(_LOOK)
+        return code
+
+    def _ended(self) -> int | None:
         with self._lock:
             if self._code is None:
-                self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                self._code = os.waitstatus_to_exitcode(status) if pid else None
             return self._code
 
 
