@@ -224,12 +224,13 @@ class _Twin:
 
     def __init__(self, pid: int, stdout: IO[bytes]) -> None:
         self.pid, self.stdout = pid, stdout
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._code: int | None = None
 
     def kill(self) -> None:
-        if self._ended() is None:
-            os.kill(self.pid, signal.SIGKILL)  # until it is waited for, the id is no other process's
+        with self._lock:
+            if self._ended() is None:
+                os.kill(self.pid, signal.SIGKILL)  # until it is waited for, the id is no other process's
 
     def wait(self, timeout: float | None = None) -> int:
         """Its exit code, negative for a signal. Raises: TimeoutExpired."""
