@@ -21,6 +21,8 @@ Measure: TypeAlias = Literal["load", "step", "op", "size"]
 Role: TypeAlias = Literal["denoiser", "text_encoder", "vae", "other"]  # other: ControlNets and the like
 _GIB = float(1 << 30)
 _FASTER, _SLOWER = 0.5, 0.1  # weight of a new value: what delayed one measurement says little of the next
+_DELAYED = 2.0  # times what was expected: a pass that took longer counts as this, whatever held it up
+_FADING = 0.02  # of what a larger pass took beyond its expected time is forgotten with each smaller one
 _LOAD_RATE = (
     1.0 * _GIB
 )  # bytes a second from disk until measured: its median over 48 GiB is 22.7 s, over 4 GiB 3.1
@@ -73,13 +75,22 @@ class Profile:
     # -- what was measured -----------------------------------------------------------------------
 
     def observe_step(self, component: ComponentId, rows: int, seconds: Seconds) -> None:
-        """One forward pass."""
+        """One forward pass.
+
+        Passes that were found not to pay aren't made again, so nothing would ever set their figure right.
+        Hence one slow pass decides nothing, and the figure fades: in time such a pass is tried once more.
+        """
         if seconds <= 0 or rows <= 0:
             return
         self._memo.clear()
-        known = self._steps.setdefault(component, {})
-        known[rows] = _blend(known.get(rows), seconds)
-        self.measured = _blend(self.measured, seconds / _at(self._curve(component), rows))
+        known, curve = self._steps.setdefault(component, {}), self._curve(component)
+        expected = self._step(component, rows) if known else seconds
+        known[rows] = _blend(expected, min(seconds, _DELAYED * expected))
+        for more in known:
+            beyond = known[more] - known[rows] * _at(curve, more) / _at(curve, rows)
+            if more > rows and beyond > 0:
+                known[more] -= _FADING * beyond
+        self.measured = _blend(self.measured, known[rows] / _at(curve, rows))
         self.changed = True
 
     def observe_load(self, component: ComponentId, seconds: Seconds) -> None:

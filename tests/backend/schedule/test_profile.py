@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from backend.schedule.profile import Profile, published
 from backend.types import ComponentId
+from tests.backend.schedule.build import took
 
 SD15, FLUX = ComponentId("sd15"), ComponentId("flux")
 GIB = 1 << 30
@@ -42,9 +43,39 @@ def test_what_was_measured_tells_how_this_machine_compares():
 
 def test_between_two_measurements_lies_a_line():
     profile = a_profile()
-    profile.observe_step(SD15, 2, 0.2)
-    profile.observe_step(SD15, 6, 0.6)
+    took(profile, SD15, {2: 0.2, 6: 0.6})
     assert profile.step(SD15, 4) == pytest.approx(0.4)
+
+
+def test_one_slow_pass_of_many_rows_does_not_end_batching():
+    profile = Profile(on_cpu=True)
+    for _ in range(5):
+        profile.observe_step(SD15, 2, 0.2)
+    profile.observe_step(SD15, 4, 9.0)  # another program had the machine
+    assert profile.pays(SD15, 2, 2)
+
+
+def test_passes_that_are_slow_each_time_end_batching_until_that_was_long_ago():
+    profile = Profile(on_cpu=True)
+    profile.observe_step(SD15, 2, 0.2)
+    for _ in range(10):
+        profile.observe_step(SD15, 4, 0.5)
+    assert not profile.pays(SD15, 2, 2)
+    for _ in range(20):
+        profile.observe_step(SD15, 2, 0.2)
+    assert not profile.pays(SD15, 2, 2)
+    for _ in range(80):
+        profile.observe_step(SD15, 2, 0.2)
+    assert profile.pays(SD15, 2, 2)
+
+
+def test_a_network_that_never_gained_by_more_rows_is_not_tried_again():
+    profile = a_profile()
+    for rows in (1, 2):
+        profile.observe_step(FLUX, rows, 0.3 * rows)
+    for _ in range(500):
+        profile.observe_step(FLUX, 1, 0.3)
+    assert not profile.pays(FLUX, 1, 1)
 
 
 def test_a_faster_measurement_is_believed_sooner_than_a_slower_one():

@@ -8,7 +8,7 @@ from backend.schedule.policy import plan
 from backend.schedule.pool import Load, Preempt, Run, Split, Unsplit
 from backend.schedule.rules import Rules
 from backend.types import ComponentId, OpKey
-from tests.backend.schedule.build import a_pool, a_profile, a_step, a_whole, holds, of, wait
+from tests.backend.schedule.build import a_pool, a_profile, a_step, a_whole, holds, of, took, wait
 
 
 def a_splitting_pool(workers: int = 2, *held: str, rows: int = 8, split: bool = True, pays: bool = False):
@@ -83,9 +83,7 @@ def test_nothing_is_dropped_for_a_split():
 def test_a_small_pass_that_batching_makes_cheap_is_not_split():
     assert of(Split, wait(a_splitting_pool(pays=True), a_step("a", rows=2, parts=2, cost=0.75))) != []
     flat = a_profile()
-    for rows in range(1, 9):
-        for _ in range(20):
-            flat.observe_step("sd15", rows, 0.05)
+    took(flat, "sd15", dict.fromkeys(range(1, 9), 0.05))
     pool = a_pool(2, profile=flat, rules=Rules(split=True))
     holds(pool, "gpu0", "sd15")
     holds(pool, "gpu1", "sd15")
@@ -152,8 +150,7 @@ def a_controlled(key="a", **more):
 
 def a_pool_with_controls(*held, late=True):
     profile = a_profile(pays=False, control=1.0)
-    for rows in range(1, 9):
-        profile.observe_step(ComponentId("control"), rows, 0.025 * rows)
+    took(profile, "control", {rows: 0.025 * rows for rows in range(1, 9)})
     pool = a_pool(2, profile=profile, rules=Rules(split=True))
     holds(pool, "gpu0", "sd15", "control")
     holds(pool, "gpu1", *held)
