@@ -36,7 +36,6 @@ class Server:
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
     context: ssl.SSLContext | None = None  # where it serves https
-    ready_in: float = 0.0  # CPU seconds that its process took to the first answer
 
     @property
     def url(self) -> str:
@@ -65,8 +64,6 @@ class Server:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the server ended with {self.process.returncode}:\n{self.log[-3000:]}")
             if self.answers():
-                spent = psutil.Process(self.process.pid).cpu_times()
-                self.ready_in = spent.user + spent.system
                 return self
             time.sleep(0.05)
         self.stop()

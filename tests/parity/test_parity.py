@@ -1,10 +1,14 @@
-"""Every reference workflow through the real server: the result must be ComfyUI's within the case's limits."""
+"""Every reference workflow through the real server: the result must be ComfyUI's within the case's limits.
+
+All of them take a quarter of an hour: some of each kind run each time, the others are marked slow.
+"""
 
 import pytest
 
 from tests.parity import later
 from tests.parity.harness import Harness
 from tests.parity.reference import ABSENT, Case, find_reference
+from tests.parity.sample import sampled
 
 REFERENCE = find_reference()
 CASES = list(REFERENCE.cases.values()) if REFERENCE else []
@@ -13,7 +17,7 @@ CASES = list(REFERENCE.cases.values()) if REFERENCE else []
 pytestmark = [pytest.mark.parity, pytest.mark.server, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+@pytest.mark.parametrize("case", sampled(CASES, name=lambda case: case.name, kind=lambda case: case.kind))
 def test_a_workflow_gives_what_comfyui_gives(case: Case, harness: Harness):
     outcome = harness.run(case)
     if outcome.verdict in ("later", "note"):

@@ -26,11 +26,11 @@ def forwards(server: Server) -> int:
 
 
 def test_a_worker_killed_in_mid_sampling_costs_a_pause_only(server: Server):
-    whole = server.run(a_prompt(seed=3, steps=40, size=128, prefix="whole"))
+    whole = server.run(a_prompt(seed=3, steps=16, size=128, prefix="whole"))
     server.post("/free", {"free_memory": True})
 
     before = forwards(server)
-    job = server.submit(a_prompt(seed=3, steps=40, size=128, prefix="killed"))
+    job = server.submit(a_prompt(seed=3, steps=16, size=128, prefix="killed"))
     wait_until(lambda: forwards(server) > before + 2)
     (worker,) = server.workers()
     worker.kill()
@@ -48,7 +48,7 @@ def test_jobs_of_a_killed_server_all_run_after_the_restart_each_once_and_its_his
     own_server.start()
     before = own_server.submit(a_tiny_prompt(color=1))
     told = own_server.finished(before)
-    jobs = [own_server.submit(a_prompt(seed=s, steps=30, size=128, prefix=f"job{s}")) for s in range(5)]
+    jobs = [own_server.submit(a_prompt(seed=s, steps=12, prefix=f"job{s}")) for s in range(4)]
     wait_until(lambda: forwards(own_server) > 2)  # one is under way
     below = own_server.processes()
     assert own_server.process is not None
@@ -64,7 +64,7 @@ def test_jobs_of_a_killed_server_all_run_after_the_restart_each_once_and_its_his
     assert sorted(history) == sorted([before, *jobs])
     assert history[before] == told
     saved = sorted(p.name for p in (own_server.base / "output").glob("job*.png"))
-    assert saved == [f"job{s}_00001_.png" for s in range(5)]
+    assert saved == [f"job{s}_00001_.png" for s in range(4)]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

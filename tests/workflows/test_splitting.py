@@ -100,7 +100,7 @@ def test_an_idle_worker_computes_half_of_anothers_passes_and_the_picture_is_the_
 
 def test_a_run_goes_on_where_its_helper_dies(two_workers: Server):
     both_hold_the_model(two_workers)
-    job = two_workers.submit(a_prompt(seed=2, steps=200))
+    job = two_workers.submit(a_prompt(seed=2, steps=60))
     kill(two_workers, lead_and_helper(two_workers)[1])
     assert succeeded(two_workers.finished(job))
 
@@ -120,10 +120,10 @@ def test_an_idle_worker_asks_the_controlnet_of_anothers_run_and_the_picture_is_t
 ):
     one, two = with_control(server, checkpoint), with_control(two_workers, checkpoint)
     assert succeeded(two.run(controlled(seed=100)))  # what a ControlNet is like is known once it was loaded
-    aside = image(two, two.run(controlled(seed=1, steps=12)))
+    aside = image(two, two.run(controlled(seed=1, steps=6)))
     assert "it asks them while a pass begins" in reasons(two)
-    home = image(one, one.run(controlled(seed=1, steps=12)))
-    plain = image(one, one.run(a_prompt(size=256, seed=1, steps=12, more={"cfg": 1.0})))
+    home = image(one, one.run(controlled(seed=1, steps=6)))
+    plain = image(one, one.run(a_prompt(size=256, seed=1, steps=6, more={"cfg": 1.0})))
     assert np.abs(aside - home).max() <= 1
     assert np.abs(home - plain).max() > 5
 
@@ -132,7 +132,7 @@ def test_a_run_goes_on_where_who_asks_its_controlnet_dies(own_server: Server, ch
     own_server.flags = ("--cpu", "--force-fp32", "--workers", "2")
     server = with_control(own_server.start(), checkpoint)
     assert succeeded(server.run(controlled(seed=100)))
-    job = server.submit(controlled(seed=2, steps=60))
+    job = server.submit(controlled(seed=2, steps=30))
     helper = lead_and_helper(server)[1]
     while server.get("/tessera/pool")["decisions"][-1]["kind"] != "split":
         continue

@@ -16,10 +16,6 @@ def pixels(path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"), dtype=np.int16)
 
 
-def test_the_server_answers_after_little_work(server: Server):
-    assert server.ready_in < 4  # CPU seconds: one on an idle machine, and torch alone would take three more
-
-
 def test_a_text_prompt_becomes_an_image_of_the_asked_size(server: Server):
     entry = server.run(a_prompt(size=128, prefix="fox"))
     assert succeeded(entry), entry["status"]
