@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "parity"
@@ -96,15 +96,24 @@ class Reference:
                 copied = base / "input" / image.name
                 if not (copied.exists() and filecmp.cmp(image, copied, shallow=False)):
                     shutil.copyfile(image, copied)
+        later = []
         for layout in sorted(layouts):
+            try:
+                self.make_model(base, layout, patience=0)
+            except Timeout:  # another process makes it; there is more to do meanwhile
+                later.append(layout)
+        for layout in later:
             self.make_model(base, layout)
 
-    def make_model(self, base: Path, layout: str) -> Path:
-        """A model file: made by the first who needs it, in whichever process."""
+    def make_model(self, base: Path, layout: str, patience: float = -1) -> Path:
+        """A model file: made by the first who needs it, in whichever process.
+
+        patience: seconds to wait while another process makes it, -1 for ever. Raises filelock.Timeout.
+        """
         facts = self.models[layout]
         path = base / "models" / facts["folder"] / f"{layout}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(base / f"{layout}.lock"):
+        with FileLock(base / f"{layout}.lock", timeout=patience):
             if not path.exists() or path.stat().st_size != facts["bytes"]:
                 self._make(layout, path)
         return path
