@@ -107,6 +107,17 @@ class Continuous:
 
 
 @frozen(eq=False)
+class ContinuousFlow(Continuous):
+    """A range without steps of a flow whose noise is added (Cosmos): time is the noise's share of it all."""
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        return sigma / (sigma + 1)
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        return (timestep / (1 - timestep).clamp(min=0)).clamp(max=self.sigmas[-1].to(timestep.device))
+
+
+@frozen(eq=False)
 class ShiftedFlow:
     """Flow with a resolution shift (SD3, Wan): sigma = shift * t / (1 + (shift - 1) * t), t in 0..1.
 
@@ -174,7 +185,12 @@ def distilled(noise_range: Table, steps: int = 50) -> Table:
 
 def continuous(low: float, high: float, angle: bool = False) -> Continuous:
     """A range from sigma `low` to `high`, both > 0, evenly spaced in log sigma."""
-    return Continuous(torch.linspace(math.log(low), math.log(high), 1000).exp(), angle)
+    return Continuous(_evenly(low, high), angle)
+
+
+def continuous_flow(low: float, high: float) -> ContinuousFlow:
+    """The same, with the time of a flow."""
+    return ContinuousFlow(_evenly(low, high))
 
 
 @frozen(eq=False)
@@ -228,6 +244,10 @@ def stretched(sigmas: Tensor) -> Tensor:
 def shifted(shift: float, t: Time) -> Time:
     """A time 0..1 moved towards more noise by a resolution's shift: arXiv:2403.03206, section 5.3.2."""
     return t if shift == 1.0 else shift * t / (1 + (shift - 1) * t)
+
+
+def _evenly(low: float, high: float) -> Tensor:
+    return torch.linspace(math.log(low), math.log(high), 1000).exp()
 
 
 def _cosine(shift: float, t: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from backend.sampling.discretization import NoiseRange, sigma_max
 from backend.values import frozen
 
-Kind = Literal["eps", "v", "edm", "x0", "img_to_img", "lcm", "flow"]
+Kind = Literal["eps", "v", "edm", "x0", "img_to_img", "lcm", "flow", "scaled_flow"]
 LCM_DATA, LCM_TIME = 0.5, 10.0  # arXiv:2310.04378: sigma_data and the timestep's factor of its boundary
 SAME_SIGMA = 1e-5  # relative: a schedule that starts this near to the range's end starts from pure noise
 
@@ -20,7 +20,8 @@ class Prediction:
     """A model's noise range and the meaning of its output.
 
     kind: the noise (eps; lcm: of a consistency model), arXiv:2010.02502's v (v), EDM's raw output (edm), the
-    latent itself (x0; img_to_img: of a network that is shown x as it is), or the velocity of a flow (flow).
+    latent itself (x0; img_to_img: of a network that is shown x as it is), or the velocity of a flow (flow;
+    scaled_flow: of one whose noise is added, and scaled into the mixture for the network, as Cosmos has it).
     sigma_data: the deviation of clean latents that EDM scales by.
     """
 
@@ -42,6 +43,8 @@ class Prediction:
         if self.kind in ("flow", "img_to_img"):
             return x
         sigma = per_row(sigma, x)
+        if self.kind == "scaled_flow":
+            return x * (1.0 - _share(sigma))
         return x / (sigma**2 + self.sigma_data**2) ** 0.5
 
     def denoised(self, x: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
@@ -53,6 +56,8 @@ class Prediction:
         sigma = per_row(sigma, x)
         if self.kind in ("eps", "flow"):
             return x - output * sigma
+        if self.kind == "scaled_flow":
+            return x * (1.0 - _share(sigma)) - output * _share(sigma)
         variance = sigma**2 + self.sigma_data**2
         part = output * sigma * self.sigma_data / variance**0.5
         kept = x * self.sigma_data**2 / variance
@@ -72,6 +77,7 @@ class Prediction:
         sigma = per_row(sigma, noise)
         if self.flow:
             return sigma * noise + (1.0 - sigma) * latent
+        full = full and self.kind != "scaled_flow"
         return noise * ((1.0 + sigma**2.0).sqrt() if full else sigma) + latent
 
     def inverse_noise_scaling(self, sigma: Tensor, x: Tensor) -> Tensor:
@@ -82,6 +88,11 @@ class Prediction:
         """A run that starts at `sigma` starts from pure noise."""
         top = sigma_max(self.range)
         return sigma > top or abs(top - sigma) <= SAME_SIGMA * max(abs(top), abs(sigma))
+
+
+def _share(sigma: Tensor) -> Tensor:
+    """Of the noise in the mixture that is x scaled to unit strength."""
+    return sigma / (sigma + 1.0)
 
 
 def per_row(sigma: Tensor, like: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from backend.errors import UnsupportedOption
 from backend.models.families.sdxl import PLAYGROUND
 from backend.models.family import Layout
 from backend.models.latent import LatentFormat
@@ -22,6 +21,7 @@ from backend.references import Model
 from backend.sampling.discretization import (
     cascade,
     continuous,
+    continuous_flow,
     distilled,
     exponential_flow,
     scaled_linear,
@@ -39,8 +39,6 @@ EDM_DATA = 0.5  # deviation of clean latents that EDM models were trained with
 def prediction_of(layout: Layout, patches: Sequence[ModelPatch] = ()) -> Prediction:
     """What the model's output means, and over which range of noise; the last patch of it decides, and what
     node packs put in its place.
-
-    Raises: UnsupportedOption for a kind that no model here has.
     """
     known = _known(layout, patches)
     for code in codes_of(patches):
@@ -114,5 +112,5 @@ def _continuous(sampling: ContinuousSampling) -> Prediction:
             return Prediction("v", noise)
         case "edm" | "edm_playground_v2.5":
             return Prediction("edm", noise, EDM_DATA)
-        case "cosmos_rflow" as kind:
-            raise UnsupportedOption("sampling", kind, "No model that is served samples so: choose another.")
+        case "cosmos_rflow":
+            return Prediction("scaled_flow", continuous_flow(sampling.sigma_min, sampling.sigma_max))

@@ -1,7 +1,7 @@
 import pytest
+import torch
 
 from backend.components import Weights
-from backend.errors import UnsupportedOption
 from backend.models.families import flux, sd3
 from backend.patches import CascadeSampling, ContinuousSampling, FlowSampling
 from backend.references import Model
@@ -40,6 +40,10 @@ def test_ranges_without_steps_and_stable_cascades(tmp_path):
     edm = patch(tmp_path, "ModelSamplingContinuousEDM", sampling="edm", sigma_max=80.0, sigma_min=0.002)
     assert edm == ContinuousSampling("edm", 0.002, 80.0)
     assert prediction_of(SD3, (edm,)).sigma_data == 0.5
+    cosmos = prediction_of(SD3, (ContinuousSampling("cosmos_rflow", 0.002, 80.0),))
+    assert float(cosmos.range.timestep(torch.tensor(3.0))) == 0.75
+    assert float(cosmos.range.sigma(torch.tensor(0.75))) == pytest.approx(3.0)
+    assert float(cosmos.range.sigma(torch.tensor(1.0))) == pytest.approx(80.0)
     v = patch(tmp_path, "ModelSamplingContinuousV", sampling="v_prediction", sigma_max=500.0, sigma_min=0.03)
     assert v.angle
     cascade = prediction_of(SD3, (CascadeSampling(2.0),))
@@ -50,10 +54,8 @@ def test_ranges_without_steps_and_stable_cascades(tmp_path):
     assert float(cascade.range.sigma(cascade.range.timestep(middle))) > 0
 
 
-def test_playgrounds_latents_are_scaled_by_channel_and_cosmos_is_refused(tmp_path):
+def test_playgrounds_latents_are_scaled_by_channel():
     playground = ContinuousSampling("edm_playground_v2.5", 0.002, 120.0)
     assert isinstance(format_of(SD3, (playground,)).scale, tuple)
     assert format_of(SD3) is sd3.LATENT
     assert format_of(FLUX) is flux.LATENT
-    with pytest.raises(UnsupportedOption, match="cosmos_rflow"):
-        prediction_of(SD3, (ContinuousSampling("cosmos_rflow", 0.002, 120.0),))

@@ -177,6 +177,9 @@ PATCHES: dict[str, Chain] = {
     "continuous-edm": (
         ("ModelSamplingContinuousEDM", {"sampling": "edm", "sigma_max": 80.0, "sigma_min": 0.02}),
     ),
+    "continuous-cosmos": (
+        ("ModelSamplingContinuousEDM", {"sampling": "cosmos_rflow", "sigma_max": 80.0, "sigma_min": 0.02}),
+    ),
     "several": (
         ("PerturbedAttentionGuidance", {"scale": 2.0}),
         ("APG", {"eta": 0.3, "norm_threshold": 8.0, "momentum": 0.2}),

@@ -7,6 +7,7 @@ import torch
 from backend.sampling.discretization import (
     Continuous,
     continuous,
+    continuous_flow,
     exponential_flow,
     shifted,
     shifted_flow,
@@ -89,6 +90,22 @@ class IMG_TO_IMG(X0):
         return noise
 
 
+class COSMOS_RFLOW(EPS):
+    """A flow whose noise is added; the network is shown the mixture."""
+
+    def calculate_input(self, sigma, noise):
+        sigma = _rows(sigma, noise)
+        return noise * (1.0 - sigma / (sigma + 1.0))
+
+    def calculate_denoised(self, sigma, model_output, model_input):
+        share = _rows(sigma, model_output)
+        share = share / (share + 1.0)
+        return model_input * (1.0 - share) - model_output * share
+
+    def noise_scaling(self, sigma, noise, latent_image, max_denoise=False):
+        return super().noise_scaling(sigma, noise, latent_image)
+
+
 class _Range(torch.nn.Module):
     """One of the server's noise ranges, by ComfyUI's names."""
 
@@ -154,6 +171,15 @@ class ModelSamplingContinuousEDM(_Range):
 
 class ModelSamplingContinuousV(ModelSamplingContinuousEDM):
     angle = True
+
+
+class ModelSamplingCosmosRFlow(ModelSamplingContinuousEDM):
+    """A flow's time over such a range."""
+
+    def set_parameters(self, sigma_min, sigma_max, sigma_data):
+        self.sigma_data = sigma_data
+        self._take(continuous_flow(sigma_min, sigma_max))
+        self.register_buffer("log_sigmas", self.sigmas.log())
 
 
 def flux_time_shift(mu, sigma, t):

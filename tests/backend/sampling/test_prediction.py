@@ -22,10 +22,11 @@ def outputs(kind: str, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         "edm": (X - x * alpha**2) / (sigma * alpha),
         "x0": X,
         "flow": NOISE - X,
+        "scaled_flow": NOISE - X,
     }[kind]
 
 
-@pytest.mark.parametrize("kind", ["eps", "v", "edm", "x0", "flow"])
+@pytest.mark.parametrize("kind", ["eps", "v", "edm", "x0", "flow", "scaled_flow"])
 def test_a_perfect_output_gives_the_clean_latent(kind):
     prediction = Prediction(kind, FLOW if kind == "flow" else SD)
     for sigma in (torch.tensor(0.1), torch.tensor(0.9)):
@@ -33,7 +34,7 @@ def test_a_perfect_output_gives_the_clean_latent(kind):
         assert torch.allclose(prediction.denoised(x, outputs(kind, x, sigma), sigma), X, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["eps", "v", "edm", "x0", "flow"])
+@pytest.mark.parametrize("kind", ["eps", "v", "edm", "x0", "flow", "scaled_flow"])
 def test_rows_with_their_own_sigma_are_treated_as_alone(kind):
     prediction = Prediction(kind, FLOW if kind == "flow" else SD)
     sigma = torch.tensor([0.2, 0.7])
