@@ -16,7 +16,6 @@ from backend.schedule.overload import Haste
 from backend.schedule.pool import Order, ReadyOp
 from backend.types import OpKey, Seconds
 
-_MANY = 8  # a lane starts over where more users than that, and more than that part of them, have moved back
 AGEING = 120.0  # seconds without service after which a user goes before jobs that were put ahead
 
 # tiers: what goes first
@@ -47,11 +46,6 @@ class Lane:
         if old is None or head < old:
             self.found[head[3]] = head
             heapq.heappush(self.heap, head)
-
-    def reset(self, heads: dict[str, Head]) -> None:
-        """Forget leftovers. heads: of each user's first op, where it stands now."""
-        self.found, self.heap = heads, list(heads.values())
-        heapq.heapify(self.heap)
 
     def clear(self) -> None:
         """Its last op is gone, and leftovers need not be kept."""
@@ -146,9 +140,8 @@ class Queue:
 
     def best(self, lane: Lane) -> Head:
         """What goes first in a lane that has ops. Equal as long as nothing changes, and the same object."""
-        moved = 0
+        heap, found = lane.heap, lane.found
         while True:
-            heap, found = lane.heap, lane.found
             head = heap[0]
             name = head[3]
             if found.get(name) is not head:
@@ -165,15 +158,8 @@ class Queue:
             now = self._head(name, user, line[0])
             if now == head:
                 return head
-            moved += 1
-            if moved > _MANY and moved > len(heap) // _MANY:  # as it would be with most of the others
-                users = self._users
-                lane.reset(
-                    {name: self._head(name, users[name], line[0]) for name, line in lane.lines.items()}
-                )
-            else:
-                heapq.heapreplace(heap, now)
-                found[name] = now
+            heapq.heapreplace(heap, now)
+            found[name] = now
 
     def head(self, lane: Lane) -> ReadyOp:
         return self.ops[self.best(lane)[2][2]]
