@@ -57,7 +57,8 @@ class Prediction:
         if self.kind in ("eps", "flow"):
             return x - output * sigma
         if self.kind == "scaled_flow":
-            return x * (1.0 - _share(sigma)) - output * _share(sigma)
+            share = _share(sigma)
+            return x * (1.0 - share) - output * share
         variance = sigma**2 + self.sigma_data**2
         part = output * sigma * self.sigma_data / variance**0.5
         kept = x * self.sigma_data**2 / variance

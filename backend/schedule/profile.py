@@ -22,7 +22,7 @@ Role: TypeAlias = Literal["denoiser", "text_encoder", "vae", "other"]  # other: 
 _GIB = float(1 << 30)
 _FASTER, _SLOWER = 0.5, 0.1  # weight of a new value: what delayed one measurement says little of the next
 _DELAYED = 2.0  # times what was expected: a pass that took longer counts as this, whatever held it up
-_FADING = 0.02  # of what a larger pass took beyond its expected time is forgotten with each smaller one
+_FADING = 0.02  # of what a larger pass took beyond its expected time goes with each report of a smaller one
 _LOAD_RATE = (
     1.0 * _GIB
 )  # bytes a second from disk until measured: its median over 48 GiB is 22.7 s, over 4 GiB 3.1
@@ -85,12 +85,13 @@ class Profile:
         self._memo.clear()
         known, curve = self._steps.setdefault(component, {}), self._curve(component)
         expected = self._step(component, rows) if known else seconds
-        known[rows] = _blend(expected, min(seconds, _DELAYED * expected))
+        seconds = min(seconds, _DELAYED * expected)
+        known[rows] = _blend(expected, seconds)
         for more in known:
             beyond = known[more] - known[rows] * _at(curve, more) / _at(curve, rows)
             if more > rows and beyond > 0:
                 known[more] -= _FADING * beyond
-        self.measured = _blend(self.measured, known[rows] / _at(curve, rows))
+        self.measured = _blend(self.measured, seconds / _at(curve, rows))
         self.changed = True
 
     def observe_load(self, component: ComponentId, seconds: Seconds) -> None:

@@ -5,6 +5,9 @@ import math
 import pytest
 import torch
 
+from backend.sampling.discretization import continuous_flow
+from backend.sampling.prediction import Prediction
+
 
 @pytest.fixture
 def sampling(comfy):
@@ -34,6 +37,22 @@ def test_a_range_without_steps_is_told_its_ends(sampling):
     assert made.percent_to_sigma(0.5) == pytest.approx(math.sqrt(0.01 * 80.0), rel=1e-4)
     assert float(made.timestep(torch.tensor(math.e))) == pytest.approx(0.25)
     assert float(sampling.ModelSamplingContinuousV().timestep(torch.tensor(1.0))) == pytest.approx(0.5)
+
+
+def test_cosmos_flow_is_the_one_that_workers_run(sampling):
+    class Mixed(sampling.ModelSamplingCosmosRFlow, sampling.COSMOS_RFLOW): ...
+
+    mixed = Mixed()
+    mixed.set_parameters(0.002, 80.0, 1.0)
+    ours, sigma = Prediction("scaled_flow", continuous_flow(0.002, 80.0)), torch.tensor([3.0])
+    x, output = torch.arange(16.0).reshape(1, 4, 2, 2), torch.ones(1, 4, 2, 2)
+    assert torch.equal(mixed.sigmas, ours.range.sigmas)
+    assert torch.equal(mixed.timestep(sigma), ours.timestep(sigma))
+    assert torch.equal(mixed.calculate_input(sigma, x), ours.scale_input(x, sigma))
+    assert torch.equal(mixed.calculate_denoised(sigma, output, x), ours.denoised(x, output, sigma))
+    assert torch.equal(
+        mixed.noise_scaling(sigma, output, x, True), ours.noise_scaling(sigma, output, x, True)
+    )
 
 
 def test_flows_are_shifted_anew(sampling):

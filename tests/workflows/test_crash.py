@@ -48,8 +48,9 @@ def test_jobs_of_a_killed_server_all_run_after_the_restart_each_once_and_its_his
     own_server.start()
     before = own_server.submit(a_tiny_prompt(color=1))
     told = own_server.finished(before)
-    jobs = [own_server.submit(a_prompt(seed=s, steps=12, prefix=f"job{s}")) for s in range(4)]
-    wait_until(lambda: forwards(own_server) > 2)  # one is under way
+    jobs = [own_server.submit(a_prompt(seed=s, steps=20, prefix=f"job{s}")) for s in range(4)]
+    wait_until(lambda: forwards(own_server) > 2)
+    assert own_server.get("/queue")["queue_running"]
     below = own_server.processes()
     assert own_server.process is not None
     own_server.process.kill()

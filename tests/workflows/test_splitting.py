@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,11 +69,13 @@ def controlled(**options):
 
 def lead_and_helper(server: Server) -> tuple[str, str]:
     """The device that runs the op, and the other one, once it runs."""
-    while True:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
         devices = [d for d in server.get("/tessera/pool")["devices"] if d["id"] != "host"]
         lead = next((d["id"] for d in devices if d["running"]), None)
         if lead is not None:
             return lead, next(d["id"] for d in devices if d["id"] != lead)
+    raise AssertionError("nothing runs on any device")
 
 
 def kill(server: Server, device: str) -> None:
@@ -134,7 +137,8 @@ def test_a_run_goes_on_where_who_asks_its_controlnet_dies(own_server: Server, ch
     assert succeeded(server.run(controlled(seed=100)))
     job = server.submit(controlled(seed=2, steps=30))
     helper = lead_and_helper(server)[1]
+    end = time.monotonic() + 120
     while server.get("/tessera/pool")["decisions"][-1]["kind"] != "split":
-        continue
+        assert time.monotonic() < end, "nothing was split"
     kill(server, helper)
     assert succeeded(server.finished(job))

@@ -165,8 +165,11 @@ class ModelSamplingContinuousEDM(_Range):
 
     def set_parameters(self, sigma_min, sigma_max, sigma_data):
         self.sigma_data = sigma_data
-        self._take(continuous(sigma_min, sigma_max, self.angle))
+        self._take(self._between(sigma_min, sigma_max))
         self.register_buffer("log_sigmas", self.sigmas.log())
+
+    def _between(self, low, high):
+        return continuous(low, high, self.angle)
 
 
 class ModelSamplingContinuousV(ModelSamplingContinuousEDM):
@@ -176,10 +179,8 @@ class ModelSamplingContinuousV(ModelSamplingContinuousEDM):
 class ModelSamplingCosmosRFlow(ModelSamplingContinuousEDM):
     """A flow's time over such a range."""
 
-    def set_parameters(self, sigma_min, sigma_max, sigma_data):
-        self.sigma_data = sigma_data
-        self._take(continuous_flow(sigma_min, sigma_max))
-        self.register_buffer("log_sigmas", self.sigmas.log())
+    def _between(self, low, high):
+        return continuous_flow(low, high)
 
 
 def flux_time_shift(mu, sigma, t):
