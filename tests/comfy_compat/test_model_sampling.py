@@ -50,9 +50,8 @@ def test_cosmos_flow_is_the_one_that_workers_run(sampling):
     assert torch.equal(mixed.timestep(sigma), ours.timestep(sigma))
     assert torch.equal(mixed.calculate_input(sigma, x), ours.scale_input(x, sigma))
     assert torch.equal(mixed.calculate_denoised(sigma, output, x), ours.denoised(x, output, sigma))
-    assert torch.equal(
-        mixed.noise_scaling(sigma, output, x, True), ours.noise_scaling(sigma, output, x, True)
-    )
+    noisy = mixed.noise_scaling(sigma, output, x, True)
+    assert torch.equal(noisy, ours.noise_scaling(sigma, output, x, True))
 
 
 def test_flows_are_shifted_anew(sampling):
